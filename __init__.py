@@ -1,0 +1,3 @@
+"""Folkmoot: volunteers' machines together run open Mixture-of-Experts language models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The folkmoot command: one thin file a subcommand."""

@@ -1,0 +1,1 @@
+"""The Python client and the terminal chat; imports no torch."""

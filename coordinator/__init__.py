@@ -1,0 +1,1 @@
+"""The operator's process: links, dispatch, placement, engine, API."""

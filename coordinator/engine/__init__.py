@@ -1,0 +1,1 @@
+"""Steps, KV pages, scheduling and sampling."""

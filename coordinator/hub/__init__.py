@@ -1,0 +1,1 @@
+"""The coordinator's side of every link: enrolment, sessions, expert blobs."""

@@ -1,0 +1,1 @@
+"""Expert arithmetic: weight formats and the expert feed-forward."""

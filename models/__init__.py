@@ -1,0 +1,1 @@
+"""What a checkpoint is: readers, family adapters, the manifest, assembling a trunk."""

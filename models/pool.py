@@ -1,0 +1,70 @@
+"""The central seam: where a layer's tokens go to be worked on by their experts.
+
+Guarantees: whoever implements `ExpertPool` returns, for each row, the sum over the row's experts of gate x expert(row),
+accumulated in float32, whatever machines computed it. The trunk cannot tell one implementation from another.
+
+Letters: T tokens of the step, K experts a token, H hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from ..ids import NodeId
+
+
+@dataclass
+class StepTally:
+    """What one step's expert calls cost and who answered them; filled in by the pool, read by the engine.
+
+    Attributes:
+        nodes: Nodes whose verified results the step consumed.
+        layers: Expert calls that returned, one for each MoE layer of the model in a whole step.
+        results_verified: Results whose signature was checked and found right.
+        results_rejected: Results that were thrown away.
+        retries: Frames that were sent again to another replica.
+    """
+
+    nodes: set[NodeId] = field(default_factory=set)
+    layers: int = 0
+    results_verified: int = 0
+    results_rejected: int = 0
+    retries: int = 0
+
+
+class ExpertFuture(Protocol):
+    """The pending answer of one layer's expert call."""
+
+    def result(self) -> torch.Tensor:
+        """Waits for the answer: [T, H] float32.
+
+        Raises:
+            UnavailableError: when some expert had no host that answered within the pool's limit. The step cannot go on.
+        """
+        ...
+
+
+class ExpertPool(Protocol):
+    """Something that can run the experts of any MoE layer of one model."""
+
+    def submit(
+        self,
+        layer: int,
+        hidden: torch.Tensor,
+        expert_ids: torch.Tensor,
+        gates: torch.Tensor,
+        tally: StepTally,
+    ) -> ExpertFuture:
+        """Starts one layer's expert call and returns at once.
+
+        Args:
+            layer: Index of the decoder layer.
+            hidden: [T, H] in the model's dtype; the pool copies what it needs before it returns.
+            expert_ids: [T, K] int64; a row has no expert twice.
+            gates: [T, K] float32.
+            tally: Where the call's accounting is added, at the latest when `result` returns.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The contributor's daemon: limits, expert store, executor, link."""

@@ -1,0 +1,1 @@
+"""Generated modules live below; see ../generate.py."""

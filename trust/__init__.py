@@ -1,0 +1,1 @@
+"""Identity, canonical statements and signatures: pure functions."""
