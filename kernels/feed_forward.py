@@ -1,0 +1,95 @@
+"""The expert feed-forward on ragged rows: gated, and pre-summed for each row.
+
+Guarantees: `feed_forward` returns, for each row of `hidden`, the sum over the groups that name it of gate x expert(row),
+accumulated in float32. Sums of products are float32 whatever the weights' type; gate, up, their product and the
+expert's output are each rounded at most once to the weights' type (the arithmetic profile `float32-accumulate/1`).
+
+Letters: R rows, n rows of one group, H hidden size, I intermediate size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from .expert import Expert
+from .formats import Activation, ExpertSpec, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rows that go through one expert.
+
+    Attributes:
+        expert: The expert.
+        rows: [n] int64, indices into the rows given; none twice.
+        gates: [n] float32, what each row's output is multiplied by.
+    """
+
+    expert: Expert
+    rows: torch.Tensor
+    gates: torch.Tensor
+
+
+def feed_forward(groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+    """Runs each group's rows through its expert and sums, for each row, the gated outputs.
+
+    Args:
+        groups: Rows by expert, in the order in which they are summed.
+        hidden: [R, H] in the trunk's dtype.
+
+    Returns:
+        [R, H] float32; rows that no group names are zero.
+    """
+    output = torch.zeros(hidden.shape, dtype=torch.float32)  # [R, H]
+    only_row = hidden.shape[0] == 1
+    for group in groups:
+        if group.rows.numel() == 0:
+            continue
+        rows = hidden if only_row else hidden.index_select(0, group.rows)  # [n, H]
+        answer = expert_forward(group.expert, rows).float()  # [n, H]
+        if only_row:
+            output.addcmul_(answer, group.gates.unsqueeze(1))
+        else:
+            output.index_add_(0, group.rows, answer.mul_(group.gates.unsqueeze(1)))
+    return output
+
+
+def expert_forward(expert: Expert, rows: torch.Tensor) -> torch.Tensor:
+    """One expert on its rows, ungated: [n, H] in, [n, H] out in the wider of the rows' and the weights' type."""
+    weights, spec = expert.weights, expert.spec
+    common = torch.promote_types(rows.dtype, spec.torch_dtype)
+    if common != spec.torch_dtype:
+        weights = {role: tensor.to(common) for role, tensor in weights.items()}
+    rows = rows.to(common)
+    match spec.layout:
+        case Layout.SEPARATE:
+            gate, up = F.linear(rows, weights["gate"]), F.linear(rows, weights["up"])  # [n, I] each
+            return F.linear(_activate(spec, gate, up), weights["down"])
+        case Layout.FUSED:
+            gate, up = F.linear(rows, weights["gate_up"]).chunk(2, dim=-1)
+            return F.linear(_activate(spec, gate, up), weights["down"])
+        case Layout.FUSED_TRANSPOSED:
+            gate, up = (rows @ weights["gate_up"]).chunk(2, dim=-1)
+            return _activate(spec, gate, up) @ weights["down"]
+        case Layout.INTERLEAVED_BIASED:
+            gate_up = torch.addmm(weights["gate_up_bias"], rows, weights["gate_up"])  # [n, 2I]
+            inner = _activate(spec, gate_up[:, 0::2], gate_up[:, 1::2])
+            return torch.addmm(weights["down_bias"], inner, weights["down"])
+
+
+def _activate(spec: ExpertSpec, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    rounded = gate.dtype
+    gate, up = gate.float(), up.float()  # [n, I]
+    match spec.activation:
+        case Activation.SWIGLU:
+            inner = F.silu(gate) * up
+        case Activation.GEGLU_TANH:
+            inner = F.gelu(gate, approximate="tanh") * up
+        case Activation.CLAMPED_SWIGLU:
+            gate, up = gate.clamp(max=spec.limit), up.clamp(min=-spec.limit, max=spec.limit)
+            inner = gate * torch.sigmoid(spec.alpha * gate) * (up + 1)
+    return inner.to(rounded)
