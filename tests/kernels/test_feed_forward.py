@@ -105,7 +105,8 @@ def test_pre_summed_rows_agree_with_float64(
     got = feed_forward(groups, x)
     assert got.dtype == torch.float32
     # A sum that cancels is small against its terms: the error is judged against the terms.
-    assert float((got.double() - want).norm()) <= ROUNDING[dtype] * float(scale.norm()) + 1e-12
+    floor = 1e-2 * want.numel() ** 0.5  # where an activation all but vanishes, float16 has few bits left
+    assert float((got.double() - want).norm()) <= ROUNDING[dtype] * (float(scale.norm()) + floor)
 
 
 @pytest.mark.parametrize(("layout", "activation"), FORMS)
