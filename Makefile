@@ -1,0 +1,58 @@
+# The commands of this repository. `make help` lists them; everything runs inside .venv, which `make setup` makes.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+PIP := $(BIN)/pip --disable-pip-version-check
+
+.PHONY: help setup demo test test-slow lint type protos bench clean
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# torch comes first and alone: any other version pulls gigabytes of what no CPU needs.
+$(STAMP): pyproject.toml setup.py
+	@echo "== making $(VENV) and installing what Folkmoot needs (a few hundred MB the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --progress-bar on "torch==2.13.0"
+	$(PIP) install --progress-bar on -e .
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	@echo "== installing what tests and checks need"
+	$(PIP) install --progress-bar on -e '.[dev]'
+	@touch $@
+
+setup: $(DEV_STAMP)  ## make the virtual environment and install everything, development tools included
+
+demo: $(STAMP)  ## start a coordinator and three nodes on this machine, ask them a question, show what happened
+	@$(BIN)/folkmoot demo
+
+test: $(DEV_STAMP)  ## run the default test suite
+	$(BIN)/pytest
+
+test-slow: $(DEV_STAMP)  ## run the tests that take minutes each
+	$(BIN)/pytest -m slow --timeout 1800
+
+lint: $(DEV_STAMP)  ## check style, file lengths, room borders, and that generated code is current
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest -q tests/test_house.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py --check
+
+# mypy sees the root as the package `folkmoot` through one link.
+type: $(DEV_STAMP)  ## check types with mypy
+	@mkdir -p build/typing && ln -sfn "$(CURDIR)" build/typing/folkmoot
+	MYPYPATH=build/typing $(BIN)/mypy -p folkmoot
+
+protos: $(DEV_STAMP)  ## generate the modules of the wire contract again
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py
+
+bench: $(STAMP)  ## measure transformers, LocalExperts and a network of two nodes on the model moe-4l, in one run
+	$(BIN)/folkmoot-bench moe-4l
+
+clean:  ## remove what was built; the virtual environment and downloaded models stay
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
