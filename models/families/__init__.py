@@ -1,0 +1,6 @@
+"""Model families: where experts lie in a checkpoint, and how a trunk calls them."""
+
+from .adapter import Config, DiskTensor, FamilyAdapter, UnsupportedModelError
+from .catalog import FAMILIES, adapter_for
+
+__all__ = ["FAMILIES", "Config", "DiskTensor", "FamilyAdapter", "UnsupportedModelError", "adapter_for"]

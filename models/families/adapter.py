@@ -1,0 +1,179 @@
+"""What sets one model family apart: where its experts lie on disk, and how its trunk hands tokens to them.
+
+Guarantees: an adapter reads a configuration and names of tensors, never a weight; `on_disk` names one tensor for each of
+`spec(...).tensors()`, in canonical order; a model whose experts the kernels cannot compute exactly is refused by name.
+
+Letters: H hidden size, I intermediate size of one expert, E experts of a layer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ...errors import ModelError
+from ...kernels.formats import Activation, ExpertSpec, Layout
+
+Config = Any
+"""A configuration as transformers reads it (`PreTrainedConfig`); its fields differ from family to family."""
+
+_ACTIVATIONS = {
+    "silu": Activation.SWIGLU,
+    "swish": Activation.SWIGLU,
+    "gelu_pytorch_tanh": Activation.GEGLU_TANH,
+}
+
+
+class UnsupportedModelError(ModelError):
+    """A checkpoint is of a family, or uses a feature of one, that Folkmoot cannot compute exactly."""
+
+
+@dataclass(frozen=True)
+class DiskTensor:
+    """Where one tensor of one expert lies in a checkpoint.
+
+    Attributes:
+        name: The published tensor's name.
+        index: The expert's place in the leading dimension of a tensor that holds all experts of a layer; None where the
+            tensor is one expert's own.
+    """
+
+    name: str
+    index: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyAdapter:
+    """One family, declared.
+
+    Attributes:
+        model_type: transformers' name of the family.
+        modeling_name: transformers' name of the family's modeling code, where that is another.
+        tensors: The names of an expert's tensors within its decoder layer, in canonical order; `{expert}` stands for the
+            expert's number, and where it is missing the tensor holds all experts of the layer.
+        layout: How they are shaped.
+        intermediate: The field of the configuration that is I.
+        experts: The field of the configuration that is E.
+        sparse: Whether a layer routes to experts, by configuration and layer.
+        prefix: What stands before `model.layers` in the names of tensors.
+        sliced: True for a dense model: each feed-forward is one expert, until it is cut into several that are all active.
+        experts_class: The class of the family's modeling code that holds the experts' parameters.
+        block: The attribute of a decoder layer that is its MoE block.
+        router: The attribute of the block that is its router.
+        shared: The attribute of the block that is its shared expert; None where there is none.
+        shared_gate: The attribute of the block whose sigmoid scales the shared expert; None where nothing does.
+        route: Gives gates and expert numbers, [T, K] each, for rows; None calls the router, as most families do.
+        scales_input: True where the gate multiplies an expert's input, not its output.
+        returns_pair: True where the decoder layer expects the block to return a second value.
+        latent: True where attention keeps a latent instead of keys and values (MLA).
+    """
+
+    model_type: str
+    modeling_name: str = ""
+    tensors: tuple[str, ...]
+    layout: Layout = Layout.SEPARATE
+    intermediate: str = "moe_intermediate_size"
+    experts: str = "num_local_experts"
+    sparse: Callable[[Config, int], bool] = lambda config, layer: True
+    prefix: str = ""
+    sliced: bool = False
+    experts_class: str
+    block: str = "mlp"
+    router: str = "gate"
+    shared: str | None = None
+    shared_gate: str | None = None
+    route: Callable[[Any, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
+    scales_input: bool = False
+    returns_pair: bool = False
+    latent: bool = False
+
+    def text(self, config: Config) -> Config:
+        """The part of a configuration that describes the language model."""
+        return config.get_text_config()
+
+    def moe_layers(self, config: Config) -> list[int]:
+        """The decoder layers that call experts, ascending."""
+        text = self.text(config)
+        return [layer for layer in range(text.num_hidden_layers) if self.sparse(text, layer)]
+
+    def expert_count(self, config: Config, layer: int) -> int:
+        """How many experts a layer has: 1 for a dense model that is not cut."""
+        return 1 if self.sliced else int(getattr(self.text(config), self.experts))
+
+    def top_k(self, config: Config) -> int:
+        """How many experts one token takes in one layer: 1 for a dense model that is not cut."""
+        return 1 if self.sliced else int(self.text(config).num_experts_per_tok)
+
+    def spec(self, config: Config, dtype: str, layer: int) -> ExpertSpec:
+        """The form of a layer's experts, whose weights are of type `dtype`.
+
+        Raises:
+            UnsupportedModelError: when the experts have biases or an activation that the kernels do not know.
+        """
+        text = self.text(config)
+        sizes = {"hidden": text.hidden_size, "intermediate": getattr(text, self.intermediate)}
+        if self.layout is Layout.INTERLEAVED_BIASED:
+            return ExpertSpec(
+                **sizes,
+                dtype=dtype,
+                layout=self.layout,
+                activation=Activation.CLAMPED_SWIGLU,
+                alpha=text.swiglu_alpha,
+                limit=text.swiglu_limit,
+            )
+        if self.sliced and getattr(text, "mlp_bias", False):
+            raise UnsupportedModelError(
+                f"this {self.model_type} model has biases in its feed-forward (mlp_bias)"
+            )
+        if text.hidden_act not in _ACTIVATIONS:
+            raise UnsupportedModelError(
+                f"this {self.model_type} model's activation {text.hidden_act!r} is not supported",
+                advice=f"known are {', '.join(_ACTIVATIONS)}",
+            )
+        return ExpertSpec(**sizes, dtype=dtype, layout=self.layout, activation=_ACTIVATIONS[text.hidden_act])
+
+    def on_disk(self, config: Config, layer: int, expert: int) -> tuple[DiskTensor, ...]:
+        """Where an expert's tensors lie, one for each of its spec's, in canonical order."""
+        start = f"{self.prefix}model.layers.{layer}."
+        return tuple(
+            DiskTensor(
+                start + name.format(expert=expert),
+                None if self.sliced or "{expert}" in name else expert,
+            )
+            for name in self.tensors
+        )
+
+    @cached_property
+    def _expert_pattern(self) -> re.Pattern[str]:
+        names = "|".join(re.escape(name).replace(r"\{expert\}", r"\d+") for name in self.tensors)
+        return re.compile(rf"{re.escape(self.prefix)}model\.layers\.\d+\.(?:{names})")
+
+    def is_expert_tensor(self, name: str) -> bool:
+        """Whether a published tensor belongs to an expert, or to all experts of a layer."""
+        return self._expert_pattern.fullmatch(name) is not None
+
+    def trunk_name(self, config: Config, name: str) -> str | None:
+        """The name under which transformers' causal language model knows a published tensor that is no expert's.
+
+        Returns None where the language model has no use for it: layers for multi-token prediction, and the other parts
+        of a multimodal checkpoint.
+        """
+        if not name.startswith(self.prefix):
+            return None
+        name = name.removeprefix(self.prefix)
+        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        if layer is not None and int(layer.group(1)) >= self.text(config).num_hidden_layers:
+            return None
+        return name
+
+    @cached_property
+    def modeling(self) -> Any:
+        """The module of transformers that has the family's modeling code."""
+        folder = self.modeling_name or self.model_type
+        return importlib.import_module(f"transformers.models.{folder}.modeling_{folder}")
