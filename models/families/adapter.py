@@ -29,6 +29,8 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": Activation.GEGLU_TANH,
 }
 
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+
 
 class UnsupportedModelError(ModelError):
     """A checkpoint is of a family, or uses a feature of one, that Folkmoot cannot compute exactly."""
@@ -61,7 +63,6 @@ class FamilyAdapter:
         intermediate: The field of the configuration that is I.
         experts: The field of the configuration that is E.
         sparse: Whether a layer routes to experts, by configuration and layer.
-        prefix: What stands before `model.layers` in the names of tensors.
         sliced: True for a dense model: each feed-forward is one expert, until it is cut into several that are all active.
         experts_class: The class of the family's modeling code that holds the experts' parameters.
         block: The attribute of a decoder layer that is its MoE block.
@@ -81,7 +82,6 @@ class FamilyAdapter:
     intermediate: str = "moe_intermediate_size"
     experts: str = "num_local_experts"
     sparse: Callable[[Config, int], bool] = lambda config, layer: True
-    prefix: str = ""
     sliced: bool = False
     experts_class: str
     block: str = "mlp"
@@ -93,22 +93,17 @@ class FamilyAdapter:
     returns_pair: bool = False
     latent: bool = False
 
-    def text(self, config: Config) -> Config:
-        """The part of a configuration that describes the language model."""
-        return config.get_text_config()
-
     def moe_layers(self, config: Config) -> list[int]:
         """The decoder layers that call experts, ascending."""
-        text = self.text(config)
-        return [layer for layer in range(text.num_hidden_layers) if self.sparse(text, layer)]
+        return [layer for layer in range(config.num_hidden_layers) if self.sparse(config, layer)]
 
     def expert_count(self, config: Config, layer: int) -> int:
         """How many experts a layer has: 1 for a dense model that is not cut."""
-        return 1 if self.sliced else int(getattr(self.text(config), self.experts))
+        return 1 if self.sliced else int(getattr(config, self.experts))
 
     def top_k(self, config: Config) -> int:
         """How many experts one token takes in one layer: 1 for a dense model that is not cut."""
-        return 1 if self.sliced else int(self.text(config).num_experts_per_tok)
+        return 1 if self.sliced else int(config.num_experts_per_tok)
 
     def spec(self, config: Config, dtype: str, layer: int) -> ExpertSpec:
         """The form of a layer's experts, whose weights are of type `dtype`.
@@ -116,31 +111,32 @@ class FamilyAdapter:
         Raises:
             UnsupportedModelError: when the experts have biases or an activation that the kernels do not know.
         """
-        text = self.text(config)
-        sizes = {"hidden": text.hidden_size, "intermediate": getattr(text, self.intermediate)}
+        sizes = {"hidden": config.hidden_size, "intermediate": getattr(config, self.intermediate)}
         if self.layout is Layout.INTERLEAVED_BIASED:
             return ExpertSpec(
                 **sizes,
                 dtype=dtype,
                 layout=self.layout,
                 activation=Activation.CLAMPED_SWIGLU,
-                alpha=text.swiglu_alpha,
-                limit=text.swiglu_limit,
+                alpha=config.swiglu_alpha,
+                limit=config.swiglu_limit,
             )
-        if self.sliced and getattr(text, "mlp_bias", False):
+        if self.sliced and getattr(config, "mlp_bias", False):
             raise UnsupportedModelError(
                 f"this {self.model_type} model has biases in its feed-forward (mlp_bias)"
             )
-        if text.hidden_act not in _ACTIVATIONS:
+        if config.hidden_act not in _ACTIVATIONS:
             raise UnsupportedModelError(
-                f"this {self.model_type} model's activation {text.hidden_act!r} is not supported",
+                f"this {self.model_type} model's activation {config.hidden_act!r} is not supported",
                 advice=f"known are {', '.join(_ACTIVATIONS)}",
             )
-        return ExpertSpec(**sizes, dtype=dtype, layout=self.layout, activation=_ACTIVATIONS[text.hidden_act])
+        return ExpertSpec(
+            **sizes, dtype=dtype, layout=self.layout, activation=_ACTIVATIONS[config.hidden_act]
+        )
 
     def on_disk(self, config: Config, layer: int, expert: int) -> tuple[DiskTensor, ...]:
         """Where an expert's tensors lie, one for each of its spec's, in canonical order."""
-        start = f"{self.prefix}model.layers.{layer}."
+        start = f"model.layers.{layer}."
         return tuple(
             DiskTensor(
                 start + name.format(expert=expert),
@@ -152,25 +148,18 @@ class FamilyAdapter:
     @cached_property
     def _expert_pattern(self) -> re.Pattern[str]:
         names = "|".join(re.escape(name).replace(r"\{expert\}", r"\d+") for name in self.tensors)
-        return re.compile(rf"{re.escape(self.prefix)}model\.layers\.\d+\.(?:{names})")
+        return re.compile(rf"model\.layers\.\d+\.(?:{names})")
 
     def is_expert_tensor(self, name: str) -> bool:
         """Whether a published tensor belongs to an expert, or to all experts of a layer."""
         return self._expert_pattern.fullmatch(name) is not None
 
-    def trunk_name(self, config: Config, name: str) -> str | None:
-        """The name under which transformers' causal language model knows a published tensor that is no expert's.
-
-        Returns None where the language model has no use for it: layers for multi-token prediction, and the other parts
-        of a multimodal checkpoint.
-        """
-        if not name.startswith(self.prefix):
-            return None
-        name = name.removeprefix(self.prefix)
-        layer = re.match(r"model\.layers\.(\d+)\.", name)
-        if layer is not None and int(layer.group(1)) >= self.text(config).num_hidden_layers:
-            return None
-        return name
+    def is_trunk_tensor(self, config: Config, name: str) -> bool:
+        """Whether a published tensor belongs to the trunk. Layers for multi-token prediction, which stand after the
+        decoder's, belong to nothing that we run."""
+        layer = _LAYER.match(name)
+        within = layer is None or int(layer.group(1)) < config.num_hidden_layers
+        return within and not self.is_expert_tensor(name)
 
     @cached_property
     def modeling(self) -> Any:

@@ -20,7 +20,7 @@ _DENSE = tuple(f"mlp.{role}_proj.weight" for role in ("gate", "up", "down"))
 
 
 def _qwen_sparse(config: Config, layer: int) -> bool:
-    return layer not in config.mlp_only_layers and (layer + 1) % config.decoder_sparse_step == 0
+    return bool(layer not in config.mlp_only_layers and (layer + 1) % config.decoder_sparse_step == 0)
 
 
 def _after_dense(config: Config, layer: int) -> bool:
@@ -29,7 +29,7 @@ def _after_dense(config: Config, layer: int) -> bool:
 
 def _ernie_sparse(config: Config, layer: int) -> bool:
     within = config.moe_layer_start_index <= layer <= config.moe_layer_end_index
-    return within and (layer + 1) % config.moe_layer_interval == 0
+    return bool(within and (layer + 1) % config.moe_layer_interval == 0)
 
 
 def _minimax_route(block: Any, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,24 +41,6 @@ def _llama4_route(block: Any, rows: torch.Tensor) -> tuple[torch.Tensor, torch.T
     scores, logits = block.router(rows)  # [T, E] each
     experts = logits.topk(block.top_k, dim=-1).indices
     return scores.gather(1, experts), experts
-
-
-def _llama4(model_type: str, prefix: str) -> FamilyAdapter:
-    return FamilyAdapter(
-        model_type=model_type,
-        modeling_name="llama4",
-        prefix=prefix,
-        tensors=("feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"),
-        layout=Layout.FUSED_TRANSPOSED,
-        intermediate="intermediate_size",
-        sparse=lambda config, layer: layer in config.moe_layers,
-        experts_class="Llama4TextExperts",
-        block="feed_forward",
-        shared="shared_expert",
-        route=_llama4_route,
-        scales_input=True,
-        returns_pair=True,
-    )
 
 
 def _dense(model_type: str, experts_class: str) -> FamilyAdapter:
@@ -155,8 +137,20 @@ _FAMILIES = (
         block="block_sparse_moe",
         router="router",
     ),
-    _llama4("llama4_text", prefix=""),
-    _llama4("llama4", prefix="language_model."),
+    FamilyAdapter(
+        model_type="llama4_text",
+        modeling_name="llama4",
+        tensors=("feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"),
+        layout=Layout.FUSED_TRANSPOSED,
+        intermediate="intermediate_size",
+        sparse=lambda config, layer: layer in config.moe_layers,
+        experts_class="Llama4TextExperts",
+        block="feed_forward",
+        shared="shared_expert",
+        route=_llama4_route,
+        scales_input=True,
+        returns_pair=True,
+    ),
     FamilyAdapter(
         model_type="minimax_m2",
         tensors=_MIXTRAL,
