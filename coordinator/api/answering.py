@@ -1,0 +1,88 @@
+"""From a checked request to its response.
+
+Guarantees: nothing is answered before the first token is there (or a stream's patience is over), so a failure until then
+has its own status; a client that hangs up cancels its generation, streamed or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ..engine.engine import EngineStats
+from ..engine.generation import Generation
+from ..engine.requests import Delta, SamplingParams
+from .metrics import RequestClock, RequestMetrics
+from .reader import ClientGoneError, DeltaReader, EarlyEndError, Silence
+from .settings import ApiSettings
+from .shapes import Shape
+from .streaming import EventStream, events
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that hung up; it reaches the access log only."""
+
+
+class TextEngine(Protocol):
+    """The part of the engine that the API calls."""
+
+    def stats(self) -> EngineStats:
+        """How many requests run and wait, among others."""
+        ...
+
+    def submit(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> Generation:
+        """Queues a prompt; raises a FolkmootError when it cannot be taken."""
+        ...
+
+
+class Answering:
+    """Submits prompts and turns generations into responses."""
+
+    def __init__(self, engine: TextEngine, metrics: RequestMetrics, settings: ApiSettings) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._settings = settings
+
+    async def answer(
+        self,
+        request: Request,
+        prompt_ids: Sequence[int],
+        sampling: SamplingParams,
+        shape: Shape,
+        *,
+        stream: bool,
+    ) -> Response:
+        """Submits the prompt and answers with a document or a stream of events.
+
+        Raises:
+            FolkmootError: when the engine does not take the prompt, or fails before the response has begun.
+        """
+        generation = self._engine.submit(prompt_ids, sampling)
+        reader = DeltaReader(generation, request, RequestClock(self._metrics, len(prompt_ids)))
+        failure, handed_over = "error", False
+        try:
+            if stream:
+                first = await reader.read(self._settings.first_token_wait_s)
+                if first is Silence.ENDED:
+                    raise EarlyEndError
+                handed_over = True
+                return EventStream(reader, events(reader, shape, first, self._settings.keep_alive_s))
+            return JSONResponse(shape.whole(generation, await self._all(reader)))
+        except ClientGoneError:
+            failure = "client_gone"
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        finally:
+            if not handed_over:
+                await reader.close(failure)
+
+    async def _all(self, reader: DeltaReader) -> list[Delta]:
+        deltas: list[Delta] = []
+        while True:
+            delta = await reader.read()
+            if not isinstance(delta, Delta):
+                raise EarlyEndError
+            deltas.append(delta)
+            if delta.finish_reason is not None:
+                return deltas

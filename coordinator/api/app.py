@@ -1,0 +1,57 @@
+"""The FastAPI application of one coordinator.
+
+Guarantees: it serves one model under one name; every error has OpenAI's shape; making the application starts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from ... import __version__
+from . import errors
+from .answering import Answering, TextEngine
+from .completions import CompletionRoutes
+from .metrics import RequestMetrics
+from .network import NetworkRoutes
+from .prompts import Prompts
+from .settings import ApiSettings
+
+
+def create_app(
+    engine: TextEngine,
+    tokenizer: Any,
+    model_name: str,
+    network: Callable[[], dict[str, Any]],
+    registry: CollectorRegistry,
+    settings: ApiSettings | None = None,
+) -> FastAPI:
+    """Makes the application.
+
+    Args:
+        engine: Where prompts go.
+        tokenizer: The model's transformers tokenizer.
+        model_name: What `/v1/models` calls the model, and requests must ask for.
+        network: Gives the document of `/v1/network`; called on the server's event loop, so it must not block.
+        registry: The coordinator's metrics; the series of requests are added to it.
+        settings: How the API behaves.
+    """
+    settings = settings or ApiSettings()
+    metrics = RequestMetrics(registry, lambda: engine.stats().running, lambda: engine.stats().waiting)
+    app = FastAPI(
+        title="Folkmoot",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=settings.max_body_bytes,
+    )
+    errors.install(app)
+    completions = CompletionRoutes(
+        Answering(engine, metrics, settings), Prompts(tokenizer, len(tokenizer)), model_name, settings
+    )
+    app.include_router(completions.router())
+    app.include_router(NetworkRoutes(model_name, network, registry).router())
+    return app
