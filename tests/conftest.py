@@ -9,10 +9,14 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# The same examples on each run, and no clock: a busy machine must not turn a property false.
+hypothesis.settings.register_profile("folkmoot", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("folkmoot")
 
 
 @pytest.fixture(autouse=True)

@@ -120,7 +120,9 @@ def _unknown_prefix(compact: str) -> InviteError:
     if PREFIX.startswith(compact) and compact:
         return IncompleteInviteError("the invite is cut short", advice=_ASK)
     if re.match(r"folkmoot\d+-", compact):
-        return NotAnInviteError("the invite is of another version", advice="update folkmoot, then try again")
+        return NotAnInviteError(
+            "the invite is of another version, or mistyped", advice=f"{_ASK}; if it is right, update folkmoot"
+        )
     return NotAnInviteError(f"an invite begins with {PREFIX}", advice=_ASK)
 
 
