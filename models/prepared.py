@@ -14,7 +14,7 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from ..ids import ExpertKey
 from ..kernels.formats import DTYPES
 from .manifest import MAX_MANIFEST_BYTES, Manifest
 from .safetensors_header import WEIGHT_TYPES
-from .source_table import SOURCE, SourceTable, TrunkTensor
+from .source_table import SOURCE, SourceTable
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
@@ -146,16 +146,28 @@ class PreparedModel:
             start += count
         return b"".join(pieces)
 
+    @property
+    def trunk_names(self) -> Collection[str]:
+        """The published names of the trunk's tensors."""
+        return self._source.trunk.keys()
+
     def trunk_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Reads the trunk tensor by tensor: published name, and the tensor in memory of its own, as published.
 
         Raises:
             PreparedModelError: when a file is gone or has become shorter.
         """
-        for name, location in self._source.trunk.items():
-            yield name, self._read_tensor(name, location)
+        for name in self.trunk_names:
+            yield name, self.trunk_tensor(name)
 
-    def _read_tensor(self, name: str, location: TrunkTensor) -> torch.Tensor:
+    def trunk_tensor(self, name: str) -> torch.Tensor:
+        """Reads one tensor of the trunk into memory of its own, as published.
+
+        Raises:
+            KeyError: when the trunk has no such tensor.
+            PreparedModelError: when a file is gone or has become shorter.
+        """
+        location = self._source.trunk[name]
         path = self._source.trunk_folder / location.file
         flat = torch.empty(location.numel, dtype=DTYPES[WEIGHT_TYPES[location.dtype]])
         view = flat.view(torch.uint8).numpy().data
