@@ -12,10 +12,8 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ..engine.engine import EngineStats
 from ..engine.generation import Generation
 from ..engine.requests import Delta, SamplingParams
-from .metrics import RequestClock, RequestMetrics
 from .reader import ClientGoneError, DeltaReader, EarlyEndError, Silence
 from .settings import ApiSettings
 from .shapes import Shape
@@ -28,10 +26,6 @@ CLIENT_CLOSED_REQUEST = 499
 class TextEngine(Protocol):
     """The part of the engine that the API calls."""
 
-    def stats(self) -> EngineStats:
-        """How many requests run and wait, among others."""
-        ...
-
     def submit(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> Generation:
         """Queues a prompt; raises a FolkmootError when it cannot be taken."""
         ...
@@ -40,9 +34,8 @@ class TextEngine(Protocol):
 class Answering:
     """Submits prompts and turns generations into responses."""
 
-    def __init__(self, engine: TextEngine, metrics: RequestMetrics, settings: ApiSettings) -> None:
+    def __init__(self, engine: TextEngine, settings: ApiSettings) -> None:
         self._engine = engine
-        self._metrics = metrics
         self._settings = settings
 
     async def answer(
@@ -60,8 +53,8 @@ class Answering:
             FolkmootError: when the engine does not take the prompt, or fails before the response has begun.
         """
         generation = self._engine.submit(prompt_ids, sampling)
-        reader = DeltaReader(generation, request, RequestClock(self._metrics, len(prompt_ids)))
-        failure, handed_over = "error", False
+        reader = DeltaReader(generation, request)
+        handed_over = False
         try:
             if stream:
                 first = await reader.read(self._settings.first_token_wait_s)
@@ -71,11 +64,10 @@ class Answering:
                 return EventStream(reader, events(reader, shape, first, self._settings.keep_alive_s))
             return JSONResponse(shape.whole(generation, await self._all(reader)))
         except ClientGoneError:
-            failure = "client_gone"
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         finally:
             if not handed_over:
-                await reader.close(failure)
+                await reader.close()
 
     async def _all(self, reader: DeltaReader) -> list[Delta]:
         deltas: list[Delta] = []

@@ -15,7 +15,6 @@ from ... import __version__
 from . import errors
 from .answering import Answering, TextEngine
 from .completions import CompletionRoutes
-from .metrics import RequestMetrics
 from .network import NetworkRoutes
 from .prompts import Prompts
 from .settings import ApiSettings
@@ -36,11 +35,10 @@ def create_app(
         tokenizer: The model's transformers tokenizer.
         model_name: What `/v1/models` calls the model, and requests must ask for.
         network: Gives the document of `/v1/network`; called on the server's event loop, so it must not block.
-        registry: The coordinator's metrics; the series of requests are added to it.
+        registry: What `/metrics` shows.
         settings: How the API behaves.
     """
     settings = settings or ApiSettings()
-    metrics = RequestMetrics(registry, lambda: engine.stats().running, lambda: engine.stats().waiting)
     app = FastAPI(
         title="Folkmoot",
         version=__version__,
@@ -50,7 +48,7 @@ def create_app(
     )
     errors.install(app)
     completions = CompletionRoutes(
-        Answering(engine, metrics, settings), Prompts(tokenizer, len(tokenizer)), model_name, settings
+        Answering(engine, settings), Prompts(tokenizer, len(tokenizer)), model_name, settings
     )
     app.include_router(completions.router())
     app.include_router(NetworkRoutes(model_name, network, registry).router())

@@ -14,7 +14,6 @@ from starlette.requests import Request
 from ...errors import FolkmootError
 from ..engine.generation import Generation
 from ..engine.requests import Delta
-from .metrics import RequestClock
 
 
 class ClientGoneError(Exception):
@@ -44,13 +43,11 @@ async def _gone(request: Request) -> None:
 class DeltaReader:
     """The deltas of one generation, for one client that may leave at any moment."""
 
-    def __init__(self, generation: Generation, request: Request, clock: RequestClock) -> None:
+    def __init__(self, generation: Generation, request: Request) -> None:
         self.generation = generation
         self._deltas = aiter(generation)
-        self._clock = clock
         self._pending: asyncio.Task[Delta | Silence] | None = None
         self._departure = asyncio.create_task(_gone(request))
-        self._complete = False
 
     async def _next(self) -> Delta | Silence:
         try:
@@ -72,25 +69,17 @@ class DeltaReader:
         )
         if self._pending.done():
             pending, self._pending = self._pending, None
-            delta = pending.result()
-            if isinstance(delta, Delta):
-                self._clock.tokens(len(delta.token_ids))
-                if delta.finish_reason is not None:
-                    self._clock.finished(delta.finish_reason)
-                    self._complete = True
-            return delta
+            return pending.result()
         if self._departure.done():
             raise ClientGoneError
         return Silence.WAITING
 
-    async def close(self, failure: str) -> None:
-        """Ends the reading; `failure` says why, if the answer is not complete. May be called again."""
-        if not self._complete:
-            self._complete = True
-            self._clock.failed(failure)
-            self.generation.cancel()
+    async def close(self) -> None:
+        """Ends the reading, and the generation with it. May be called again."""
+        self.generation.cancel()
         tasks = [task for task in (self._pending, self._departure) if task is not None]
         self._pending = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._deltas.aclose()

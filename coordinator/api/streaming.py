@@ -51,9 +51,8 @@ async def events(
                 raise EarlyEndError
             delta = await reader.read(keep_alive_s)
     except ClientGoneError:
-        await reader.close("client_gone")
+        return
     except Exception as error:  # noqa: BLE001 - the status line is long gone: the client must be told here
-        await reader.close("error")
         yield _event(reply_to_fault(error).body)
 
 
@@ -79,4 +78,4 @@ class EventStream(Response):
                     await send({"type": "http.response.body", "body": event, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            await self._reader.close("cancelled")
+            await self._reader.close()
