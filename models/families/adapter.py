@@ -12,6 +12,7 @@ import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +35,16 @@ _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 class UnsupportedModelError(ModelError):
     """A checkpoint is of a family, or uses a feature of one, that Folkmoot cannot compute exactly."""
+
+
+class Reach(Enum):
+    """Which earlier tokens of its sequence a token sees."""
+
+    ALL = "all"
+    WINDOW = "window"
+    """Those within `sliding_window` in every layer, where the configuration sets one."""
+    BY_LAYER = "by layer"
+    """What `layer_types` says of the layer: all, a sliding window, or a chunk."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,9 @@ class FamilyAdapter:
         scales_input: True where the gate multiplies an expert's input, not its output.
         returns_pair: True where the decoder layer expects the block to return a second value.
         latent: True where attention keeps a latent instead of keys and values (MLA).
+        reach: Which earlier tokens a token sees.
+        embedding_multiplier: The field of the configuration that embeddings are multiplied by; None where nothing does.
+        logits_divisor: The field of the configuration that logits are divided by; None where nothing does.
     """
 
     model_type: str
@@ -92,6 +106,9 @@ class FamilyAdapter:
     scales_input: bool = False
     returns_pair: bool = False
     latent: bool = False
+    reach: Reach = Reach.ALL
+    embedding_multiplier: str | None = None
+    logits_divisor: str | None = None
 
     def moe_layers(self, config: Config) -> list[int]:
         """The decoder layers that call experts, ascending."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ...kernels.formats import Layout
-from .adapter import Config, FamilyAdapter, UnsupportedModelError
+from .adapter import Config, FamilyAdapter, Reach, UnsupportedModelError
 
 _QWEN = tuple(f"mlp.experts.{{expert}}.{role}_proj.weight" for role in ("gate", "up", "down"))
 _MIXTRAL = tuple(f"block_sparse_moe.experts.{{expert}}.{role}.weight" for role in ("w1", "w3", "w2"))
@@ -43,13 +43,14 @@ def _llama4_route(block: Any, rows: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return scores.gather(1, experts), experts
 
 
-def _dense(model_type: str, experts_class: str) -> FamilyAdapter:
+def _dense(model_type: str, experts_class: str, reach: Reach = Reach.ALL) -> FamilyAdapter:
     return FamilyAdapter(
         model_type=model_type,
         tensors=_DENSE,
         intermediate="intermediate_size",
         sliced=True,
         experts_class=experts_class,
+        reach=reach,
     )
 
 
@@ -59,6 +60,7 @@ _FAMILIES = (
         tensors=_MIXTRAL,
         intermediate="intermediate_size",
         experts_class="MixtralExperts",
+        reach=Reach.WINDOW,
     ),
     FamilyAdapter(
         model_type="qwen2_moe",
@@ -66,6 +68,7 @@ _FAMILIES = (
         experts="num_experts",
         sparse=_qwen_sparse,
         experts_class="Qwen2MoeExperts",
+        reach=Reach.BY_LAYER,
         shared="shared_expert",
         shared_gate="shared_expert_gate",
     ),
@@ -75,6 +78,7 @@ _FAMILIES = (
         experts="num_experts",
         sparse=_qwen_sparse,
         experts_class="Qwen3MoeExperts",
+        reach=Reach.WINDOW,
     ),
     FamilyAdapter(
         model_type="olmoe",
@@ -125,6 +129,7 @@ _FAMILIES = (
         layout=Layout.INTERLEAVED_BIASED,
         intermediate="intermediate_size",
         experts_class="GptOssExperts",
+        reach=Reach.BY_LAYER,
         router="router",
         returns_pair=True,
     ),
@@ -134,6 +139,8 @@ _FAMILIES = (
         layout=Layout.FUSED,
         intermediate="intermediate_size",
         experts_class="GraniteMoeExperts",
+        embedding_multiplier="embedding_multiplier",
+        logits_divisor="logits_scaling",
         block="block_sparse_moe",
         router="router",
     ),
@@ -145,6 +152,7 @@ _FAMILIES = (
         intermediate="intermediate_size",
         sparse=lambda config, layer: layer in config.moe_layers,
         experts_class="Llama4TextExperts",
+        reach=Reach.BY_LAYER,
         block="feed_forward",
         shared="shared_expert",
         route=_llama4_route,
@@ -171,6 +179,7 @@ _FAMILIES = (
         tensors=_QWEN,
         sparse=_after_dense,
         experts_class="Dots1Experts",
+        reach=Reach.BY_LAYER,
         shared="shared_experts",
     ),
     FamilyAdapter(
@@ -178,11 +187,12 @@ _FAMILIES = (
         tensors=_MIXTRAL,
         intermediate="intermediate_size",
         experts_class="PhimoeExperts",
+        reach=Reach.WINDOW,
         router="router",
     ),
     _dense("llama", "LlamaMLP"),
-    _dense("mistral", "MistralMLP"),
-    _dense("qwen3", "Qwen3MLP"),
+    _dense("mistral", "MistralMLP", Reach.WINDOW),
+    _dense("qwen3", "Qwen3MLP", Reach.BY_LAYER),
 )
 
 FAMILIES: Mapping[str, FamilyAdapter] = {family.model_type: family for family in _FAMILIES}
