@@ -1,11 +1,24 @@
-"""Lists the packages of a repository whose root is the package `folkmoot` itself (see docs/adr/0001)."""
+"""Lists the packages of a repository whose root is the package `folkmoot` itself, and builds the native kernels.
 
-from setuptools import find_packages, setup
+The kernels are optional: where there is no C compiler, the install goes on and torch computes.
+"""
+
+from setuptools import Extension, find_packages, setup
 
 NOT_SHIPPED = ("tests", "tests.*", "build", "build.*", "docs", "docs.*")
+NATIVE = Extension(
+    "folkmoot.kernels._native",
+    sources=["kernels/native/bf16.c", "kernels/native/parallel.c"],
+    depends=["kernels/native/folkmoot_kernels.h"],
+    include_dirs=["kernels/native"],
+    extra_compile_args=["-O3", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],
+    libraries=["pthread"],
+    optional=True,
+)
 
 setup(
     packages=["folkmoot", *(f"folkmoot.{name}" for name in find_packages(".", exclude=NOT_SHIPPED))],
     package_dir={"folkmoot": "."},
-    package_data={"folkmoot": ["py.typed"]},
+    package_data={"folkmoot": ["py.typed"], "folkmoot.kernels": ["native/*.h"]},
+    ext_modules=[NATIVE],
 )

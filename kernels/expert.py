@@ -14,7 +14,7 @@ import torch
 from typing_extensions import Buffer
 
 from ..errors import ModelError
-from .formats import ExpertSpec
+from .formats import ExpertSpec, Layout
 
 
 class ExpertBytesError(ModelError):
@@ -27,9 +27,11 @@ class Expert:
     Attributes:
         spec: Its form.
         weights: Its tensors by role, each a view over the bytes given, shaped as in `ExpertSpec.tensors`.
+        addresses: Where its gate, up and down matrices begin, for the native kernels; only in layouts that store each
+            of them row by row.
     """
 
-    __slots__ = ("spec", "weights")
+    __slots__ = ("addresses", "spec", "weights")
 
     def __init__(self, spec: ExpertSpec, parts: Sequence[Buffer]) -> None:
         """Makes views over one buffer for each tensor of `spec.tensors()`, in that order.
@@ -51,6 +53,7 @@ class Expert:
                     f"{tensor.role} of {tensor.shape} in {spec.dtype} has {spec.tensor_bytes(tensor)} bytes, not {length}"
                 )
             self.weights[tensor.role] = _view(part, spec.torch_dtype).view(tensor.shape)
+        self.addresses = _addresses(spec, self.weights)
 
     @classmethod
     def load(cls, spec: ExpertSpec, data: Buffer) -> Expert:
@@ -70,6 +73,18 @@ class Expert:
             parts.append(view[start:end])
             start = end
         return cls(spec, parts)
+
+
+def _addresses(spec: ExpertSpec, weights: dict[str, torch.Tensor]) -> tuple[int, int, int]:
+    match spec.layout:
+        case Layout.SEPARATE:
+            return weights["gate"].data_ptr(), weights["up"].data_ptr(), weights["down"].data_ptr()
+        case Layout.FUSED:
+            gate = weights["gate_up"].data_ptr()
+            half = spec.intermediate * spec.hidden * spec.torch_dtype.itemsize
+            return gate, gate + half, weights["down"].data_ptr()
+        case _:
+            return 0, 0, 0
 
 
 def _view(buffer: Buffer, dtype: torch.dtype) -> torch.Tensor:

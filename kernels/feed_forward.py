@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from . import native_bf16
 from .expert import Expert
 from .formats import Activation, ExpertSpec, Layout
 
@@ -38,17 +39,20 @@ def feed_forward(groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
     """Runs each group's rows through its expert and sums, for each row, the gated outputs.
 
     Args:
-        groups: Rows by expert, in the order in which they are summed.
+        groups: Rows by expert; all experts of one layer, so of one spec.
         hidden: [R, H] in the trunk's dtype.
 
     Returns:
         [R, H] float32; rows that no group names are zero.
     """
     output = torch.zeros(hidden.shape, dtype=torch.float32)  # [R, H]
+    groups = [group for group in groups if group.rows.numel()]
+    if groups and native_bf16.runs(groups[0].expert.spec, hidden):
+        few = [group for group in groups if group.rows.numel() <= native_bf16.MOST_ROWS]
+        native_bf16.add_feed_forward(few, hidden.contiguous(), output)
+        groups = [group for group in groups if group.rows.numel() > native_bf16.MOST_ROWS]
     only_row = hidden.shape[0] == 1
     for group in groups:
-        if group.rows.numel() == 0:
-            continue
         rows = hidden if only_row else hidden.index_select(0, group.rows)  # [n, H]
         answer = expert_forward(group.expert, rows).float()  # [n, H]
         if only_row:
