@@ -19,6 +19,6 @@ NATIVE = Extension(
 setup(
     packages=["folkmoot", *(f"folkmoot.{name}" for name in find_packages(".", exclude=NOT_SHIPPED))],
     package_dir={"folkmoot": "."},
-    package_data={"folkmoot": ["py.typed"], "folkmoot.kernels": ["native/*.h"]},
+    package_data={"folkmoot": ["py.typed"]},
     ext_modules=[NATIVE],
 )
