@@ -75,12 +75,15 @@ class SlicedBlock(nn.Module):
     def __init__(self, layer: int, slices: int) -> None:
         super().__init__()
         self.layer = layer
-        self.slices = slices
+        self._experts = torch.arange(slices)[None]  # [1, E]
+        self._gates = torch.ones(1, slices)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[1, T, H] in and out."""
         step = current()
         rows = hidden[0]  # [T, H]
-        experts = torch.arange(self.slices).expand(len(rows), -1)  # [T, E]
-        future = step.pool.submit(self.layer, rows, experts, torch.ones(experts.shape), step.tally)
+        count = len(rows)
+        future = step.pool.submit(
+            self.layer, rows, self._experts.expand(count, -1), self._gates.expand(count, -1), step.tally
+        )
         return future.result().to(hidden.dtype)[None]

@@ -18,6 +18,7 @@ from ..errors import FolkmootError
 from ..kernels.formats import DTYPES
 from .attention import join_attention
 from .families import Config, FamilyAdapter, adapter_for
+from .few_rows_linear import quicken
 from .pool import ExpertPool, StepTally
 from .prepared import PreparedModel
 from .routed_block import RoutedBlock, SlicedBlock
@@ -63,6 +64,7 @@ class Trunk:
         adapter = adapter_for(config)
         dtype = dtype or DTYPES[prepared.manifest.dtype]
         model: Any = load_modules(prepared, adapter, dtype)
+        quicken(model)
         caches = tuple(join_attention(adapter, config, layer.self_attn) for layer in model.model.layers)
         experts = prepared.manifest.layers
         for index in experts:
