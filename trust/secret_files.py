@@ -29,6 +29,11 @@ def read_secret_file(path: Path) -> bytes | None:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            _check_status(path, os.fstat(descriptor))
+            content = os.read(descriptor, MAX_SECRET_FILE_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -36,22 +41,23 @@ def read_secret_file(path: Path) -> bytes | None:
             f"the key file {path} cannot be read ({error.strerror})",
             advice="give it to the user that runs this command, or name another state folder",
         ) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise SecretFileError(f"{path} is not a regular file", advice="name another state folder")
-        if stat.S_IMODE(status.st_mode) & 0o077:
-            raise SecretFileError(
-                f"others may read the key file {path} (mode {stat.S_IMODE(status.st_mode):04o})",
-                advice=f"if nobody else had it, run `chmod 600 {path}`; if in doubt, delete it and start again",
-            )
-        content = file.read(MAX_SECRET_FILE_BYTES + 1)
     if len(content) > MAX_SECRET_FILE_BYTES:
         raise SecretFileError(
             f"the key file {path} has more than {MAX_SECRET_FILE_BYTES} bytes",
             advice="restore it from a copy, or delete it to start again with a new key",
         )
     return content
+
+
+def _check_status(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise SecretFileError(f"{path} is not a regular file", advice="name another state folder")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise SecretFileError(
+            f"others may read the key file {path} (mode {mode:04o})",
+            advice=f"if nobody else had it, run `chmod 600 {path}`; if in doubt, delete it and start again",
+        )
 
 
 def create_secret_file(path: Path, content: bytes) -> bytes:
