@@ -1,0 +1,1 @@
+"""How a prepared model is made: hashing what is published, cutting what is dense, reading what is GGUF."""

@@ -1,0 +1,128 @@
+"""Prepares a safetensors checkpoint: the trunk stays where it is; experts stay too, or are cut from a dense model.
+
+Guarantees: of the checkpoint only the configuration and the tokenizer's files are copied; none of them is code.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from ...kernels.formats import DTYPES
+from ..checkpoint import Checkpoint
+from ..families import FamilyAdapter, adapter_for
+from ..safetensors_header import WEIGHT_TYPES, CheckpointError
+from ..source_table import TrunkTensor
+from .expert_list import ExpertList
+from .order import Order, Parts
+from .output_folder import check_space
+from .published import list_published
+from .slicing import refuse_slices, slice_dense
+from .weights import CheckpointWeights
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
+"""Any one of these makes a tokenizer."""
+
+COPIED = (
+    *TOKENIZER_FILES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+CODE = "auto_map"
+"""The key under which a configuration names code to run; Folkmoot runs none."""
+
+
+def prepare_safetensors(order: Order, folder: Path) -> Parts:
+    """Writes into `folder` what must be written, and says where everything else lies.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, damaged or quantized.
+        UnsupportedModelError: its family is not supported.
+        SlicesError: slices were asked for that do not fit.
+    """
+    checkpoint = Checkpoint.open(order.source)
+    adapter = adapter_for(checkpoint.config)
+    _copy_texts(checkpoint, folder)
+    config = read_config(folder)
+    published = {
+        name: location
+        for name, location in checkpoint.tensors.items()
+        if location.dtype in WEIGHT_TYPES and adapter.is_trunk_tensor(config, name)
+    }
+    dtype = order.dtype or _published_dtype(config)
+    return Parts(
+        family=adapter.model_type,
+        dtype=dtype,
+        experts=_experts(order, checkpoint, config, adapter, folder),
+        trunk_folder=checkpoint.folder,
+        trunk_files={
+            file: checkpoint.file_size(file) for file in sorted({place.file for place in published.values()})
+        },
+        trunk={name: TrunkTensor.at(place) for name, place in published.items()},
+    )
+
+
+def read_config(folder: Path, **options: Any) -> Any:
+    """The configuration in a folder, as transformers reads it.
+
+    Raises:
+        CheckpointError: transformers cannot make sense of it.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes no model that transformers knows ({reason[0]})",
+            advice="download config.json again",
+        ) from error
+
+
+def _published_dtype(config: Any) -> str:
+    """What the checkpoint says it was made to be computed in."""
+    found = config.dtype or config.get_text_config().dtype
+    return next((name for name, dtype in DTYPES.items() if dtype == found), "float32")
+
+
+def _experts(
+    order: Order, checkpoint: Checkpoint, config: Any, adapter: FamilyAdapter, folder: Path
+) -> ExpertList:
+    if not adapter.sliced:
+        refuse_slices(order.slices)
+        return list_published(checkpoint, config, adapter, order.progress)
+    first = adapter.on_disk(config, adapter.moe_layers(config)[0], 0)[0].name
+    published = checkpoint.tensors[first].dtype if first in checkpoint.tensors else "F32"
+    dtype = order.dtype or WEIGHT_TYPES[published]
+    layers = len(adapter.moe_layers(config))
+    check_space(folder, layers * adapter.spec(config, dtype, 0).expert_bytes)
+    return slice_dense(
+        CheckpointWeights(checkpoint, dtype),
+        config,
+        adapter,
+        dtype=dtype,
+        slices=order.slices,
+        folder=folder,
+        progress=order.progress,
+    )
+
+
+def _copy_texts(checkpoint: Checkpoint, folder: Path) -> None:
+    if not any((checkpoint.folder / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(
+            f"{checkpoint.folder} has no tokenizer",
+            advice="download tokenizer.json and tokenizer_config.json too",
+        )
+    for name in COPIED:
+        if (checkpoint.folder / name).is_file():
+            shutil.copyfile(checkpoint.folder / name, folder / name)
+    config = {key: value for key, value in checkpoint.config.items() if key != CODE}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
