@@ -1,6 +1,6 @@
 /* bfloat16 weights, float32 sums, on AVX512-BF16.
  *
- * Weights are read once, in address order, with a prefetch a page ahead: at few rows that alone decides the speed. A block
+ * Weights are read once, in address order, with a prefetch to L2 a page ahead and to L1 nearer by: at few rows that alone decides the speed. A block
  * of up to eight rows shares one pass over a weight row; more rows go block after block while the weight row is in L1.
  */
 #include "folkmoot_kernels.h"
@@ -14,41 +14,44 @@
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
-enum { BLOCK = 8, AHEAD = 4096 };
+enum { BLOCK = 8, FAR_AHEAD = 4096, NEAR_AHEAD = 1024 };
 
 INLINE __m512bh load(const uint16_t *from) { return (__m512bh)_mm512_loadu_si512(from); }
 INLINE __m512bh load_part(__mmask32 mask, const uint16_t *from) {
     return (__m512bh)_mm512_maskz_loadu_epi16(mask, from);
 }
 
+/* Unrolled whole, so that sums stay in registers. */
+#define UNROLLED _Pragma("GCC unroll 8")
+
 /* Dot products of one weight row with `count` rows of x, `stride` elements apart. */
 INLINE void dots(const uint16_t *w, const uint16_t *x, int64_t stride, int64_t K, float *out, const int count) {
     /* Few rows have too few sums to hide the instruction's latency: they keep several each. */
-    const int parts = count == 1 ? 4 : count == 2 ? 3 : count <= 4 ? 2 : 1;
-    __m512 sums[BLOCK * 2];
-    for (int j = 0; j < count * parts; j++) sums[j] = _mm512_setzero_ps();
+    const int parts = count == 1 ? 4 : count <= 4 ? 2 : 1;
+    __m512 sums[BLOCK];
+    UNROLLED for (int i = 0; i < count * parts; i++) sums[i] = _mm512_setzero_ps();
     int64_t k = 0;
     for (; k + 32 * parts <= K; k += 32 * parts) {
-        for (int part = 0; part < parts; part++) {
+        UNROLLED for (int part = 0; part < parts; part++) {
             const int64_t at = k + 32 * part;
-            _mm_prefetch((const char *)(w + at) + AHEAD, _MM_HINT_T2);
+            _mm_prefetch((const char *)(w + at) + FAR_AHEAD, _MM_HINT_T2);
+            _mm_prefetch((const char *)(w + at) + NEAR_AHEAD, _MM_HINT_T0);
             const __m512bh weight = load(w + at);
-            for (int j = 0; j < count; j++) {
-                __m512 *sum = &sums[j * parts + part];
-                *sum = _mm512_dpbf16_ps(*sum, weight, load(x + j * stride + at));
+            UNROLLED for (int j = 0; j < count; j++) {
+                sums[j * parts + part] = _mm512_dpbf16_ps(sums[j * parts + part], weight, load(x + j * stride + at));
             }
         }
     }
     for (; k < K; k += 32) {
         const __mmask32 mask = K - k >= 32 ? 0xffffffffu : (1u << (K - k)) - 1;
         const __m512bh weight = load_part(mask, w + k);
-        for (int j = 0; j < count; j++) {
+        UNROLLED for (int j = 0; j < count; j++) {
             sums[j * parts] = _mm512_dpbf16_ps(sums[j * parts], weight, load_part(mask, x + j * stride + k));
         }
     }
-    for (int j = 0; j < count; j++) {
+    UNROLLED for (int j = 0; j < count; j++) {
         __m512 sum = sums[j * parts];
-        for (int part = 1; part < parts; part++) sum = _mm512_add_ps(sum, sums[j * parts + part]);
+        UNROLLED for (int part = 1; part < parts; part++) sum = _mm512_add_ps(sum, sums[j * parts + part]);
         out[j] = _mm512_reduce_add_ps(sum);
     }
 }

@@ -15,7 +15,7 @@
 #define RELAX() ((void)0)
 #endif
 
-enum { MOST_THREADS = 64, SPINS = 4000 };
+enum { MOST_THREADS = 64, SPINS = 1000 };
 
 static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
