@@ -1,0 +1,238 @@
+"""The keeper: makes what a node holds follow what it was last assigned, and reports it.
+
+Guarantees: experts held never exceed the limit; an expert that is no longer assigned leaves memory only after holdings
+without it were sent, and stays on disk as long as the disk's limit allows; an expert is reported ready only once it can be
+computed with; one that cannot be held is reported refused, with the reason, and stops nothing else; a new assignment
+replaces the one before at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from ..errors import FolkmootError
+from ..ids import ExpertKey
+from ..protos.folkmoot.v1 import link_pb2
+from ..protos.limits import MAX_REASON
+from .disk import DiskError, DiskFullError
+from .download import Downloader
+from .limits import fit, format_bytes
+from .progress import NodeState, Progress, Status
+from .shelf import Shelf
+from .tasks import ended, in_thread
+
+log = logging.getLogger(__name__)
+
+DISK_FULL = "no room on the node's disk"
+DISK_FAILS = "the node's disk fails"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a keeper may take.
+
+    Attributes:
+        memory_bytes: Most bytes of experts in memory.
+        disk_bytes: Most bytes of experts on disk.
+        streams: Experts that are got at once.
+        report_interval_s: The shortest time between two reports.
+        progress_interval_s: The time between two progress lines.
+    """
+
+    memory_bytes: int
+    disk_bytes: int
+    streams: int
+    report_interval_s: float
+    progress_interval_s: float
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An assignment: its epoch, and the experts in the coordinator's order."""
+
+    epoch: int
+    keys: tuple[ExpertKey, ...]
+
+
+class Keeper:
+    """Follows the assignments of one link.
+
+    Args:
+        report: Sends holdings, and returns when they have left.
+        drop: Lets experts go from memory, once the frames that arrived before have been computed.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        downloader: Downloader,
+        limits: Limits,
+        status: Status,
+        *,
+        report: Callable[[link_pb2.Holdings], Awaitable[None]],
+        drop: Callable[[frozenset[ExpertKey]], Awaitable[None]],
+    ) -> None:
+        self._shelf = shelf
+        self._downloader = downloader
+        self._manifest = downloader.manifest
+        self._limits = limits
+        self._status = status
+        self._report = report
+        self._drop = drop
+        self._newest: Wanted | None = None
+        self._changed = asyncio.Event()
+        self._epoch = 0
+        self._refused: dict[ExpertKey, str] = {}
+        self._disk_is_full = False
+
+    def assign(self, assignment: link_pb2.Assignment) -> None:
+        """Takes what should be held from now on."""
+        keys = (ExpertKey(part.layer, expert) for part in assignment.experts for expert in part.experts)
+        self._newest = Wanted(assignment.epoch, tuple(dict.fromkeys(keys)))
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Follows assignments for ever; begins with a report of what an earlier link left in memory, if anything."""
+        if self._shelf.held:
+            await self._report(self._holdings(self._shelf.held))
+        wanted = await self._next()
+        while True:
+            following = asyncio.create_task(self._follow(wanted))
+            newer = asyncio.create_task(self._next())
+            try:
+                await asyncio.wait({following, newer}, return_when=asyncio.FIRST_COMPLETED)
+                if following.done():
+                    following.result()
+                wanted = await newer
+            finally:
+                await ended(following, newer)
+
+    async def _next(self) -> Wanted:
+        while self._newest is None:
+            self._changed.clear()
+            await self._changed.wait()
+        wanted, self._newest = self._newest, None
+        return wanted
+
+    async def _follow(self, wanted: Wanted) -> None:
+        kept = self._choose(wanted)
+        leaving = self._shelf.held.difference(kept)
+        if leaving:
+            await self._report(self._holdings(self._shelf.held - leaving))
+            await self._drop(leaving)
+        held = self._shelf.held
+        missing = [key for key in kept if key not in held]
+        progress = self._progress(kept, missing)
+        if missing:
+            await self._get(missing, {self._manifest.experts[key].sha256 for key in kept}, progress)
+        await self._report(self._holdings(self._shelf.held))
+        if self._refused:
+            log.warning("%d experts are refused: %s", len(self._refused), self._reasons())
+        self._status.change(NodeState.READY, progress.summary())
+
+    def _choose(self, wanted: Wanted) -> tuple[ExpertKey, ...]:
+        """What of an assignment is to be held; the rest is noted as refused."""
+        self._epoch, self._disk_is_full = wanted.epoch, False
+        known = [key for key in wanted.keys if key in self._manifest.experts]
+        sizes = {key: self._manifest.expert_bytes(key) for key in known}
+        limit = min(self._limits.memory_bytes, self._limits.disk_bytes)
+        chosen = fit(known, self._shelf.held, sizes, limit)
+        too_much = f"over the limit of {format_bytes(limit)} of experts"
+        self._refused = dict.fromkeys(wanted.keys, "the model has no such expert")
+        self._refused |= dict.fromkeys(chosen.refused, too_much)
+        for key in chosen.kept:
+            del self._refused[key]
+        return chosen.kept
+
+    async def _get(self, missing: list[ExpertKey], keep: set[str], progress: Progress) -> None:
+        """Gets experts ready, those on disk first, while reports and progress lines go out."""
+        self._downloader.keep = keep
+        stored = set(await in_thread(lambda: [key for key in missing if self._downloader.is_stored(key)]))
+        absent = sum(self._manifest.expert_bytes(key) for key in missing if key not in stored)
+        self._status.change(
+            NodeState.DOWNLOADING if absent else NodeState.LOADING,
+            f"{len(missing)} experts, {format_bytes(absent)} to fetch",
+        )
+        jobs: dict[str, list[ExpertKey]] = {}
+        for key in sorted(missing, key=lambda key: key not in stored):
+            jobs.setdefault(self._manifest.experts[key].sha256, []).append(key)
+        if absent:
+            await in_thread(self._downloader.store.make_room, absent, self._limits.disk_bytes, keep)
+        queue = iter(list(jobs.values()))
+        tasks = [asyncio.create_task(self._work(queue, progress)) for _ in range(self._limits.streams)]
+        tellers = [asyncio.create_task(self._report_regularly()), asyncio.create_task(self._tell(progress))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await ended(*tasks, *tellers)
+
+    async def _work(self, queue: Iterator[list[ExpertKey]], progress: Progress) -> None:
+        for keys in queue:
+            for key in keys:
+                if self._disk_is_full and not self._downloader.is_stored(key):
+                    self._refused[key] = DISK_FULL
+                    continue
+                try:
+                    self._shelf.add(key, await self._downloader.obtain(key))
+                except FolkmootError as error:
+                    self._refuse(key, error)
+                else:
+                    progress.ready_bytes += self._manifest.expert_bytes(key)
+                    progress.ready_experts += 1
+
+    def _refuse(self, key: ExpertKey, error: FolkmootError) -> None:
+        """Notes why an expert cannot be held; the coordinator is not told of paths on the contributor's disk."""
+        log.warning("%s cannot be held: %s", key, error)
+        if isinstance(error, DiskFullError):
+            self._disk_is_full = True
+            self._refused[key] = DISK_FULL
+        else:
+            self._refused[key] = DISK_FAILS if isinstance(error, DiskError) else error.message
+
+    async def _report_regularly(self) -> None:
+        said: frozenset[ExpertKey] = frozenset()
+        while True:
+            await asyncio.sleep(self._limits.report_interval_s)
+            ready = self._shelf.held
+            if ready != said:
+                await self._report(self._holdings(ready))
+                said = ready
+
+    async def _tell(self, progress: Progress) -> None:
+        while True:
+            await asyncio.sleep(self._limits.progress_interval_s)
+            self._status.say(progress.line())
+
+    def _progress(self, kept: Collection[ExpertKey], missing: Collection[ExpertKey]) -> Progress:
+        traffic, size = self._downloader.traffic, self._manifest.expert_bytes
+        total = sum(map(size, kept))
+        return Progress(
+            total_bytes=total,
+            total_experts=len(kept),
+            fetched=lambda: traffic.fetched_bytes,
+            ready_bytes=total - sum(map(size, missing)),
+            ready_experts=len(kept) - len(missing),
+        )
+
+    def _reasons(self) -> str:
+        return "; ".join(dict.fromkeys(self._refused.values()))[:MAX_REASON]
+
+    def _holdings(self, ready: Iterable[ExpertKey]) -> link_pb2.Holdings:
+        return link_pb2.Holdings(
+            epoch=self._epoch,
+            ready=_ranges(ready),
+            refused=_ranges(self._refused),
+            reason=self._reasons(),
+            bytes_fetched=self._downloader.traffic.fetched_bytes,
+            bytes_held=self._shelf.held_bytes,
+        )
+
+
+def _ranges(keys: Iterable[ExpertKey]) -> list[link_pb2.ExpertRange]:
+    layers: dict[int, list[int]] = {}
+    for key in sorted(keys):
+        layers.setdefault(key.layer, []).append(key.expert)
+    return [link_pb2.ExpertRange(layer=layer, experts=experts) for layer, experts in layers.items()]

@@ -1,0 +1,188 @@
+"""Experts on the contributor's disk, by the SHA-256 of their bytes.
+
+Guarantees: an expert leaves the store only mapped read-only, after all of the mapped bytes were hashed and found right; a
+file that does not hash right is removed; a file under an expert's name was once complete; a download that was torn goes
+on where it stopped; `make_room` never removes what it is told to keep. Methods may be called from any thread, but not two at once for one digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mmap
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ModelError
+from ..kernels.expert import Expert
+from ..kernels.formats import ExpertSpec
+from . import disk
+from .disk import disk_errors
+from .limits import format_bytes
+
+log = logging.getLogger(__name__)
+
+_PARTIAL = ".partial"
+_HASH_BYTES = 4 << 20
+
+
+class DamagedExpertError(ModelError):
+    """An expert's file does not hold the bytes that its name promises; it has been removed."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of the store: the digest in its name, its size, and when it was last used."""
+
+    path: Path
+    digest: str
+    size: int
+    used_ns: int
+
+
+class Partial:
+    """An expert's file while it grows, from whatever an earlier try left."""
+
+    def __init__(self, path: Path, complete: Path, size: int) -> None:
+        self._path = path
+        self._complete = complete
+        self._size = size
+        with disk_errors(path):
+            path.parent.mkdir(exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+            if self._file.tell() > size:
+                self._file.truncate(0)
+                self._file.seek(0)
+            self.length = self._file.tell()
+
+    def append(self, data: bytes) -> None:
+        """Writes the next bytes, all of them.
+
+        Raises:
+            DiskFullError, DiskError: when they cannot be written; none of them has been.
+        """
+        with disk_errors(self._path):
+            try:
+                disk.write_all(self._file.fileno(), data)
+            except OSError:
+                self._file.truncate(self.length)
+                raise
+        self.length += len(data)
+
+    def complete(self) -> None:
+        """Gives the file the expert's name: all bytes are there, though not yet known to be right."""
+        self.close()
+        with disk_errors(self._path):
+            self._path.replace(self._complete)
+
+    def discard(self) -> None:
+        """Removes what was written."""
+        self.close()
+        self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Keeps what was written for the next try; closing twice is harmless."""
+        self._file.close()
+
+
+class ExpertStore:
+    """The store in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def has(self, digest: str, size: int) -> bool:
+        """Whether a file of the right name and size is there; `load` says whether it is right."""
+        try:
+            return self._path(digest).stat().st_size == size
+        except OSError:
+            return False
+
+    def partial(self, digest: str, size: int) -> Partial:
+        """Opens an expert's file to be written, where an earlier try stopped.
+
+        Raises:
+            DiskFullError, DiskError: when it cannot be made.
+        """
+        path = self._path(digest)
+        return Partial(path.with_name(path.name + _PARTIAL), path, size)
+
+    def load(self, digest: str, spec: ExpertSpec) -> Expert:
+        """Maps an expert and hashes what was mapped, which also brings it into memory.
+
+        Raises:
+            DamagedExpertError: when the file is missing or has the wrong bytes; it is removed.
+            DiskError: when the disk fails.
+        """
+        path = self._path(digest)
+        with disk_errors(path):
+            try:
+                with path.open("rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
+                os.utime(path)
+            except FileNotFoundError:
+                raise DamagedExpertError(f"the expert file {path} is missing") from None
+        if mapped is None or size != spec.expert_bytes or _sha256(mapped) != digest:
+            path.unlink(missing_ok=True)
+            raise DamagedExpertError(f"the expert file {path} does not hold the bytes of its name")
+        return Expert.load(spec, mapped)
+
+    def make_room(self, needed: int, limit: int, keep: Collection[str]) -> int:
+        """Removes files, the longest unused first, until `needed` more bytes stay within `limit`.
+
+        Args:
+            needed: Bytes about to be written.
+            limit: Most bytes that the store may have after that.
+            keep: Digests whose files stay, even if the limit is missed.
+
+        Returns:
+            The number of bytes removed.
+        """
+        files = sorted(self._files(), key=lambda file: file.used_ns)
+        total = sum(file.size for file in files)
+        removed = 0
+        for file in files:
+            if total - removed + needed <= limit:
+                break
+            if file.digest not in keep:
+                file.path.unlink(missing_ok=True)
+                removed += file.size
+        if removed:
+            log.info("removed %s of experts that are not assigned, to make room", format_bytes(removed))
+        return removed
+
+    def _files(self) -> list[StoredFile]:
+        files = []
+        with disk_errors(self._folder):
+            for path in self._folder.glob("??/*"):
+                status = path.stat()
+                digest = path.name.removesuffix(_PARTIAL)
+                files.append(StoredFile(path, digest, status.st_size, status.st_mtime_ns))
+        return files
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / digest[:2] / digest
+
+
+def _sha256(mapped: mmap.mmap) -> str:
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        _advise(mapped, mmap.MADV_HUGEPAGE)
+    if hasattr(mmap, "MADV_WILLNEED"):
+        _advise(mapped, mmap.MADV_WILLNEED)
+    digest = hashlib.sha256()
+    with memoryview(mapped) as view:
+        for start in range(0, len(view), _HASH_BYTES):
+            with view[start : start + _HASH_BYTES] as part:
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _advise(mapped: mmap.mmap, advice: int) -> None:
+    """Advice is only advice: kernels and file systems that know nothing of it may say so."""
+    try:
+        mapped.madvise(advice)
+    except OSError as error:
+        log.debug("madvise %d: %s", advice, error.strerror)

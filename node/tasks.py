@@ -1,0 +1,61 @@
+"""Tasks that end before what comes next begins.
+
+Guarantees: whoever awaits `in_thread` goes on, even when cancelled, only after the function has ended, so nothing keeps
+working on a file behind the back of what comes next; after `ended`, none of the tasks runs any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def in_thread(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    """Calls the function in a thread of the event loop's pool."""
+    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments, **keywords))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # the one that was cancelled is not told of it
+        raise
+
+
+async def abandonable(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    """Calls a function that touches nothing of ours in a thread that neither cancelling nor leaving waits for."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def deliver(error: BaseException | None, value: T | None) -> None:
+        if answer.cancelled():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(cast(T, value))
+
+    def work() -> None:
+        error, value = None, None
+        try:
+            value = function(*arguments, **keywords)
+        except BaseException as fault:  # noqa: BLE001 - it is raised where the answer is awaited
+            error = fault
+        with contextlib.suppress(RuntimeError):  # the event loop may have been closed meanwhile
+            loop.call_soon_threadsafe(deliver, error, value)
+
+    threading.Thread(target=work, name="folkmoot-abandonable", daemon=True).start()
+    return await answer
+
+
+async def ended(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks and waits for them; what they raise is not asked for any more."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
