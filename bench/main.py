@@ -1,0 +1,110 @@
+"""`folkmoot-bench`: what this machine reaches, as ratios within one run.
+
+Guarantees: systems are measured one after the other, each in a process of its own that ends before the next begins; the
+numbers are written to `build/bench` below the current folder, together with the memory bandwidth of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+STREAMS = (1, 16)
+PROMPT_TOKENS, NEW_TOKENS = 64, 48
+FOLDER = Path("build") / "bench"
+Result = TypeVar("Result")
+
+
+def alone(task: Callable[..., Result], *arguments: Any) -> Result:
+    """Runs a function in a process of its own, with as many threads as the machine has cores."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(task, *arguments).result()
+
+
+def moe_4l() -> dict[str, Any]:
+    """Measures the three systems on the model `moe-4l` and returns the report."""
+    from . import local_system, moe_4l, network_system, timing, transformers_system
+
+    folder = FOLDER.absolute()
+    print("moe-4l: making the checkpoint (once) ...", file=sys.stderr)
+    checkpoint = moe_4l.make(folder / "moe-4l")
+    prepared = alone(_prepare, checkpoint, folder / "moe-4l-prepared")
+    prompts = alone(_prompts, max(STREAMS), moe_4l.VOCABULARY)
+    print("moe-4l: transformers in one process ...", file=sys.stderr)
+    rows = alone(transformers_system.measure, checkpoint, prompts, STREAMS, NEW_TOKENS)
+    print("moe-4l: the engine with local experts ...", file=sys.stderr)
+    rows += alone(local_system.measure, prepared, prompts, STREAMS, NEW_TOKENS)
+    print("moe-4l: a network of two nodes ...", file=sys.stderr)
+    network, counters = network_system.measure(
+        prepared, folder / "moe-4l-state", prompts, STREAMS, NEW_TOKENS
+    )
+    bandwidth = alone(timing.read_bandwidth_bytes_per_second)
+    return {
+        "rows": [row.as_json() for row in rows + network],
+        "memory_limit_tokens_per_second": bandwidth / moe_4l.ACTIVE_BYTES,
+        "memory_bytes_per_second": bandwidth,
+        "network_counters": counters,
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """Prints the rows and the ratios that matter."""
+    speed = {(row["system"], row["streams"]): row["decode_tokens_per_second"] for row in report["rows"]}
+    print(f"{'system':<14}{'streams':>8}{'decode tok/s':>14}{'first token s':>15}")
+    for row in report["rows"]:
+        print(
+            f"{row['system']:<14}{row['streams']:>8}{row['decode_tokens_per_second']:>14.1f}"
+            f"{row['time_to_first_token_s']:>15.2f}"
+        )
+    many = max(STREAMS)
+    print(f"memory limit, 1 stream: {report['memory_limit_tokens_per_second']:.1f} tok/s")
+    print(f"network / transformers, 1 stream:   {speed['network', 1] / speed['transformers', 1]:.2f} x")
+    print(f"network / local, 1 stream:          {speed['network', 1] / speed['local', 1]:.2f} x")
+    print(f"network, {many} streams / 1 stream:     {speed['network', many] / speed['network', 1]:.2f} x")
+    print(
+        f"network / transformers, {many} streams: {speed['network', many] / speed['transformers', many]:.2f} x"
+    )
+
+
+def _prepare(checkpoint: Path, out: Path) -> Path:
+    from ..cli.model import prepare_signed
+
+    if not (out / "manifest.json").is_file():
+        prepare_signed(str(checkpoint), out=out)
+    return out
+
+
+def _prompts(count: int, vocabulary: int) -> list[list[int]]:
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    prompts: list[list[int]] = torch.randint(
+        2, vocabulary, (count, PROMPT_TOKENS), generator=generator
+    ).tolist()
+    return prompts
+
+
+def main() -> None:
+    """The command: `folkmoot-bench moe-4l`."""
+    parser = argparse.ArgumentParser(prog="folkmoot-bench", description=__doc__)
+    parser.add_argument("benchmark", choices=["moe-4l"])
+    name = parser.parse_args().benchmark
+    logging.basicConfig(level=logging.WARNING)
+    os.environ["FOLKMOOT_HOME"] = str(FOLDER.absolute() / "home")
+    report = moe_4l()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    show(report)
+    print(f"written to {FOLDER / name}.json", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Measures a network of two nodes as a user sees it: real processes, TLS, signatures, tokens over HTTP.
+
+Guarantees: a coordinator and two nodes of one thread each, started as `folkmoot demo` starts them; times are taken where the
+streamed tokens arrive; a stream that brings another number of tokens than was asked for is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from ..cli.local_network import LocalNetwork
+from ..client import FolkmootClient
+from ..errors import FolkmootError
+from .timing import Row, row_of
+
+NODES = 2
+TIMEOUT_S = 300.0
+
+
+class ShortAnswerError(FolkmootError):
+    """A stream ended with fewer or more tokens than were asked for, so its rate would mean nothing."""
+
+
+def measure(
+    prepared: Path,
+    state: Path,
+    prompts: Sequence[Sequence[int]],
+    stream_counts: Sequence[int],
+    new_tokens: int,
+) -> tuple[list[Row], dict[str, Any]]:
+    """Greedy completions of `new_tokens` for the first n prompts at once, for each n of `stream_counts`.
+
+    Returns:
+        The rows, and the network's counters at the end.
+    """
+    with LocalNetwork(prepared, NODES, state) as network, httpx.Client(timeout=TIMEOUT_S) as http:
+        network.open()
+        with FolkmootClient(network.api_url) as client:
+            network.wait_until_covered(client, lambda _: None)
+
+        def arrivals(prompt: Sequence[int], tokens: int) -> list[float]:
+            request = {"prompt": list(prompt), "max_tokens": tokens, "temperature": 0, "stream": True}
+            times = []
+            with http.stream("POST", f"{network.api_url}/v1/completions", json=request) as response:
+                for line in response.iter_lines():
+                    if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["text"]:
+                        times.append(time.perf_counter())
+            if len(times) != tokens:
+                raise ShortAnswerError(f"a stream of {tokens} tokens came in {len(times)} pieces")
+            return times
+
+        def run(count: int, tokens: int) -> Row:
+            with ThreadPoolExecutor(count) as readers:
+                started = time.perf_counter()
+                streams = list(readers.map(lambda prompt: arrivals(prompt, tokens), prompts[:count]))
+            return row_of("network", started, streams)
+
+        run(1, 4)
+        run(max(stream_counts), 2)
+        rows = [run(count, new_tokens) for count in stream_counts]
+        with FolkmootClient(network.api_url) as client:
+            return rows, client.network()["counters"]
