@@ -1,1 +1,1 @@
-"""The folkmoot command: one thin file a subcommand."""
+"""The `folkmoot` command: thin, one file a subcommand. Importing it imports nothing heavy."""

@@ -1,0 +1,156 @@
+"""`folkmoot demo`: a whole network on this machine, from nothing to an answer.
+
+Guarantees: coordinator and nodes are real processes that meet over TLS on loopback; all of them end with the demo, however
+that ends; a second demo prepares and downloads nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .terminal import emit, emit_json, quiet_stdout, say
+
+if TYPE_CHECKING:
+    from ..client import Answer, FolkmootClient
+    from .local_network import LocalNetwork
+
+QUESTION = "Why is the sky blue?"
+MAX_TOKENS = 160
+STABLE_API_PORT = 8000
+"""Where `--serve` listens if nobody else does, so that other commands find it with no --url."""
+CHECK_INTERVAL_S = 1.0
+
+
+def demo(
+    nodes: Annotated[int, typer.Option(min=1, max=64, help="How many nodes to start.")] = 3,
+    prompt: Annotated[str, typer.Option(help="The question to ask.")] = QUESTION,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="A prepared model, checkpoint folder or GGUF file; the default model.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Leave the network up and print the API's URL.")
+    ] = False,
+) -> None:
+    """Run a coordinator and nodes on this machine, ask a question, show what happened."""
+    from ..client import FolkmootClient
+    from ..home import folkmoot_home
+    from .local_network import LocalNetwork
+
+    state = folkmoot_home() / "demo"
+    with quiet_stdout():
+        folder = prepared_folder(model)
+    began = time.monotonic()
+    say(f"starting a coordinator and {nodes} nodes on this machine")
+    with LocalNetwork(folder, nodes, state, api_port=_stable_port() if serve else 0) as network:
+        network.open()
+        with FolkmootClient(network.api_url) as client:
+            covered = network.wait_until_covered(client, CoverageNotice(began))
+            say(f"asking: {prompt}")
+            answer, text = _ask(client, prompt, sys.stderr if as_json else sys.stdout)
+            after = client.network()
+        if as_json:
+            emit_json(report(answer, text, after))
+        else:
+            _summarise(answer, covered, after, time.monotonic() - began)
+        if serve:
+            _keep_up(network, as_json)
+
+
+def prepared_folder(model: Path | None) -> Path:
+    """The prepared model to serve; prepares what is not prepared yet."""
+    if model is not None and (model / "manifest.json").is_file():
+        return model.absolute()
+    from .model import prepare_signed
+
+    return prepare_signed("default" if model is None else str(model)).folder
+
+
+def report(answer: Answer, text: str, network: dict[str, Any]) -> dict[str, Any]:
+    """The object that `--json` prints."""
+    counters = network["counters"]
+    return {
+        "answer": text,
+        "prompt_tokens": answer.usage["prompt_tokens"],
+        "completion_tokens": answer.usage["completion_tokens"],
+        "tokens_per_second": round(answer.tokens_per_second, 2),
+        "nodes": len(network["nodes"]),
+        "experts": network["coverage"]["experts"],
+        "results_signed": counters["results_signed"],
+        "results_verified": counters["results_verified"],
+        "results_rejected": counters["results_rejected"],
+    }
+
+
+class CoverageNotice:
+    """Says how coverage grows, whenever it has."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._said: tuple[int, int] | None = None
+
+    def __call__(self, network: dict[str, Any]) -> None:
+        """Looks at a document of `/v1/network`."""
+        coverage, nodes = network["coverage"], len(network["nodes"])
+        seen = nodes, coverage["covered"]
+        if seen != self._said:
+            self._said = seen
+            elapsed = time.monotonic() - self._began
+            say(
+                f"{elapsed:5.1f} s  {nodes} nodes, {coverage['covered']} of {coverage['experts']} experts hosted"
+            )
+
+
+def _ask(client: FolkmootClient, prompt: str, output: Any) -> tuple[Answer, str]:
+    pieces = []
+    messages = [{"role": "user", "content": prompt}]
+    with client.chat(messages, temperature=0, max_tokens=MAX_TOKENS) as answer:
+        for piece in answer:
+            pieces.append(piece)
+            output.write(piece)
+            output.flush()
+    output.write("\n")
+    output.flush()
+    return answer, "".join(pieces)
+
+
+def _summarise(answer: Answer, covered: dict[str, Any], after: dict[str, Any], elapsed_s: float) -> None:
+    from .status import counters_line, coverage_line
+
+    usage = answer.usage
+    emit()
+    for node in covered["nodes"]:
+        emit(f"{node['name']}  {node['id'][:12]}  {node['experts']} experts")
+    emit(
+        f"{usage['prompt_tokens']} prompt tokens, {usage['completion_tokens']} answered, "
+        f"{answer.tokens_per_second:.1f} tokens/s, {elapsed_s:.1f} s from start to end"
+    )
+    emit(counters_line(after))
+    emit(coverage_line(after))
+
+
+def _stable_port() -> int:
+    with contextlib.closing(socket.socket()) as probe:
+        try:
+            probe.bind(("127.0.0.1", STABLE_API_PORT))
+        except OSError:
+            return 0
+    return STABLE_API_PORT
+
+
+def _keep_up(network: LocalNetwork, as_json: bool) -> None:
+    (say if as_json else emit)(f"api {network.api_url}")
+    say(f"try: folkmoot ask 'Who are you?' --url {network.api_url}; Ctrl-C ends the network")
+    while True:
+        network.check()
+        time.sleep(CHECK_INTERVAL_S)

@@ -1,0 +1,106 @@
+"""The `folkmoot` command.
+
+Guarantees: an error that we know is one line on standard error, `error: what: what to do`, and the exit code of its
+family; a usage error is 2; Ctrl-C is 130; an error that nobody foresaw is 70, one line too, and its trace is shown with
+`--debug`. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import FolkmootError
+from . import ask, chat, coordinator, demo, model, node, status
+from .terminal import emit, error_line, say
+
+DEBUG_VARIABLE = "FOLKMOOT_DEBUG"
+INTERRUPTED = 130
+UNFORESEEN = 70
+"""EX_SOFTWARE of sysexits.h."""
+
+app = typer.Typer(
+    name="folkmoot",
+    help="Volunteers' machines together run open Mixture-of-Experts language models.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.add_typer(model.app, name="model")
+app.add_typer(coordinator.app, name="coordinator")
+app.add_typer(node.app, name="node")
+app.command("ask")(ask.ask)
+app.command("chat")(chat.chat)
+app.command("status")(status.status)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        emit(f"folkmoot {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Log more, and show the trace of an error.")] = False,
+) -> None:
+    """Volunteers' machines together run open Mixture-of-Experts language models."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+    if context.invoked_subcommand is None:
+        emit(context.get_help())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    try:
+        result = app(args=arguments, prog_name="folkmoot", standalone_mode=False)
+    except FolkmootError as error:
+        _trace_if_wanted()
+        say(error_line(error))
+        return error.exit_code
+    except typer.BadParameter as error:
+        return _usage(error)
+    except typer.TyperException as error:
+        return _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the user gets one line
+        _trace_if_wanted()
+        advice = "run it again as `folkmoot --debug ...` for the trace"
+        say(f"error: unexpected {type(error).__name__}: {' '.join(str(error).split())}: {advice}")
+        return UNFORESEEN
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run())
+
+
+def _usage(error: typer.TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "folkmoot"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    say(f"error: {message}: see `{command} --help`")
+    return error.exit_code
+
+
+def _trace_if_wanted() -> None:
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exc()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""`folkmoot node`: contribute this machine to a network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+from .daemon import configure_logging, end_with_parent, run_until_stopped
+
+app = typer.Typer(help="Contribute this machine to a network.")
+
+
+class NoInviteError(UsageError):
+    """Standard input held no invite."""
+
+
+@app.callback()
+def group() -> None:
+    """Contribute this machine to a network."""
+
+
+@app.command()
+def join(
+    invite: Annotated[
+        str,
+        typer.Argument(
+            help="What the coordinator printed; - reads it from standard input, unseen by others."
+        ),
+    ],
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Most memory for experts, like 4GiB; half of what is free.", show_default=False),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads to compute with; the physical cores.", show_default=False),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Where key and experts are kept; ~/.folkmoot/node.", show_default=False),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What people call this node.", show_default=False)] = None,
+) -> None:
+    """Join a network and compute for it until stopped."""
+    end_with_parent()
+    from ..node.daemon import run
+    from ..node.settings import NodeSettings
+
+    if invite == "-":
+        invite = sys.stdin.readline().strip()
+        if not invite:
+            raise NoInviteError(
+                "standard input holds no invite", advice="pipe it in, or give it as the argument"
+            )
+    configure_logging()
+    settings = NodeSettings.load(
+        invite=invite, memory_bytes=memory, threads=threads, state_dir=state, name=name
+    )
+    run_until_stopped(run(settings))

@@ -1,0 +1,88 @@
+"""`folkmoot status`: the nodes, coverage and counters of a network."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from .ask import Url
+from .terminal import emit, emit_json, format_bytes
+
+SHORT_ID = 12
+
+
+def status(
+    url: Url = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the document of /v1/network.")] = False,
+) -> None:
+    """Show the nodes, coverage and counters of a network."""
+    from ..client import FolkmootClient
+
+    with FolkmootClient(url) as client:
+        network = client.network()
+    if as_json:
+        emit_json(network)
+    else:
+        show(network)
+
+
+def coverage_line(network: dict[str, Any]) -> str:
+    """One line about how many experts have a host."""
+    coverage = network["coverage"]
+    return (
+        f"coverage {coverage['covered']} of {coverage['experts']} experts ({coverage['fraction']:.0%}), "
+        f"{coverage['replicated']} on two nodes or more"
+    )
+
+
+def counters_line(network: dict[str, Any]) -> str:
+    """One line about what nodes have signed and how it was judged."""
+    counters = network["counters"]
+    return (
+        f"results {counters['results_signed']} signed, {counters['results_verified']} verified, "
+        f"{counters['results_rejected']} rejected; {counters['retries']} retries"
+    )
+
+
+def show(network: dict[str, Any]) -> None:
+    """Prints a network for people: a table on a terminal, plain columns elsewhere."""
+    emit(f"model    {network['model']}")
+    emit(coverage_line(network))
+    emit(counters_line(network))
+    head = ("node", "name", "state", "experts", "held", "round trip", "verified", "rejected")
+    rows = [_row(node) for node in network["nodes"]]
+    if not rows:
+        emit("no node has joined yet")
+    elif sys.stdout.isatty():
+        _table(head, rows)
+    else:
+        for row in (head, *rows):
+            emit("\t".join(row))
+
+
+def _row(node: dict[str, Any]) -> tuple[str, ...]:
+    round_trip = node["round_trip_ms"]
+    state = f"{node['state']} ({node['reason']})" if node.get("reason") else node["state"]
+    return (
+        node["id"][:SHORT_ID],
+        node["name"],
+        state,
+        f"{node['experts']}/{node['experts_assigned']}",
+        f"{format_bytes(node['held_bytes'])} of {format_bytes(node['memory_bytes'])}",
+        "-" if round_trip is None else f"{round_trip:.1f} ms",
+        str(node["results_verified"]),
+        str(node["results_rejected"]),
+    )
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    Console().print(table)
