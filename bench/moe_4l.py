@@ -50,7 +50,7 @@ def make(folder: Path) -> Path:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, tensors in enumerate(_shards(), start=1):
         name = f"model-{number:05d}-of-{LAYERS + 1:05d}.safetensors"
         save_file(tensors, partial / name, metadata={"format": "pt"})
