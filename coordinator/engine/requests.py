@@ -78,8 +78,6 @@ class SamplingParams:
         self._check_stop()
 
     def _check_stop(self) -> None:
-        if isinstance(self.stop, str):
-            raise ParameterError("stop must be a tuple of strings", param="stop")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise ParameterError(f"stop has more than {MAX_STOP_STRINGS} strings", param="stop")
         if any(not 0 < len(text) <= MAX_STOP_CHARACTERS for text in self.stop):

@@ -1,0 +1,38 @@
+"""One answer in the making: the scheduler's sequence, who writes it down, and where it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .generation import Generation
+from .sequence import Sequence
+from .writer import Writer
+
+
+@dataclass(eq=False)
+class Answer:
+    """What the engine keeps of an unfinished request.
+
+    Attributes:
+        sequence: Its tokens and pages.
+        writer: Turns chosen tokens into deltas.
+        generation: Where deltas go.
+        submitted_s: When it arrived, on the engine's clock.
+        last_token_s: When its last token was made; None before the first.
+        blocked_since_s: Since when missing experts hold it up; None when they do not.
+        step_failed: Whether its last step found no host for some expert.
+    """
+
+    sequence: Sequence
+    writer: Writer
+    generation: Generation
+    submitted_s: float
+    last_token_s: float | None = None
+    blocked_since_s: float | None = None
+    step_failed: bool = False
+
+    def blocked_for_s(self, now_s: float) -> float:
+        """How long missing experts have held it up; starts the count where they did not yet."""
+        if self.blocked_since_s is None:
+            self.blocked_since_s = now_s
+        return now_s - self.blocked_since_s

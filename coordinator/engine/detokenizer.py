@@ -1,0 +1,53 @@
+"""Text from tokens, as they come.
+
+Guarantees: a character comes out when its last byte is there, and never in part; the pieces end to end are the text that
+the tokenizer gives for the whole, where the tokens spell valid text; the cost of a token does not grow with the answer.
+
+A piece is the difference between two decodings of the last few tokens, since how a token reads depends on the one before
+it (sentencepiece drops a leading space, several byte tokens make one character).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .tokens import TextTokenizer
+
+CONTEXT_TOKENS = 4
+"""Tokens of the prompt that the answer's first token is read after."""
+PATIENCE_TOKENS = 8
+"""So many tokens without a whole character at their end are no character: a character has four bytes at most."""
+BROKEN = "�"
+
+
+class Detokenizer:
+    """Reads one answer."""
+
+    def __init__(self, tokenizer: TextTokenizer, prompt_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._read = list(prompt_ids[-CONTEXT_TOKENS:])
+        self._unread: list[int] = []
+        # A prompt may end in the middle of a character: the whole of it then belongs to the answer.
+        self._read_text = self._decode(self._read).rstrip(BROKEN)
+
+    def add(self, token: int) -> str:
+        """Takes a token and returns the text that is now certain."""
+        self._unread.append(token)
+        text = self._decode(self._read + self._unread)
+        if text.endswith(BROKEN) and len(self._unread) < PATIENCE_TOKENS:
+            return ""
+        return self._advance(text)
+
+    def flush(self) -> str:
+        """The text of what was held back, when no more tokens come."""
+        return self._advance(self._decode(self._read + self._unread)) if self._unread else ""
+
+    def _advance(self, text: str) -> str:
+        piece = text[len(self._read_text) :]
+        if piece or len(self._unread) >= PATIENCE_TOKENS:
+            self._read, self._unread = self._unread, []
+            self._read_text = self._decode(self._read)
+        return piece
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
