@@ -43,6 +43,15 @@ _BINDING_HEADER: Final = bytes([0x04, KEY_BYTES + SIGNATURE_BYTES])
 _ONE_CERTIFICATE: Final = re.compile(
     rb"\s*-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s*"
 )
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""All that the library raises on a certificate that somebody made up."""
 _NOT_BEFORE: Final = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _NOT_AFTER: Final = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 """RFC 5280's "no expiry": the pin decides, and a volunteer's clock may be wrong."""
@@ -211,13 +220,7 @@ def _read_binding(pem: bytes) -> tuple[bytes, bytes, bytes]:
         raise PinError(
             "the certificate is no Folkmoot coordinator's", advice="check the address with the operator"
         ) from None
-    except (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.InvalidVersion,
-        x509.DuplicateExtension,
-    ) as error:
+    except _UNREADABLE as error:
         raise PinError("the certificate cannot be read", advice="check the port with the operator") from error
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or public_key.curve.name != "secp256r1":
         raise PinError("the certificate's key is not of the curve P-256", advice="tell the operator")
