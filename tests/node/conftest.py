@@ -1,0 +1,23 @@
+"""What the node's tests share: tiny experts and a coordinator that serves them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from folkmoot.tests.support.scripted_coordinator import ScriptedCoordinator
+from folkmoot.tests.support.tiny_experts import TinyExperts
+
+
+@pytest.fixture(scope="session")
+def experts() -> TinyExperts:
+    return TinyExperts.make()
+
+
+@pytest.fixture
+async def coordinator(experts: TinyExperts, tmp_path: Path) -> AsyncIterator[ScriptedCoordinator]:
+    server = ScriptedCoordinator(experts, tmp_path / "coordinator")
+    await server.start()
+    yield server
+    await server.stop()
