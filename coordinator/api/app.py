@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from ... import __version__
 from . import errors
 from .answering import Answering, TextEngine
+from .body_cap import BodyCap
 from .completions import CompletionRoutes
 from .network import NetworkRoutes
 from .prompts import Prompts
@@ -39,13 +40,8 @@ def create_app(
         settings: How the API behaves.
     """
     settings = settings or ApiSettings()
-    app = FastAPI(
-        title="Folkmoot",
-        version=__version__,
-        docs_url=None,
-        redoc_url=None,
-        max_body_size=settings.max_body_bytes,
-    )
+    app = FastAPI(title="Folkmoot", version=__version__, docs_url=None, redoc_url=None)
+    app.add_middleware(BodyCap, max_bytes=settings.max_body_bytes)
     errors.install(app)
     completions = CompletionRoutes(
         Answering(engine, settings), Prompts(tokenizer, len(tokenizer)), model_name, settings

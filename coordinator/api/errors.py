@@ -96,6 +96,12 @@ def reply_to_fault(error: Exception) -> ErrorReply:
     return ErrorReply(500, message, "server_error", None, "internal_error")
 
 
+def too_large() -> ErrorReply:
+    """A body over the cap."""
+    message = "the body is larger than this server takes"
+    return ErrorReply(413, message, "invalid_request_error", None, "body_too_large")
+
+
 def _field_path(location: tuple[int | str, ...]) -> str | None:
     """`("body", "messages", 0, "content", "str")` -> `messages[0].content`: names of union members are left out."""
     parts = [part for part in location if part != "body"]
@@ -143,7 +149,7 @@ def install(app: FastAPI) -> None:
         elif error.status_code == 405:
             message = f"{request.url.path} does not answer {request.method}"
         elif error.status_code == 413:
-            message = "the body is larger than this server takes"
+            return too_large().response()
         elif error.status_code >= 500:
             kind = "server_error"
         return ErrorReply(error.status_code, message, kind, headers=dict(error.headers or {})).response()
