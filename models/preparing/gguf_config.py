@@ -1,7 +1,7 @@
 """The configuration of a GGUF model as transformers would have it.
 
-Guarantees: what transformers leaves at a default although the file says otherwise is corrected from the file; what would
-change the model's answers and cannot be carried over is refused by name.
+Guarantees: every size comes from the file, and one that is missing is an error, not a default; what would change the
+model's answers and cannot be carried over is refused by name.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig
+from transformers import CONFIG_MAPPING, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ..safetensors_header import CheckpointError
 from .gguf_header import GgufHeader
 from .gguf_names import FAMILY_OF, ROPE_FACTORS
-from .safetensors_model import read_config
 
 SAFETENSORS = "use the model's safetensors version"
+MIXTURES = {"qwen2moe": False, "qwen3moe": True}
+"""Architectures with experts, and whether their gates are scaled to a sum of 1: which GGUF leaves to the reader to know."""
 LLAMA3_FACTORS = (8.0, 32.0)
 """How much Llama 3.1, 3.3 (8) and 3.2 (32) stretch the slowest rotary frequencies."""
 LLAMA3_CONTEXT = 8192
@@ -39,9 +40,6 @@ def check_architecture(path: Path, header: GgufHeader) -> str:
         )
     if architecture == "llama" and header.metadata.get("llama.expert_count"):
         raise CheckpointError(f"{path} is Mixtral, which cannot be read from GGUF", advice=SAFETENSORS)
-    for key in ("embedding_length", "block_count", "feed_forward_length", "attention.head_count"):
-        if not isinstance(header.metadata.get(f"{architecture}.{key}"), int):
-            raise CheckpointError(f"{path} has no single number {architecture}.{key}", advice=SAFETENSORS)
     return str(architecture)
 
 
@@ -49,43 +47,92 @@ def gguf_config(path: Path, header: GgufHeader, dtype: torch.dtype) -> Any:
     """The configuration of a GGUF file whose architecture is supported, for weights of type `dtype`.
 
     Raises:
-        CheckpointError: the file scales rotary positions in a way that cannot be carried over.
+        CheckpointError: a number is missing, or the file scales rotary positions in a way that cannot be carried over.
     """
     architecture = check_architecture(path, header)
-    config = read_config(path.parent, gguf_file=path.name)
-    said = header.metadata
-    if (width := said.get(f"{architecture}.attention.key_length")) is not None:
-        config.head_dim = width
-    if architecture in ("qwen2moe", "qwen3moe"):
-        config.moe_intermediate_size = _rows(path, header, "blk.0.ffn_gate_exps.weight", axis=1)
-    if architecture == "qwen2moe":
-        config.shared_expert_intermediate_size = _rows(path, header, "blk.0.ffn_gate_shexp.weight", axis=0)
-    config.vocab_size = _rows(path, header, "token_embd.weight", axis=0)
-    if (scaling := said.get(f"{architecture}.rope.scaling.type", "none")) != "none":
+    said = _Said(path, header, architecture)
+    heads, hidden = said.whole("attention.head_count"), said.whole("embedding_length")
+    head_dim = said.whole("attention.key_length", hidden // max(heads, 1))
+    if said.whole("rope.dimension_count", head_dim) != head_dim:
+        raise CheckpointError(f"{path} gives positions to a part of each head only", advice=SAFETENSORS)
+    if (scaling := header.metadata.get(f"{architecture}.rope.scaling.type", "none")) != "none":
         raise CheckpointError(
             f"{path} scales rotary positions by {scaling!r}, which is not carried over from GGUF",
             advice=SAFETENSORS,
         )
+    theta = said.real("rope.freq_base", 10000.0)
+    fields: dict[str, Any] = {
+        "vocab_size": said.rows("token_embd.weight", axis=0),
+        "hidden_size": hidden,
+        "intermediate_size": said.whole("feed_forward_length"),
+        "num_hidden_layers": said.whole("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": said.whole("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "max_position_embeddings": said.whole("context_length"),
+        "rms_norm_eps": said.real("attention.layer_norm_rms_epsilon"),
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "tie_word_embeddings": "output.weight" not in header.tensors,
+        "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": header.metadata.get("tokenizer.ggml.padding_token_id"),
+        "dtype": dtype,
+    }
+    if architecture in MIXTURES:
+        fields |= {
+            "num_experts": said.whole("expert_count"),
+            "num_experts_per_tok": said.whole("expert_used_count"),
+            "moe_intermediate_size": said.rows("blk.0.ffn_gate_exps.weight", axis=1),
+            "norm_topk_prob": MIXTURES[architecture],
+        }
+    if architecture == "qwen2moe":
+        fields["shared_expert_intermediate_size"] = said.rows("blk.0.ffn_gate_shexp.weight", axis=0)
     if ROPE_FACTORS in header.tensors:
-        config.rope_parameters = _llama3(path, header, config)
-    for key in ("bos", "eos"):
-        setattr(config, f"{key}_token_id", said.get(f"tokenizer.ggml.{key}_token_id"))
-    config.pad_token_id = said.get("tokenizer.ggml.padding_token_id")
-    config.dtype = dtype
-    return config
+        fields["rope_parameters"] = _llama3(path, header, fields)
+    return CONFIG_MAPPING[FAMILY_OF[architecture]](**fields)
 
 
-def _rows(path: Path, header: GgufHeader, name: str, *, axis: int) -> int:
-    if name not in header.tensors or len(header.tensors[name].shape) <= axis:
-        raise CheckpointError(f"{path} lacks {name}", advice="download it again, or use another")
-    return header.tensors[name].shape[axis]
+class _Said:
+    """What a file says under its architecture's keys; what it must say and does not is an error."""
+
+    def __init__(self, path: Path, header: GgufHeader, architecture: str) -> None:
+        self._path = path
+        self._header = header
+        self._architecture = architecture
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        value = self._value(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise CheckpointError(
+                f"{self._path} has {value!r} where one whole number {self._architecture}.{key} is needed",
+                advice=SAFETENSORS,
+            )
+        return value
+
+    def real(self, key: str, default: float | None = None) -> float:
+        value = self._value(key, default)
+        if not isinstance(value, float) or not 0 < value < float("inf"):
+            raise CheckpointError(
+                f"{self._path} has {value!r} where a number {self._architecture}.{key} is needed",
+                advice=SAFETENSORS,
+            )
+        return value
+
+    def rows(self, name: str, *, axis: int) -> int:
+        shape = self._header.tensors[name].shape if name in self._header.tensors else ()
+        if len(shape) <= axis:
+            raise CheckpointError(f"{self._path} lacks {name}", advice="download it again, or use another")
+        return shape[axis]
+
+    def _value(self, key: str, default: float | None) -> Any:
+        return self._header.metadata.get(f"{self._architecture}.{key}", default)
 
 
-def _llama3(path: Path, header: GgufHeader, config: Any) -> dict[str, Any]:
+def _llama3(path: Path, header: GgufHeader, fields: dict[str, Any]) -> dict[str, Any]:
     """The rotary parameters whose frequencies the file's factors are made from."""
     place = header.tensors[ROPE_FACTORS]
     factors = torch.from_numpy(np.fromfile(path, np.float32, place.length // 4, offset=place.offset))
-    theta = config.rope_parameters["rope_theta"]
+    theta = fields["rope_parameters"]["rope_theta"]
     for factor in LLAMA3_FACTORS:
         parameters = {
             "rope_type": "llama3",
@@ -95,7 +142,7 @@ def _llama3(path: Path, header: GgufHeader, config: Any) -> dict[str, Any]:
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": LLAMA3_CONTEXT,
         }
-        sizes = {key: getattr(config, key) for key in ("hidden_size", "num_attention_heads", "head_dim")}
+        sizes = {key: fields[key] for key in ("hidden_size", "num_attention_heads", "head_dim")}
         candidate = LlamaConfig(**sizes, rope_parameters=dict(parameters))
         scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](candidate, torch.device("cpu"))
         plain = theta ** -(torch.arange(0, 2 * len(scaled), 2).float() / (2 * len(scaled)))

@@ -20,7 +20,7 @@ from ..safetensors_header import CheckpointError
 from ..source_table import TrunkTensor
 from .expert_file import write_layer
 from .expert_list import ExpertList
-from .gguf_config import check_architecture, gguf_config
+from .gguf_config import gguf_config
 from .gguf_header import GgufHeader, read_gguf_header
 from .gguf_weights import CHUNK_BYTES, GgufWeights
 from .order import Order, Parts
@@ -41,12 +41,11 @@ def prepare_gguf(order: Order, folder: Path) -> Parts:
         NoSpaceError: the disk is too small.
     """
     header = read_gguf_header(order.source)
-    check_architecture(order.source, header)
     dtype = order.dtype or DEFAULT_DTYPE
-    weights = GgufWeights(order.source, header, dtype)
+    config = gguf_config(order.source, header, DTYPES[dtype])
+    weights = GgufWeights(order.source, header, config, dtype)
     numbers = sum(torch.Size(weights.shape(name)).numel() for name in weights.names)
     check_space(folder, numbers * DTYPES[dtype].itemsize)
-    config = gguf_config(order.source, header, DTYPES[dtype])
     adapter = adapter_for(config)
     _write_texts(order.source, header, config, folder)
     trunk = [name for name in weights.names if not adapter.is_expert_tensor(name)]
@@ -62,7 +61,6 @@ def prepare_gguf(order: Order, folder: Path) -> Parts:
 
 
 def _write_texts(source: Path, header: GgufHeader, config: Any, folder: Path) -> None:
-    config.architectures = None
     config.save_pretrained(folder)
     ends = [header.metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]
     stops = sorted({end for end in ends if end is not None})

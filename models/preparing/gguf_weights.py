@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class GgufWeights:
         names: Every published tensor, in the order of the file.
     """
 
-    def __init__(self, path: Path, header: GgufHeader, dtype: str) -> None:
+    def __init__(self, path: Path, header: GgufHeader, config: Any, dtype: str) -> None:
         """Maps the file and gives every tensor its published name.
 
         Raises:
@@ -50,8 +51,7 @@ class GgufWeights:
         self._dtype = DTYPES[dtype]
         self._data = np.memmap(path, mode="r")
         architecture = header.metadata["general.architecture"]
-        heads = int(header.metadata[f"{architecture}.attention.head_count"])
-        kv_heads = int(header.metadata.get(f"{architecture}.attention.head_count_kv", heads))
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._sources: dict[str, _Source] = {}
         for tensor in header.tensors.values():
             if tensor.name == ROPE_FACTORS:

@@ -52,7 +52,7 @@ def prepare_safetensors(order: Order, folder: Path) -> Parts:
     checkpoint = Checkpoint.open(order.source)
     adapter = adapter_for(checkpoint.config)
     _copy_texts(checkpoint, folder)
-    config = read_config(folder)
+    config = _read_config(folder)
     published = {
         name: location
         for name, location in checkpoint.tensors.items()
@@ -71,14 +71,14 @@ def prepare_safetensors(order: Order, folder: Path) -> Parts:
     )
 
 
-def read_config(folder: Path, **options: Any) -> Any:
+def _read_config(folder: Path) -> Any:
     """The configuration in a folder, as transformers reads it.
 
     Raises:
         CheckpointError: transformers cannot make sense of it.
     """
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
