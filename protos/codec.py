@@ -31,6 +31,8 @@ _WIRE_DTYPES: Final[dict[torch.dtype, tensor_pb2.DType.ValueType]] = {
 }
 _TORCH_DTYPES: Final[dict[int, torch.dtype]] = {wire: dtype for dtype, wire in _WIRE_DTYPES.items()}
 
+_MAX_REACH: Final = 2**63 - 1
+
 
 class TensorError(WireError):
     """A tensor on the wire is not what it must be."""
@@ -123,10 +125,10 @@ def decode_tensor(
     sizes = tuple(message.shape)
     if any(want is not None and want != size for want, size in zip(shape, sizes, strict=True)):
         raise TensorShapeError(f"{what}: want {_spell(shape)}, got {_spell(sizes)}")
-    # Empty dimensions count as one, so that the strides of an empty tensor cannot overflow either.
-    if math.prod(max(size, 1) for size in sizes) * found.itemsize > max_bytes:
-        raise TensorTooLargeError(f"{what}: {_spell(sizes)} of {found} is over the cap of {max_bytes} bytes")
     length = math.prod(sizes) * found.itemsize
+    # Empty dimensions count as one in the strides, which overflow in torch even when there is nothing to hold.
+    if length > max_bytes or math.prod(max(size, 1) for size in sizes) * found.itemsize > _MAX_REACH:
+        raise TensorTooLargeError(f"{what}: {_spell(sizes)} of {found} is over the cap of {max_bytes} bytes")
     if message.length != length:
         raise TensorLengthError(
             f"{what}: {_spell(sizes)} of {found} has {length} bytes, not {message.length}"

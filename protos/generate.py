@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -34,6 +35,11 @@ def generate(into: Path) -> list[Path]:
     protos = [f"folkmoot/protos/folkmoot/v1/{path.name}" for path in sorted(SOURCES.glob("*.proto"))]
     arguments = ["protoc", f"-Ifolkmoot/protos={HERE}", f"-I{files('grpc_tools') / '_proto'}"]
     arguments += [f"--{kind}_out={into}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    # By path: the environment's programs need not be on PATH when its Python was called by name.
+    programs = Path(sysconfig.get_path("scripts"))
+    arguments += [
+        f"--plugin=protoc-gen-{kind}={programs}/protoc-gen-{kind}" for kind in ("mypy", "mypy_grpc")
+    ]
     if protoc.main([*arguments, *protos]) != 0:
         raise SystemExit("protoc failed: see the lines above")
     return sorted(path.relative_to(into) for path in into.rglob("*_pb2*.py*"))

@@ -161,7 +161,7 @@ def test_an_endless_invite_is_refused_before_it_is_decoded() -> None:
     ],
 )
 def test_an_invite_that_could_not_be_used_is_not_made(wrong: dict[str, Any]) -> None:
-    parts = {"host": "a", "port": 1, "fingerprint": bytes(32), "join_secret": bytes(16)}
+    parts: dict[str, Any] = {"host": "a", "port": 1, "fingerprint": bytes(32), "join_secret": bytes(16)}
     with pytest.raises(InviteError):
         Invite(**(parts | wrong))
 

@@ -53,6 +53,11 @@ def name_of(value: object) -> str:
     return str(getattr(value, "__name__", value))
 
 
+def different(strategy: st.SearchStrategy[Any], value: object) -> st.SearchStrategy[Any]:
+    """What the strategy draws, except this value."""
+    return strategy.filter(lambda drawn: drawn != value)
+
+
 def a_task(**changes: Any) -> TaskStatement:
     fields: dict[str, Any] = {
         "coordinator": b"c" * 32,
@@ -86,7 +91,7 @@ def test_any_field_changed_changes_the_bytes_and_breaks_the_signature(
     NODE.verifying_key.verify(signature, statement.encode())
     for name, strategy in FIELDS[kind].items():
         before = getattr(statement, name)
-        after = data.draw(strategy.filter(lambda value, before=before: value != before), f"other {name}")
+        after = data.draw(different(strategy, before), f"other {name}")
         changed = dataclasses.replace(statement, **{name: after})
         assert changed.encode() != statement.encode()
         assert len(changed.encode()) == len(statement.encode())
@@ -98,7 +103,7 @@ def test_any_field_changed_changes_the_bytes_and_breaks_the_signature(
 def test_any_field_of_a_task_changed_changes_its_digest(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(TASK_FIELDS)))
     task = a_task()
-    other = data.draw(TASK_FIELDS[name].filter(lambda value: value != getattr(task, name)))
+    other = data.draw(different(TASK_FIELDS[name], getattr(task, name)))
     assert dataclasses.replace(task, **{name: other}).digest() != task.digest()
     assert task.digest() == hashlib.sha256(task.encode()).digest()
 
@@ -112,7 +117,7 @@ def test_any_argument_changed_changes_the_statement(
     statement = function(*arguments)
     for index, strategy in enumerate(FUNCTIONS[function]):
         changed = list(arguments)
-        changed[index] = data.draw(strategy.filter(lambda value, before=arguments[index]: value != before))
+        changed[index] = data.draw(different(strategy, arguments[index]))
         assert function(*changed) != statement
         assert len(function(*changed)) == len(statement)
 

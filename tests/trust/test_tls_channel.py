@@ -47,6 +47,13 @@ class Answer(enrolment_pb2_grpc.EnrolmentServicer):
     ) -> enrolment_pb2.ChallengeReply:
         return enrolment_pb2.ChallengeReply(coordinator_key=self.identity.public)
 
+    async def Enrol(
+        self,
+        request: enrolment_pb2.EnrolRequest,
+        context: grpc.aio.ServicerContext[enrolment_pb2.EnrolRequest, enrolment_pb2.EnrolReply],
+    ) -> enrolment_pb2.EnrolReply:
+        raise AssertionError("nobody enrols here")
+
 
 @asynccontextmanager
 async def serving(identity: Identity, tls: TlsIdentity) -> AsyncIterator[int]:
