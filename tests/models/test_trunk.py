@@ -32,7 +32,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
     ),
     "mistral without a window": ("mistral", {"sliding_window": None}),
-    "deepseek_v2 without a query latent": ("deepseek_v2", {"q_lora_rank": None, "topk_method": "greedy"}),
+    "deepseek_v2 without a query latent": (
+        "deepseek_v2",
+        {"q_lora_rank": None, "topk_method": "greedy"},
+    ),
     "deepseek_v3 without interleaved positions": ("deepseek_v3", {"rope_interleave": False}),
     "llama4_text with two experts a token": ("llama4_text", {"num_experts_per_tok": 2}),
     "olmoe with clipped projections": ("olmoe", {"clip_qkv": 0.5, "norm_topk_prob": True}),
@@ -57,7 +60,10 @@ def test_packed_logits_and_greedy_tokens_are_those_of_transformers(tiny: TinyMod
         with torch.inference_mode():
             wanted = reference(sequence[None]).logits[0]
         assert logits.dtype == torch.float32
-        assert float((logits - wanted).abs().max()) <= TOLERANCE
+        # Absorbed latent attention sums other products than transformers does, so the two do not share float32's own error,
+        # which is 8e-6 in either of them against float64; it grows with the logits, so they are the measure there.
+        measure = float(wanted.abs().max()) if trunk.spec.caches[0].value_in_key else 1.0
+        assert float((logits - wanted).abs().max()) <= TOLERANCE * measure
 
     prompt = sequences[1]
     wanted = reference.generate(
