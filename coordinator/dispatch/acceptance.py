@@ -1,0 +1,87 @@
+"""What stands between a node's answer and its use.
+
+Guarantees: `accept` returns only an output of exactly the shape that was asked for, of finite float32 numbers, that the
+node's key signed for exactly this task; whatever else comes raises an error of its own class, and nothing is computed
+with it. Because the statement binds coordinator, node, session, sequence, manifest, profile, layer, routing, input and
+deadline, a signature that was given for anything else is a bad one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ...errors import FolkmootError, WireError
+from ...protos.codec import (
+    TensorDataError,
+    TensorDtypeError,
+    TensorLengthError,
+    TensorRankError,
+    TensorShapeError,
+    TensorTooLargeError,
+    decode_tensor,
+    raw_bytes,
+)
+from ...protos.folkmoot.v1 import link_pb2
+from ...trust.keys import BadSignatureError, MissingSignatureError, VerifyingKey
+from ...trust.statements import ResultStatement, TaskStatement, tensor_digest
+
+STATUS_OK = 0
+
+
+class NotFiniteError(WireError):
+    """A result holds NaN or infinity."""
+
+
+REASONS: dict[type[FolkmootError], str] = {
+    MissingSignatureError: "signature_missing",
+    BadSignatureError: "signature_wrong",
+    NotFiniteError: "not_finite",
+    TensorDtypeError: "dtype",
+    TensorRankError: "rank",
+    TensorShapeError: "shape",
+    TensorTooLargeError: "too_large",
+    TensorLengthError: "length",
+    TensorDataError: "data",
+}
+"""The metrics' label for each way in which a result can be wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The answer that one frame must have.
+
+    Attributes:
+        task: The statement of the frame that was sent.
+        key: The node's.
+    """
+
+    task: TaskStatement
+    key: VerifyingKey
+
+
+def accept(result: link_pb2.Result, expected: Expected) -> torch.Tensor:
+    """The output of a result, [R, H] float32, once it is known to be the node's answer to this task.
+
+    Raises:
+        TensorError: the output has a wrong dtype, rank, shape, stated length or real length.
+        SignatureError: the signature is missing, or is not this node's over this task and output.
+        NotFiniteError: the node signed NaN or infinity.
+    """
+    task = expected.task
+    shape = (task.rows, task.hidden)
+    output = decode_tensor(
+        result.output, dtype=torch.float32, shape=shape, max_bytes=4 * task.rows * task.hidden, what="result"
+    )
+    digest = tensor_digest(result.output.dtype, shape, raw_bytes(output))
+    statement = ResultStatement(task.digest(), digest, STATUS_OK)
+    expected.key.verify(result.signature, statement.encode())
+    if not bool(torch.isfinite(output).all()):
+        raise NotFiniteError("the result holds numbers that are not finite")
+    return output
+
+
+def reason_of(error: FolkmootError) -> str:
+    """The metrics' label for the error that `accept` raised."""
+    return REASONS[type(error)]

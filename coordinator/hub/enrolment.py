@@ -1,0 +1,141 @@
+"""The Enrolment service: how a node becomes known.
+
+Guarantees: a ticket is given only to a node that proved, over nonces of both sides, that it holds its key and knows the
+join secret, and that is not banned; small-order keys never get a challenge. Every refusal has a status and a reason:
+INVALID_ARGUMENT for what no node of ours would send, FAILED_PRECONDITION for a challenge that is used or expired (ask for
+another), PERMISSION_DENIED for a node that was not invited or is banned, UNAUTHENTICATED for one without its key.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import unicodedata
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import grpc
+
+from ...errors import FolkmootError, WireError
+from ...ids import NodeId, short
+from ...protos.folkmoot.v1 import enrolment_pb2
+from ...protos.folkmoot.v1.enrolment_pb2_grpc import EnrolmentServicer
+from ...protos.limits import MAX_NAME, NONCE_BYTES
+from ...trust.enrolment import EnrolmentProof, NotInvitedError, check_proof
+from ...trust.keys import Identity, SignatureError, VerifyingKey, WeakKeyError
+from ...trust.statements import StatementError, enrolment_statement
+from ...trust.tickets import issue_ticket
+from .challenges import ChallengeError, ChallengeTable
+from .roster import Roster
+
+log = logging.getLogger(__name__)
+
+MAX_VERSION = 64
+
+
+class EnrolmentFormError(WireError):
+    """A field of an enrolment is too long or too short."""
+
+
+class BannedError(FolkmootError):
+    """The node was cut off too often for results that were wrong."""
+
+
+class Enrolments(EnrolmentServicer):
+    """Enrols nodes under one identity and one join secret."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        join_secret: bytes,
+        roster: Roster,
+        challenges: ChallengeTable,
+        ticket_lifetime_s: float,
+        banned: Callable[[NodeId], bool],
+    ) -> None:
+        self._identity = identity
+        self._join_secret = join_secret
+        self._roster = roster
+        self._challenges = challenges
+        self._ticket_lifetime_s = ticket_lifetime_s
+        self._banned = banned
+
+    async def Challenge(
+        self, request: enrolment_pb2.ChallengeRequest, context: Any
+    ) -> enrolment_pb2.ChallengeReply:
+        """The first half: a nonce for a key that could be a node's."""
+        try:
+            VerifyingKey(request.node_key)
+            _check_nonce(request.node_nonce)
+        except FolkmootError as error:
+            await refuse(context, error)
+        nonce = self._challenges.issue(request.node_key, request.node_nonce, time.monotonic())
+        return enrolment_pb2.ChallengeReply(coordinator_key=self._identity.public, coordinator_nonce=nonce)
+
+    async def Enrol(self, request: enrolment_pb2.EnrolRequest, context: Any) -> enrolment_pb2.EnrolReply:
+        """The second half: both proofs for a ticket."""
+        try:
+            node = self._prove(request)
+        except FolkmootError as error:
+            log.warning("an enrolment from %s was refused: %s", context.peer(), error)
+            await refuse(context, error)
+        expires_unix_s = int(time.time() + self._ticket_lifetime_s)
+        member = self._roster.enrolled(node, clean_name(request.name))
+        log.info("node %s (%s) enrolled, software %r", short(node), member.name, request.software_version)
+        ticket = issue_ticket(self._identity, request.node_key, expires_unix_s)
+        return enrolment_pb2.EnrolReply(ticket=ticket, expires_unix_s=expires_unix_s)
+
+    def _prove(self, request: enrolment_pb2.EnrolRequest) -> NodeId:
+        _check_nonce(request.node_nonce)
+        if len(request.name) > MAX_NAME or len(request.software_version) > MAX_VERSION:
+            raise EnrolmentFormError(
+                "the name or version is too long", advice=f"use at most {MAX_NAME} characters"
+            )
+        self._challenges.redeem(
+            request.coordinator_nonce, request.node_key, request.node_nonce, time.monotonic()
+        )
+        statement = enrolment_statement(
+            self._identity.public,
+            request.node_key,
+            request.coordinator_nonce,
+            request.node_nonce,
+            request.name,
+            request.software_version,
+        )
+        proof = EnrolmentProof(request.invite_proof, request.possession_proof)
+        node = check_proof(request.node_key, self._join_secret, statement, proof).node_id
+        if self._banned(node):
+            raise BannedError(
+                "this node was cut off too often for wrong results", advice="ask the operator what was wrong"
+            )
+        return node
+
+
+_STATUS: tuple[tuple[type[FolkmootError], grpc.StatusCode], ...] = (
+    (NotInvitedError, grpc.StatusCode.PERMISSION_DENIED),
+    (BannedError, grpc.StatusCode.PERMISSION_DENIED),
+    (ChallengeError, grpc.StatusCode.FAILED_PRECONDITION),
+    (SignatureError, grpc.StatusCode.UNAUTHENTICATED),
+    (WeakKeyError, grpc.StatusCode.INVALID_ARGUMENT),
+    (StatementError, grpc.StatusCode.INVALID_ARGUMENT),
+    (WireError, grpc.StatusCode.INVALID_ARGUMENT),
+)
+
+
+async def refuse(context: Any, error: FolkmootError) -> NoReturn:
+    """Ends a call with the status that belongs to an error of enrolment."""
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    await context.abort(status, str(error))
+    raise error  # abort has raised already; this tells the type checker so
+
+
+def clean_name(name: str) -> str:
+    """A name that is safe to print: one line, no control or invisible characters, at most `MAX_NAME` characters."""
+    spaced = "".join(" " if character.isspace() else character for character in name)
+    visible = "".join(character for character in spaced if unicodedata.category(character)[0] != "C")
+    return " ".join(visible.split())[:MAX_NAME]
+
+
+def _check_nonce(nonce: bytes) -> None:
+    if len(nonce) != NONCE_BYTES:
+        raise EnrolmentFormError(f"a nonce has {NONCE_BYTES} bytes, not {len(nonce)}")

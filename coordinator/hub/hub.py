@@ -1,0 +1,295 @@
+"""The hub: the coordinator's side of every link, and all that depends on who is attached.
+
+Guarantees: a node that is attached, told what to hold and reports it ready gets frames; one whose result was rejected loses
+its link at once and gets no frame until it attaches anew, and one that this happens to three times is not let in again
+while this process lives. `stop` ends every link with a reason and every waiting call with an error.
+
+All of it lives on the event loop that `start` is awaited on, but for `directory` and `covered`, which any thread may ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import time
+
+import grpc
+
+from ...errors import FolkmootError, UnavailableError
+from ...ids import NodeId, short
+from ...protos.folkmoot.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
+from ...protos.folkmoot.v1.experts_pb2_grpc import add_ExpertsServicer_to_server
+from ...protos.folkmoot.v1.link_pb2_grpc import add_LinkServicer_to_server
+from ...protos.limits import rows_per_frame, server_options
+from ...trust.invite import Invite
+from ...trust.keys import Identity, fingerprint
+from ...trust.tls import TlsIdentity
+from ..dispatch.counters import DispatchCounters
+from ..dispatch.directory import Directory
+from .attaching import Attachments, Report
+from .challenges import ChallengeTable
+from .enrolment import Enrolments
+from .experts_service import ExpertBlobs, ExpertSource
+from .link import Link
+from .roster import Member, NodeState, Roster
+from .settings import HubSettings
+from .snapshot import NetworkSnapshot, NodeSnapshot
+from .steward import Steward
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_S = 2.0
+COVERAGE_LINE_EVERY_S = 2.0
+
+
+class PortInUseError(UnavailableError):
+    """The hub cannot listen where it was told to."""
+
+
+class Hub:
+    """The links of one coordinator's network."""
+
+    def __init__(
+        self,
+        settings: HubSettings,
+        identity: Identity,
+        tls: TlsIdentity,
+        join_secret: bytes,
+        source: ExpertSource,
+        counters: DispatchCounters,
+    ) -> None:
+        self.settings = settings
+        self.directory = Directory(source.manifest)
+        self._identity = identity
+        self._tls = tls
+        self._join_secret = join_secret
+        self._manifest = source.manifest
+        self._counters = counters
+        self._roster = Roster()
+        self._steward = Steward(source.manifest, self._roster, self.directory, settings)
+        self._steward_task: asyncio.Task[None] | None = None
+        self._blobs = ExpertBlobs(
+            source, identity.public, settings.fetch_streams_per_node, settings.fetch_threads
+        )
+        self._server: grpc.aio.Server | None = None
+        self._port = 0
+        self._graces: dict[NodeId, asyncio.TimerHandle] = {}
+        self._coverage_told: tuple[int, float] = (-1, 0.0)
+
+    async def start(self) -> None:
+        """Listens, and places experts on whoever comes.
+
+        Raises:
+            PortInUseError: when the address cannot be listened on.
+        """
+        settings = self.settings
+        server = grpc.aio.server(options=server_options())
+        challenges = ChallengeTable(settings.challenge_lifetime_s)
+        enrolments = Enrolments(
+            self._identity,
+            self._join_secret,
+            self._roster,
+            challenges,
+            settings.ticket_lifetime_s,
+            self.banned,
+        )
+        rows = rows_per_frame(self._manifest.hidden)
+        attachments = Attachments(
+            self._identity, self._manifest, rows, settings, self._roster, self._counters, self
+        )
+        add_EnrolmentServicer_to_server(enrolments, server)
+        add_LinkServicer_to_server(attachments, server)
+        add_ExpertsServicer_to_server(self._blobs, server)
+        credentials = grpc.ssl_server_credentials([(self._tls.key_pem, self._tls.certificate_pem)])
+        address = f"[{settings.host}]" if ":" in settings.host else settings.host
+        try:
+            self._port = server.add_secure_port(f"{address}:{settings.port}", credentials)
+        except RuntimeError as error:
+            raise PortInUseError(
+                f"nothing can listen on {address} port {settings.port}",
+                advice="another program may use it: name another with --port, or 0 for any free one",
+            ) from error
+        await server.start()
+        self._server = server
+        self._steward_task = asyncio.create_task(self._steward.run())
+        log.info("listening for nodes on %s port %d", address, self._port)
+
+    async def stop(self) -> None:
+        """Ends all links and stops listening. Calling it twice, or before `start`, is harmless."""
+        self.directory.close()
+        for timer in self._graces.values():
+            timer.cancel()
+        self._graces.clear()
+        if self._steward_task is not None:
+            self._steward_task.cancel()
+            await asyncio.gather(self._steward_task, return_exceptions=True)
+            self._steward_task = None
+        for member in self._roster.attached():
+            if member.link is not None:
+                member.link.cut("the coordinator stops", retry=True)
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE_S)
+            self._server = None
+        self._blobs.close()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._port
+
+    @property
+    def invite(self) -> Invite:
+        """What lets a node join."""
+        host = self.settings.public_host or reachable_address(self.settings.host)
+        return Invite(host, self._port, fingerprint(self._identity.public), self._join_secret)
+
+    def covered(self) -> bool:
+        """Whether every expert has a host; any thread."""
+        return self.directory.coverage.complete
+
+    def snapshot(self) -> NetworkSnapshot:
+        """The network right now."""
+        return NetworkSnapshot(
+            model=self._manifest.name,
+            manifest=self._manifest.digest,
+            coverage=self.directory.coverage,
+            nodes=tuple(NodeSnapshot.of(member) for member in self._roster.all()),
+            totals=self._counters.totals(),
+        )
+
+    def banned(self, node: NodeId) -> bool:
+        """Whether the node was cut off so often that it may not come back."""
+        member = self._roster.find(node)
+        return member is not None and member.faults >= self.settings.faults_before_ban
+
+    def joined(self, link: Link, member: Member, memory_bytes: int) -> None:
+        """A node is attached; an earlier link of the same node gives way."""
+        self._forget_grace(member.node)
+        if member.link is not None:
+            earlier = member.link
+            self._detach(earlier, member, NodeState.LOST, "replaced by a newer link")
+            earlier.cut("another link of this node took its place", retry=False)
+        member.attached(link, memory_bytes)
+        self._steward.members_changed()
+
+    def reported(self, link: Link, report: Report) -> None:
+        """A node said what it holds."""
+        member = self._member_of(link)
+        if member is None:
+            return
+        refused_more = not report.refused <= member.refused
+        member.reported(report.epoch, report.ready, report.refused)
+        member.fetched_bytes, member.held_bytes = report.bytes_fetched, report.bytes_held
+        member.reason = report.reason
+        if refused_more:
+            log.warning(
+                "node %s (%s) refuses %d experts: %s",
+                short(member.node),
+                member.name,
+                len(report.refused),
+                report.reason,
+            )
+        self._steward.reported(member, refused_more)
+        self._tell_coverage()
+
+    def leaving(self, link: Link, reason: str) -> None:
+        """A node goes on purpose: nobody waits for its return."""
+        member = self._member_of(link)
+        if member is not None:
+            log.info("node %s (%s) leaves: %s", short(member.node), member.name, reason)
+            self._detach(link, member, NodeState.LOST, f"left: {reason}" if reason else "left")
+            link.close(f"left: {reason}")
+            self._give_up(member)
+
+    def on_fault(self, link: Link, error: FolkmootError, reason: str) -> None:
+        """A result was rejected: the node is cut off."""
+        member = self._member_of(link)
+        if member is None:
+            return
+        member.faults += 1
+        banned = self.banned(member.node)
+        log.warning(
+            "node %s (%s) is cut off%s: a result was rejected (%s): %s",
+            short(member.node),
+            member.name,
+            " for good" if banned else "",
+            reason,
+            error,
+        )
+        self._detach(link, member, NodeState.QUARANTINED, f"a result was rejected ({reason})")
+        self._give_up(member)
+        link.cut(f"a result was rejected ({reason}): {error}", retry=not banned)
+
+    def left(self, link: Link) -> None:
+        """A link has ended, for whatever reason."""
+        member = self._member_of(link)
+        if member is None:
+            return
+        log.warning("node %s (%s) is lost: %s", short(member.node), member.name, link.why_closed)
+        self._detach(link, member, NodeState.LOST, link.why_closed)
+        if not self.directory.closed:
+            loop = asyncio.get_running_loop()
+            self._graces[member.node] = loop.call_later(self.settings.lost_grace_s, self._grace_over, member)
+
+    def _member_of(self, link: Link) -> Member | None:
+        """The member whose present link this is."""
+        member = self._roster.find(link.node)
+        return member if member is not None and member.link is link else None
+
+    def _detach(self, link: Link, member: Member, state: NodeState, reason: str) -> None:
+        member.detached(state, reason)
+        self.directory.remove(link)
+        self._tell_coverage()
+
+    def _give_up(self, member: Member) -> None:
+        member.counted_on = False
+        self._steward.members_changed()
+
+    def _grace_over(self, member: Member) -> None:
+        del self._graces[member.node]
+        log.info(
+            "node %s (%s) did not come back; its experts are placed elsewhere",
+            short(member.node),
+            member.name,
+        )
+        self._give_up(member)
+
+    def _forget_grace(self, node: NodeId) -> None:
+        timer = self._graces.pop(node, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _tell_coverage(self) -> None:
+        """A log line when coverage becomes or stops being complete, and every few seconds while it grows."""
+        coverage = self.directory.coverage
+        told, told_at_s = self._coverage_told
+        now = time.monotonic()
+        turned = (told == coverage.experts) != coverage.complete
+        if coverage.covered != told and (turned or now - told_at_s >= COVERAGE_LINE_EVERY_S):
+            self._coverage_told = (coverage.covered, now)
+            log.info(
+                "coverage %.0f %%: %d of %d experts have a host, %d have two",
+                100 * coverage.fraction,
+                coverage.covered,
+                coverage.experts,
+                coverage.replicated,
+            )
+
+
+def reachable_address(host: str) -> str:
+    """The address under which others reach a socket that is bound to `host`."""
+    try:
+        everywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host
+    if not everywhere:
+        return host
+    # Connecting a datagram socket sends nothing; it only asks the routing table which address would be used.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])

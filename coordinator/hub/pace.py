@@ -1,0 +1,93 @@
+"""What the coordinator has measured of one node: round trip, speed, work that is out, deadlines missed.
+
+Guarantees: nothing here comes from what a node says of itself; all methods may be called from any thread. The clock is an
+argument, so that decisions can be tested without waiting.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+
+from ..dispatch.choice import HostEstimate
+from ..dispatch.host import SentFrame
+
+DEFAULT_SECONDS_PER_BYTE = 1e-10
+"""Of a node that has not been measured yet: 10 GB/s."""
+SHORTEST_SERVICE_S = 20e-6
+WEIGHT_OF_NEW = 0.2
+SUSPECT_PENALTY_S = 1000.0
+FIRST_SUSPICION_S = 5.0
+LONGEST_SUSPICION_S = 60.0
+
+
+class Pace:
+    """Measurements of one link."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._round_trip_s = 0.0
+        self._seconds_per_byte = 0.0
+        self._reserved_s = 0.0
+        self._out = 0
+        self._misses = 0
+        self._suspect_until_s = 0.0
+
+    @property
+    def round_trip_s(self) -> float:
+        """Smoothed round trip of pings; 0 before the first."""
+        return self._round_trip_s
+
+    @property
+    def misses(self) -> int:
+        """Deadlines missed since the last good answer."""
+        return self._misses
+
+    def estimate(self, now_s: float) -> HostEstimate:
+        """What planning should believe. Coarse on purpose, so that equals are equal and take turns."""
+        start_s = _coarse(self._round_trip_s) + self._reserved_s
+        if now_s < self._suspect_until_s:
+            start_s += SUSPECT_PENALTY_S
+        return HostEstimate(start_s, _coarse(self._seconds_per_byte) or DEFAULT_SECONDS_PER_BYTE)
+
+    def reserve(self, frame: SentFrame) -> None:
+        """A frame is planned for this node."""
+        with self._lock:
+            frame.reserved_s = frame.work * (self._seconds_per_byte or DEFAULT_SECONDS_PER_BYTE)
+            self._reserved_s += frame.reserved_s
+            self._out += 1
+
+    def release(self, frame: SentFrame) -> None:
+        """The frame has ended, in whatever way."""
+        with self._lock:
+            self._out -= 1
+            self._reserved_s = max(self._reserved_s - frame.reserved_s, 0.0) if self._out else 0.0
+
+    def ponged(self, round_trip_s: float) -> None:
+        """A ping came back."""
+        with self._lock:
+            self._round_trip_s = _smooth(self._round_trip_s, round_trip_s)
+
+    def served(self, frame: SentFrame) -> None:
+        """A frame was answered, and the answer found right."""
+        with self._lock:
+            self._misses = 0
+            self._suspect_until_s = 0.0
+            sample = max(frame.service_s, SHORTEST_SERVICE_S) / frame.work
+            self._seconds_per_byte = _smooth(self._seconds_per_byte, sample)
+
+    def missed(self, now_s: float) -> None:
+        """A frame was not answered in time: others are asked first for a while, longer each time."""
+        with self._lock:
+            suspicion_s = min(FIRST_SUSPICION_S * 2**self._misses, LONGEST_SUSPICION_S)
+            self._misses += 1
+            self._suspect_until_s = now_s + suspicion_s
+
+
+def _smooth(before: float, sample: float) -> float:
+    return sample if before == 0 else before + WEIGHT_OF_NEW * (sample - before)
+
+
+def _coarse(value: float) -> float:
+    """Rounded to half powers of two: two nodes within a fifth of each other mostly count as equal."""
+    return float(2.0 ** (round(2 * math.log2(value)) / 2)) if value > 0 else 0.0

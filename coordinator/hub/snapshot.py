@@ -1,0 +1,89 @@
+"""The network at one moment, as `/v1/network` tells it.
+
+Guarantees: a snapshot is plain data and does not change; its `document` is what the HTTP API answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...ids import NodeId
+from ..dispatch.counters import Totals
+from ..dispatch.directory import Coverage
+from .roster import Member, NodeState
+
+
+@dataclass(frozen=True)
+class NodeSnapshot:
+    """One node at one moment; `round_trip_ms` is None while it is not attached or not measured."""
+
+    id: NodeId
+    name: str
+    state: NodeState
+    experts: int
+    experts_assigned: int
+    memory_bytes: int
+    held_bytes: int
+    fetched_bytes: int
+    round_trip_ms: float | None
+    rows_in_flight: int
+    results_verified: int
+    results_rejected: int
+    reason: str
+
+    @classmethod
+    def of(cls, member: Member) -> NodeSnapshot:
+        """What is known of a member right now."""
+        link = member.link
+        measured = link is not None and link.pace.round_trip_s > 0
+        return cls(
+            id=member.node,
+            name=member.name,
+            state=member.state,
+            experts=len(member.ready),
+            experts_assigned=len(member.assigned),
+            memory_bytes=member.memory_bytes,
+            held_bytes=member.held_bytes,
+            fetched_bytes=member.fetched_bytes,
+            round_trip_ms=round(link.pace.round_trip_s * 1000, 3) if link is not None and measured else None,
+            rows_in_flight=link.rows_in_flight if link is not None else 0,
+            results_verified=member.record.results_verified,
+            results_rejected=member.record.results_rejected,
+            reason=member.reason,
+        )
+
+
+@dataclass(frozen=True)
+class NetworkSnapshot:
+    """The network at one moment."""
+
+    model: str
+    manifest: bytes
+    coverage: Coverage
+    nodes: tuple[NodeSnapshot, ...]
+    totals: Totals
+
+    def document(self) -> dict[str, Any]:
+        """What `/v1/network` answers."""
+        coverage, totals = self.coverage, self.totals
+        return {
+            "object": "folkmoot.network",
+            "model": self.model,
+            "manifest": self.manifest.hex(),
+            "coverage": {
+                "experts": coverage.experts,
+                "covered": coverage.covered,
+                "replicated": coverage.replicated,
+                "fraction": coverage.fraction,
+            },
+            "nodes": [{**vars(node), "state": node.state.value} for node in self.nodes],
+            "counters": {
+                "results_signed": totals.results_signed,
+                "results_verified": totals.results_verified,
+                "results_rejected": totals.results_rejected,
+                "retries": totals.retries,
+                "frames": totals.frames,
+                "rows": totals.rows,
+            },
+        }

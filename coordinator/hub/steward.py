@@ -1,0 +1,118 @@
+"""The steward: turns who is there into who is told to hold what.
+
+Guarantees: placement is decided off the event loop, a moment after the last change, from one snapshot; assignments change
+only by `next_assignments`, so coverage never shrinks while experts move; frames are routed to an expert on a node only
+from the node's report that it is ready until it is told to drop it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from ...ids import ExpertKey, NodeId, short
+from ...models.manifest import Manifest
+from ...protos.folkmoot.v1 import link_pb2
+from ..dispatch.directory import Directory
+from ..placement.balanced import NodeCapacity, Target, place
+from ..placement.transition import Holder, next_assignments
+from .roster import Member, Roster
+from .settings import HubSettings
+
+log = logging.getLogger(__name__)
+
+
+class Steward:
+    """Places one model's experts on the members of a roster. Event loop only."""
+
+    def __init__(
+        self, manifest: Manifest, roster: Roster, directory: Directory, settings: HubSettings
+    ) -> None:
+        self._sizes = {key: manifest.expert_bytes(key) for key in manifest.experts}
+        self._layers_together = manifest.sliced
+        self._roster = roster
+        self._directory = directory
+        self._settings = settings
+        self._target: Target = {}
+        self._target_is_old = False
+        self._wake = asyncio.Event()
+
+    def members_changed(self) -> None:
+        """Someone came, went for good, or can hold less than was thought: place again, soon."""
+        self._target_is_old = True
+        self._wake.set()
+
+    def reported(self, member: Member, refused_more: bool) -> None:
+        """A member reported what it holds: routes change at once, assignments soon."""
+        self._route(member)
+        if refused_more:
+            member.usable_bytes = sum(self._sizes[key] for key in member.assigned - member.refused)
+            self._target_is_old = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Places and assigns until cancelled."""
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(self._settings.settle_s)
+            self._wake.clear()
+            if self._target_is_old:
+                self._target_is_old = False
+                self._target = await asyncio.to_thread(
+                    place,
+                    self._capacities(),
+                    self._sizes,
+                    replicas=self._settings.replicas,
+                    layers_together=self._layers_together,
+                )
+            self._assign()
+
+    def _capacities(self) -> list[NodeCapacity]:
+        return [
+            NodeCapacity(member.node, member.usable_bytes, (member.assigned | member.ready) - member.refused)
+            for member in self._roster.all()
+            if member.counted_on
+        ]
+
+    def _assign(self) -> None:
+        members = {member.node: member for member in self._roster.attached() if member.node in self._target}
+        holders = [Holder(node, member.usable_bytes, member.routable) for node, member in members.items()]
+        for node, keys in next_assignments(self._target, holders, self._sizes).items():
+            member = members[node]
+            if not member.epoch or frozenset(keys) != member.assigned:
+                self._tell(member, keys)
+
+    def _tell(self, member: Member, keys: tuple[ExpertKey, ...]) -> None:
+        before = member.assigned if member.epoch else frozenset()
+        member.told(frozenset(keys))
+        log.info(
+            "node %s (%s) is told to hold %d experts (%d new, %d to drop)",
+            short(member.node),
+            member.name,
+            len(keys),
+            len(member.assigned - before),
+            len(before - member.assigned),
+        )
+        self._route(member)
+        assignment = link_pb2.Assignment(epoch=member.epoch, experts=_ranges(keys))
+        if member.link is not None:
+            member.link.post(link_pb2.CoordinatorMessage(assignment=assignment))
+
+    def _route(self, member: Member) -> None:
+        if member.link is not None and not member.link.closed.is_set():
+            self._directory.update(member.link, member.routable)
+
+    def target_of(self, node: NodeId) -> frozenset[ExpertKey]:
+        """Where a node should end."""
+        return self._target.get(node, frozenset())
+
+
+def _ranges(keys: Iterable[ExpertKey]) -> list[link_pb2.ExpertRange]:
+    """The keys in the order given, neighbours of one layer in one range."""
+    ranges: list[link_pb2.ExpertRange] = []
+    for key in keys:
+        if not ranges or ranges[-1].layer != key.layer:
+            ranges.append(link_pb2.ExpertRange(layer=key.layer))
+        ranges[-1].experts.append(key.expert)
+    return ranges
