@@ -23,7 +23,7 @@ from .pool import ExpertPool, StepTally
 from .prepared import PreparedModel
 from .routed_block import RoutedBlock, SlicedBlock
 from .step import Step, running
-from .trunk_loading import load_modules
+from .trunk_loading import TrunkLoadError, load_modules
 from .trunk_spec import StepAttention, TrunkSpec
 
 
@@ -58,10 +58,11 @@ class Trunk:
 
         Raises:
             UnsupportedModelError: when the family is not supported.
-            TrunkLoadError: when tensors are missing, superfluous or of another shape.
+            TrunkLoadError: when tensors are missing, superfluous or of another shape, or experts are not as configured.
         """
         config = prepared.config
         adapter = adapter_for(config)
+        _check_manifest(prepared, adapter, config)
         dtype = dtype or DTYPES[prepared.manifest.dtype]
         model: Any = load_modules(prepared, adapter, dtype)
         quicken(model)
@@ -135,6 +136,20 @@ class Trunk:
             )
         logits: torch.Tensor = self._head(self._norm(hidden[0, logits_at]))  # [S, V]
         return (logits / self._divisor if self._divisor != 1.0 else logits).float()
+
+
+def _check_manifest(prepared: PreparedModel, adapter: FamilyAdapter, config: Config) -> None:
+    manifest = prepared.manifest
+    counts = {layer: len(keys) for layer, keys in manifest.layers.items()}
+    wanted = {
+        layer: counts.get(layer) if adapter.sliced else adapter.expert_count(config, layer)
+        for layer in adapter.moe_layers(config)
+    }
+    if counts != wanted or manifest.hidden != config.hidden_size:
+        raise TrunkLoadError(
+            f"the experts in the manifest of {prepared.name} are not those of its configuration",
+            advice="prepare the model again: folkmoot model prepare",
+        )
 
 
 def _field(config: Config, name: str | None) -> float:

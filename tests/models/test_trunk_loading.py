@@ -92,6 +92,15 @@ def test_an_unsupported_model_is_refused_by_name(tiny_models: TinyModels, tmp_pa
         Trunk.load(prepared)
 
 
+def test_a_manifest_of_other_experts_is_refused(tiny_models: TinyModels, tmp_path: Path) -> None:
+    prepared = prepare(str(tiny_models.get("olmoe").checkpoint), tmp_path / "prepared")
+    document = json.loads((tmp_path / "prepared" / "config.json").read_text())
+    document["num_experts"] = 9
+    (tmp_path / "prepared" / "config.json").write_text(json.dumps(document))
+    with pytest.raises(TrunkLoadError, match="are not those of its configuration"):
+        Trunk.load(prepared)
+
+
 def test_corrections_stay_in_float32_when_the_trunk_does_not(tiny_models: TinyModels) -> None:
     prepared = tiny_models.get("deepseek_v3").prepared
     trunk = Trunk.load(prepared, dtype=torch.bfloat16)

@@ -28,11 +28,9 @@ class TinyModel:
     checkpoint: Path
     prepared: PreparedModel
 
-    def reference(self) -> Any:
-        """transformers' own model of the checkpoint, in float32."""
-        return AutoModelForCausalLM.from_pretrained(
-            self.checkpoint, dtype=torch.float32, attn_implementation="eager"
-        )
+    def reference(self, dtype: torch.dtype = torch.float32) -> Any:
+        """transformers' own model of the checkpoint."""
+        return AutoModelForCausalLM.from_pretrained(self.checkpoint, dtype=dtype, attn_implementation="eager")
 
 
 class TinyModels:
