@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import FolkmootError
 from ..ids import ExpertKey
@@ -22,7 +23,7 @@ from .download import Downloader
 from .limits import fit, format_bytes
 from .progress import NodeState, Progress, Status
 from .shelf import Shelf
-from .tasks import ended, in_thread
+from .tasks import ended, in_thread, uninterrupted
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Keeper:
         status: Status,
         *,
         report: Callable[[link_pb2.Holdings], Awaitable[None]],
-        drop: Callable[[frozenset[ExpertKey]], Awaitable[None]],
+        drop: Callable[[frozenset[ExpertKey]], Coroutine[Any, Any, None]],
     ) -> None:
         self._shelf = shelf
         self._downloader = downloader
@@ -122,7 +123,7 @@ class Keeper:
         leaving = self._shelf.held.difference(kept)
         if leaving:
             await self._report(self._holdings(self._shelf.held - leaving))
-            await self._drop(leaving)
+            await uninterrupted(self._drop(leaving))
         held = self._shelf.held
         missing = [key for key in kept if key not in held]
         progress = self._progress(kept, missing)

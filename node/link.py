@@ -114,7 +114,11 @@ class Link:
                 asyncio.create_task(self._serve(session, length)),
             )
         except grpc.aio.AioRpcError as error:
-            raise named(error, "link") from error
+            if not self._leaving:
+                raise named(error, "link") from error
+        except CoordinatorLostError:
+            if not self._leaving:
+                raise
         finally:
             call.cancel()
             if self._executor is not None:

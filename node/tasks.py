@@ -1,7 +1,7 @@
 """Tasks that end before what comes next begins.
 
-Guarantees: whoever awaits `in_thread` goes on, even when cancelled, only after the function has ended, so nothing keeps
-working on a file behind the back of what comes next; after `ended`, none of the tasks runs any more.
+Guarantees: whoever awaits `in_thread` or `uninterrupted` goes on, even when cancelled, only after the work has ended, so
+nothing keeps working on a file behind the back of what comes next; after `ended`, none of the tasks runs any more.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
@@ -18,7 +18,12 @@ T = TypeVar("T")
 
 async def in_thread(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
     """Calls the function in a thread of the event loop's pool."""
-    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments, **keywords))
+    return await uninterrupted(asyncio.to_thread(function, *arguments, **keywords))
+
+
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Awaits work that is done to its end even when the one who awaits it is cancelled; only then that one goes on."""
+    task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

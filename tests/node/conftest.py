@@ -6,17 +6,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
+from folkmoot.tests.support.bare_experts import BareExperts
 from folkmoot.tests.support.scripted_coordinator import ScriptedCoordinator
-from folkmoot.tests.support.tiny_experts import TinyExperts
 
 
 @pytest.fixture(scope="session")
-def experts() -> TinyExperts:
-    return TinyExperts.make()
+def experts() -> BareExperts:
+    return BareExperts.make()
 
 
 @pytest.fixture
-async def coordinator(experts: TinyExperts, tmp_path: Path) -> AsyncIterator[ScriptedCoordinator]:
+async def coordinator(experts: BareExperts, tmp_path: Path) -> AsyncIterator[ScriptedCoordinator]:
     server = ScriptedCoordinator(experts, tmp_path / "coordinator")
     await server.start()
     yield server

@@ -18,9 +18,10 @@ from folkmoot.node.frames import FrameRefused, Reason
 from folkmoot.node.session import Session
 from folkmoot.node.settings import NodeSettings
 from folkmoot.node.shelf import Shelf
-from folkmoot.protos.codec import encode_tensor
+from folkmoot.protos.codec import encode_tensor, raw_bytes
 from folkmoot.protos.folkmoot.v1 import link_pb2, tensor_pb2
 from folkmoot.trust.keys import Identity
+from folkmoot.trust.statements import ResultStatement, tensor_digest
 
 
 class Fault(StrEnum):
@@ -28,12 +29,12 @@ class Fault(StrEnum):
 
     OTHER_KEY = "signs with a key that is not its own"
     NO_SIGNATURE = "sends no signature"
-    REPLAY = "sends an old result under the new frame's number"
+    REPLAY = "sends its first result again under each new frame's number"
     OTHER_LAYER = "signs the answer to another layer"
     OTHER_SESSION = "signs the answer to another session"
     NAN = "answers NaN, well signed"
     WRONG_SHAPE = "answers with a row too many, well signed"
-    WRONG_DTYPE = "answers in bfloat16, well signed"
+    WRONG_DTYPE = "answers in bfloat16"
     HUGE_LENGTH = "states a length of 4 GB"
     HUGE_SHAPE = "states a shape of 2**62 elements"
     CHANGED_OUTPUT = "changes the output after signing it"
@@ -75,7 +76,9 @@ class FaultyExecutor(Executor):
         task, output = self.task(frame, work), self.compute(work)
         match self._fault_kind:
             case Fault.OTHER_KEY:
-                honest.signature = Identity.generate().sign(honest.signature)
+                digest = tensor_digest(tensor_pb2.DTYPE_FLOAT32, output.shape, raw_bytes(output))
+                statement = ResultStatement(task=task.digest(), output=digest, status=0)
+                honest.signature = Identity.generate().sign(statement.encode())
             case Fault.NO_SIGNATURE:
                 honest.signature = b""
             case Fault.REPLAY:

@@ -46,5 +46,5 @@ async def running_node(
 async def until(condition: Callable[[], bool]) -> None:
     """Returns when the condition is true; for what nothing announces."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - no event to wait for
             await asyncio.sleep(0.005)

@@ -18,7 +18,7 @@ import grpc
 import torch
 
 from folkmoot.ids import ExpertKey, SessionId
-from folkmoot.protos.codec import encode_tensor, raw_bytes, wire_dtype
+from folkmoot.protos.codec import encode_tensor
 from folkmoot.protos.folkmoot.v1 import (
     enrolment_pb2,
     enrolment_pb2_grpc,
@@ -28,7 +28,7 @@ from folkmoot.protos.folkmoot.v1 import (
     link_pb2_grpc,
 )
 from folkmoot.protos.limits import CHUNK_BYTES, server_options
-from folkmoot.tests.support.tiny_experts import TinyExperts
+from folkmoot.tests.support.bare_experts import BareExperts
 from folkmoot.trust.enrolment import EnrolmentProof, NotInvitedError, check_proof
 from folkmoot.trust.invite import Invite
 from folkmoot.trust.keys import Identity, VerifyingKey, fingerprint
@@ -111,7 +111,9 @@ class ScriptedLink:
         )
         return self._epoch
 
-    async def settled(self, epoch: int, *, ready: Sequence[ExpertKey], refused: Sequence[ExpertKey] = ()) -> None:
+    async def settled(
+        self, epoch: int, *, ready: Sequence[ExpertKey], refused: Sequence[ExpertKey] = ()
+    ) -> None:
         """Returns when the node reports exactly this for the epoch."""
         await self.until(
             lambda: any(
@@ -132,7 +134,9 @@ class ScriptedLink:
         self.send(link_pb2.CoordinatorMessage(ping=link_pb2.Ping(token=token)))
         await self.until(lambda: token in self._pongs)
 
-    def frame(self, layer: int, hidden: torch.Tensor, pairs: Pairs, deadline_ms: int = 10_000) -> link_pb2.Frame:
+    def frame(
+        self, layer: int, hidden: torch.Tensor, pairs: Pairs, deadline_ms: int = 10_000
+    ) -> link_pb2.Frame:
         """The next frame, not sent yet."""
         self._sequence += 1
         return link_pb2.Frame(
@@ -231,7 +235,7 @@ class ScriptedCoordinator(
 ):
     """The server; `invite` is good once it runs."""
 
-    def __init__(self, experts: TinyExperts, folder: Path, script: Script | None = None) -> None:
+    def __init__(self, experts: BareExperts, folder: Path, script: Script | None = None) -> None:
         self.experts = experts
         self.script = script or Script()
         self.identity = Identity.load_or_create(folder / "identity.key")
@@ -302,7 +306,9 @@ class ScriptedCoordinator(
         return enrolment_pb2.EnrolReply(ticket=ticket, expires_unix_s=expires)
 
     async def Attach(
-        self, request_iterator: AsyncIterator[link_pb2.NodeMessage], context: grpc.aio.ServicerContext[Any, Any]
+        self,
+        request_iterator: AsyncIterator[link_pb2.NodeMessage],
+        context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         hello = (await context.read()).hello
         await self._admit(hello.ticket, hello.node_key, context)
