@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UsageError
 from .daemon import configure_logging, end_with_parent, run_until_stopped
+
+if TYPE_CHECKING:
+    from ..node.daemon import NodeDaemon
 
 app = typer.Typer(help="Contribute this machine to a network.")
 
@@ -47,7 +50,7 @@ def join(
 ) -> None:
     """Join a network and compute for it until stopped."""
     end_with_parent()
-    from ..node.daemon import run
+    from ..node.daemon import NodeDaemon
     from ..node.settings import NodeSettings
 
     if invite == "-":
@@ -60,4 +63,12 @@ def join(
     settings = NodeSettings.load(
         invite=invite, memory_bytes=memory, threads=threads, state_dir=state, name=name
     )
-    run_until_stopped(run(settings))
+    run_until_stopped(_live(NodeDaemon(settings)))
+
+
+async def _live(daemon: NodeDaemon) -> None:
+    try:
+        await daemon.start()
+        await daemon.wait()
+    finally:
+        await daemon.stop()

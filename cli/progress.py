@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import sys
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from .terminal import format_bytes, say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 LINE_INTERVAL_S = 3.0
 
@@ -21,10 +25,11 @@ class LineProgress:
         self._total: int | None = None
         self._done = 0
         self._began = self._said = 0.0
+        self._said_bytes = 0
 
     def start(self, label: str, total_bytes: int | None) -> None:
         """A piece of work begins."""
-        self._label, self._total, self._done = label, total_bytes, 0
+        self._label, self._total, self._done, self._said_bytes = label, total_bytes, 0, 0
         self._began = self._said = monotonic()
         say(label + (f" ({format_bytes(total_bytes)})" if total_bytes else ""))
 
@@ -32,13 +37,16 @@ class LineProgress:
         """`count` more bytes are done."""
         self._done += count
         if monotonic() - self._said >= LINE_INTERVAL_S:
-            self._said = monotonic()
-            say(self._line())
+            self._tell()
 
     def finish(self) -> None:
         """The piece of work is over."""
-        if self._done and self._said > self._began:
-            say(self._line())
+        if self._said > self._began and self._done > self._said_bytes:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._said, self._said_bytes = monotonic(), self._done
+        say(self._line())
 
     def _line(self) -> str:
         rate = self._done / max(monotonic() - self._began, 1e-9)
@@ -55,6 +63,11 @@ class BarProgress:
     """Draws a bar for each piece of work."""
 
     def __init__(self) -> None:
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+
+    def start(self, label: str, total_bytes: int | None) -> None:
+        """A piece of work begins."""
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -66,27 +79,25 @@ class BarProgress:
         )
 
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._task = self._bars.add_task("", visible=False)
-
-    def start(self, label: str, total_bytes: int | None) -> None:
-        """A piece of work begins."""
-        self._bars.start()
         self._task = self._bars.add_task(label, total=total_bytes)
+        self._bars.start()
 
     def advance(self, count: int) -> None:
         """`count` more bytes are done."""
-        self._bars.advance(self._task, count)
+        if self._bars is not None and self._task is not None:
+            self._bars.advance(self._task, count)
 
     def finish(self) -> None:
         """The piece of work is over."""
-        self._bars.stop()
+        if self._bars is not None:
+            self._bars.stop()
 
 
 def terminal_progress() -> LineProgress | BarProgress:

@@ -43,9 +43,7 @@ def create_app(
     app = FastAPI(title="Folkmoot", version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(BodyCap, max_bytes=settings.max_body_bytes)
     errors.install(app)
-    completions = CompletionRoutes(
-        Answering(engine, settings), Prompts(tokenizer, len(tokenizer)), model_name, settings
-    )
+    completions = CompletionRoutes(Answering(engine, settings), Prompts(tokenizer), model_name, settings)
     app.include_router(completions.router())
     app.include_router(NetworkRoutes(model_name, network, registry).router())
     return app

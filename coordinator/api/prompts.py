@@ -70,10 +70,9 @@ def conversation(messages: Sequence[Message]) -> list[dict[str, str]]:
 class Prompts:
     """Turns texts and conversations into token ids with a model's tokenizer, one at a time."""
 
-    def __init__(self, tokenizer: Any, vocab: int) -> None:
-        """Takes a transformers tokenizer and the number of token ids that the model knows."""
+    def __init__(self, tokenizer: Any) -> None:
+        """Takes a transformers tokenizer."""
         self._tokenizer = tokenizer
-        self._vocab = vocab
         self._lock = threading.Lock()
 
     async def of_conversation(self, messages: Sequence[Message]) -> list[int]:
@@ -102,14 +101,7 @@ class Prompts:
                 param="prompt",
                 code="unsupported_value",
             )
-        wrong = next((token for token in ids if not 0 <= token < self._vocab), None)
-        if wrong is not None:
-            raise RequestError(
-                f"prompt holds the token id {wrong}, but the model's ids are 0 to {self._vocab - 1}",
-                param="prompt",
-                code="invalid_value",
-            )
-        return self._not_empty(ids)
+        return ids
 
     def _word(self, turns: list[dict[str, str]]) -> list[int]:
         try:
@@ -126,9 +118,4 @@ class Prompts:
         # A tokenizer's Rust half refuses to be configured by one thread while another uses it.
         with self._lock:
             ids = self._tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
-        return self._not_empty([int(token) for token in ids])
-
-    def _not_empty(self, ids: list[int]) -> list[int]:
-        if not ids:
-            raise RequestError("the prompt is empty", param="prompt", code="invalid_value")
-        return ids
+        return [int(token) for token in ids]

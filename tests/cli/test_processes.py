@@ -1,0 +1,118 @@
+"""Commands as processes: what they import, and how they end when they are interrupted or left alone."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from folkmoot.cli.child import Child, ChildEndedError
+from folkmoot.tests.support.api_bench import ApiBench, api_bench
+from folkmoot.tests.support.scripted_engine import Finish, Hold, Say, ScriptedEngine
+from folkmoot.trust.invite import Invite
+
+COMMAND = [sys.executable, "-P", "-m", "folkmoot.cli.main"]
+WAIT_S = 60.0
+HEAVY = ("torch", "transformers", "grpc", "numpy", "fastapi")
+
+
+@pytest.fixture
+def bench() -> Iterator[ApiBench]:
+    with api_bench(ScriptedEngine(Say("Blue"), Finish())) as bench:
+        yield bench
+
+
+@pytest.mark.parametrize("command", ["--help", "ask", "status", "node join --help"])
+def test_light_commands_import_nothing_heavy(bench: ApiBench, command: str, tmp_path: Path) -> None:
+    arguments = [*command.split(), *(["Why?"] if command == "ask" else [])]
+    script = (
+        "import sys; from folkmoot.cli.main import run; "
+        f"code = run({arguments!r}); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr); sys.exit(code)"
+    )
+    environment = {**os.environ, "FOLKMOOT_URL": bench.url}
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "[]\n")
+
+
+def test_an_interrupted_question_ends_cleanly_and_is_cancelled(bench: ApiBench, tmp_path: Path) -> None:
+    bench.engine.script = [Say("Blue"), Hold()]
+    process = subprocess.Popen(
+        [*COMMAND, "ask", "Why?", "--url", bench.url],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(4) == b"Blue"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130
+    assert b"Traceback" not in stderr
+    assert bench.engine.submitted[0].cancelled.wait(WAIT_S)
+
+
+def test_a_child_that_ends_is_named_with_its_reason_and_log(tmp_path: Path) -> None:
+    child = Child("node-1", ["node", "join", "nonsense"], tmp_path / "logs" / "node-1.log")
+    try:
+        with pytest.raises(ChildEndedError, match="node-1 ended with code 2 .*invite.*node-1.log"):
+            child.read_line()
+    finally:
+        child.end()
+    assert "Traceback" not in child.log.read_text()
+
+
+def test_a_child_is_ended_for_good(tmp_path: Path) -> None:
+    child = Child("node-1", ["node", "join", "-"], tmp_path / "node-1.log")
+    child.check()
+    child.end()
+    with pytest.raises(ChildEndedError):
+        child.check()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, 0)
+
+
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    """The parent starts a node that looks for its coordinator for ever, and is killed with no chance to clean up."""
+    invite = Invite("127.0.0.1", 9, bytes(32), bytes(16)).encode()
+    arguments = ["node", "join", "-", "--state", str(tmp_path / "state")]
+    script = (
+        "import pathlib, sys, time; from folkmoot.cli.child import Child; "
+        f"child = Child('node-1', {arguments!r}, pathlib.Path(sys.argv[1])); child.tell({invite!r}); "
+        "print(child.pid, flush=True); time.sleep(600)"
+    )
+    log = tmp_path / "node-1.log"
+    parent = subprocess.Popen([sys.executable, "-c", script, str(log)], cwd=tmp_path, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = os.pidfd_open(int(parent.stdout.readline()))
+    try:
+        until(lambda: "trying again" in log.read_text())
+        parent.kill()
+        parent.communicate(timeout=WAIT_S)
+        readable, _, _ = select.select([child], [], [], WAIT_S)
+        assert readable, "the child outlived its parent"
+    finally:
+        os.close(child)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for a condition."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
