@@ -132,7 +132,8 @@ class Trunk:
         answered = tally.layers - answered
         if answered != len(self.spec.moe_layers):
             raise IncompleteStepError(
-                f"experts of {answered} layers answered in a step, of {len(self.spec.moe_layers)}"
+                f"experts of {answered} layers answered in a step, of {len(self.spec.moe_layers)}",
+                advice="this is a fault of the expert pool; please report it with the log",
             )
         logits: torch.Tensor = self._head(self._norm(hidden[0, logits_at]))  # [S, V]
         return (logits / self._divisor if self._divisor != 1.0 else logits).float()
@@ -173,5 +174,11 @@ def _context_length(config: Config) -> int:
 def _eos_ids(prepared: PreparedModel, config: Config) -> frozenset[int]:
     found = config.eos_token_id
     if (prepared.folder / "generation_config.json").is_file():
-        found = GenerationConfig.from_pretrained(prepared.folder).eos_token_id
+        try:
+            found = GenerationConfig.from_pretrained(prepared.folder).eos_token_id
+        except (OSError, ValueError) as error:
+            raise TrunkLoadError(
+                f"{prepared.folder / 'generation_config.json'} cannot be read",
+                advice="get it again, or remove it, and prepare the model again",
+            ) from error
     return frozenset([found] if isinstance(found, int) else found or ())

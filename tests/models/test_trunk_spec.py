@@ -10,6 +10,7 @@ import pytest
 
 from folkmoot.models.prepare import prepare
 from folkmoot.models.trunk import Trunk
+from folkmoot.models.trunk_loading import TrunkLoadError
 from folkmoot.models.trunk_spec import CacheSpec, TrunkSpec
 from folkmoot.tests.support.prepared_models import TinyModels
 from folkmoot.tests.support.tiny_models import tiny_checkpoint
@@ -80,3 +81,11 @@ def test_without_a_generation_configuration_the_model_s_own_counts(tmp_path: Pat
     folder = tiny_checkpoint("llama", tmp_path / "checkpoint")
     (folder / "generation_config.json").unlink()
     assert Trunk.load(prepare(str(folder), tmp_path / "prepared")).spec.eos_ids == {257}
+
+
+def test_a_damaged_generation_configuration_is_named(tmp_path: Path) -> None:
+    folder = tiny_checkpoint("llama", tmp_path / "checkpoint")
+    prepared = prepare(str(folder), tmp_path / "prepared")
+    (prepared.folder / "generation_config.json").write_text("{")
+    with pytest.raises(TrunkLoadError, match=r"generation_config\.json cannot be read"):
+        Trunk.load(prepared)
