@@ -7,11 +7,12 @@ that ends; a second demo prepares and downloads nothing.
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -25,7 +26,6 @@ QUESTION = "Why is the sky blue?"
 MAX_TOKENS = 160
 STABLE_API_PORT = 8000
 """Where `--serve` listens if nobody else does, so that other commands find it with no --url."""
-CHECK_INTERVAL_S = 1.0
 
 
 def demo(
@@ -47,6 +47,8 @@ def demo(
     from ..home import folkmoot_home
     from .local_network import LocalNetwork
 
+    # A demo that is told to end must end its processes, as it does on Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     state = folkmoot_home() / "demo"
     with quiet_stdout():
         folder = prepared_folder(model)
@@ -55,14 +57,14 @@ def demo(
     with LocalNetwork(folder, nodes, state, api_port=_stable_port() if serve else 0) as network:
         network.open()
         with FolkmootClient(network.api_url) as client:
-            covered = network.wait_until_covered(client, CoverageNotice(began))
+            network.wait_until_covered(client, CoverageNotice(began))
             say(f"asking: {prompt}")
             answer, text = _ask(client, prompt, sys.stderr if as_json else sys.stdout)
             after = client.network()
         if as_json:
             emit_json(report(answer, text, after))
         else:
-            _summarise(answer, covered, after, time.monotonic() - began)
+            _summarise(answer, after, time.monotonic() - began)
         if serve:
             _keep_up(network, as_json)
 
@@ -124,12 +126,12 @@ def _ask(client: FolkmootClient, prompt: str, output: Any) -> tuple[Answer, str]
     return answer, "".join(pieces)
 
 
-def _summarise(answer: Answer, covered: dict[str, Any], after: dict[str, Any], elapsed_s: float) -> None:
+def _summarise(answer: Answer, after: dict[str, Any], elapsed_s: float) -> None:
     from .status import counters_line, coverage_line
 
     usage = answer.usage
     emit()
-    for node in covered["nodes"]:
+    for node in after["nodes"]:
         emit(f"{node['name']}  {node['id'][:12]}  {node['experts']} experts")
     emit(
         f"{usage['prompt_tokens']} prompt tokens, {usage['completion_tokens']} answered, "
@@ -148,9 +150,7 @@ def _stable_port() -> int:
     return STABLE_API_PORT
 
 
-def _keep_up(network: LocalNetwork, as_json: bool) -> None:
+def _keep_up(network: LocalNetwork, as_json: bool) -> NoReturn:
     (say if as_json else emit)(f"api {network.api_url}")
     say(f"try: folkmoot ask 'Who are you?' --url {network.api_url}; Ctrl-C ends the network")
-    while True:
-        network.check()
-        time.sleep(CHECK_INTERVAL_S)
+    network.serve(say)

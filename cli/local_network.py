@@ -6,25 +6,33 @@ every one of them, whatever happened; what they keep lies below one folder, so t
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, NoReturn, Self
 
 from ..client import FolkmootClient
-from ..errors import UnavailableError
-from .child import Child
+from ..errors import UnavailableError, UsageError
+from .child import Child, ChildEndedError
 
 POLL_S = 0.1
+CHECK_INTERVAL_S = 0.5
 COVERAGE_TIMEOUT_S = 600.0
+REPLICAS_TIMEOUT_S = 3.0
+"""How long second copies are waited for: nodes may have no memory for them."""
 
 Notice = Callable[[dict[str, Any]], None]
 
 
 class NotCoveredInTimeError(UnavailableError):
     """The nodes did not come to host every expert in time."""
+
+
+class NetworkRunsError(UsageError):
+    """The state folder belongs to a network that runs."""
 
 
 class LocalNetwork:
@@ -41,14 +49,17 @@ class LocalNetwork:
         self._api_port = api_port
         self._nodes: list[Child] = []
         self._coordinator: Child | None = None
+        self._lock_file: BinaryIO | None = None
         self.api_url = ""
 
     def open(self) -> None:
         """Starts all processes; returns when the coordinator takes nodes.
 
         Raises:
-            ChildEndedError: when one of them ends.
+            NetworkRunsError: when another process has a network of the same state.
+            ChildEndedError: when one of the processes ends.
         """
+        self._lock()
         logs = self._state / "logs"
         serve = [
             "coordinator",
@@ -71,18 +82,20 @@ class LocalNetwork:
             node.tell(ready["invite"])
 
     def wait_until_covered(self, client: FolkmootClient, notice: Notice) -> dict[str, Any]:
-        """Waits until every node is ready and every expert has a host; tells `notice` of each look.
+        """Waits until every node is ready and every expert has a host, two where memory allows; tells `notice` of each look.
 
         Raises:
             ChildEndedError: when a process ends.
             NotCoveredInTimeError: when it takes too long.
         """
-        deadline = time.monotonic() + COVERAGE_TIMEOUT_S
-        while time.monotonic() < deadline:
+        began = covered_at = time.monotonic()
+        while time.monotonic() < began + COVERAGE_TIMEOUT_S:
             self.check()
             network = client.network()
             notice(network)
-            if self._complete(network):
+            if not self._covered(network):
+                covered_at = time.monotonic()
+            elif self._replicated(network) or time.monotonic() > covered_at + REPLICAS_TIMEOUT_S:
                 return network
             time.sleep(POLL_S)
         raise NotCoveredInTimeError(
@@ -95,6 +108,25 @@ class LocalNetwork:
         for child in self._children():
             child.check()
 
+    def serve(self, notice: Callable[[str], None]) -> NoReturn:
+        """Stays up, whichever nodes end, as long as the coordinator does; tells `notice` of nodes that end.
+
+        Raises:
+            ChildEndedError: when the coordinator has ended.
+        """
+        missed: set[Child] = set()
+        while True:
+            for child in self._children():
+                try:
+                    child.check()
+                except ChildEndedError as error:
+                    if child is self._coordinator:
+                        raise
+                    if child not in missed:
+                        notice(str(error))
+                    missed.add(child)
+            time.sleep(CHECK_INTERVAL_S)
+
     def close(self) -> None:
         """Ends all processes."""
         children = self._children()
@@ -102,6 +134,9 @@ class LocalNetwork:
             child.ask_to_end()
         for child in children:
             child.end()
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
 
     def __enter__(self) -> Self:
         return self
@@ -111,10 +146,26 @@ class LocalNetwork:
     ) -> None:
         self.close()
 
+    def _lock(self) -> None:
+        self._state.mkdir(parents=True, exist_ok=True)
+        self._lock_file = (self._state / "lock").open("wb")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise NetworkRunsError(
+                f"a network that keeps its state in {self._state} runs already",
+                advice="ask it with `folkmoot ask`, end it first, or set FOLKMOOT_HOME to another folder",
+            ) from error
+
     def _children(self) -> list[Child]:
         return [*self._nodes, *([self._coordinator] if self._coordinator is not None else [])]
 
-    def _complete(self, network: dict[str, Any]) -> bool:
+    def _covered(self, network: dict[str, Any]) -> bool:
+        """Whether every node has what it was told to hold, and every expert a host."""
         coverage, nodes = network["coverage"], network["nodes"]
-        settled = all(0 < node["experts_assigned"] <= node["experts"] for node in nodes)
+        settled = all(node["state"] == "ready" for node in nodes)
         return len(nodes) == self._count and settled and coverage["covered"] == coverage["experts"] > 0
+
+    def _replicated(self, network: dict[str, Any]) -> bool:
+        coverage = network["coverage"]
+        return self._count == 1 or coverage["replicated"] == coverage["experts"]

@@ -24,8 +24,8 @@ class Answer:
         finish_reason: `stop` or `length`, once it is over.
         usage: OpenAI's count of tokens, once it is over.
         accounting: The object `folkmoot`: nodes, results verified and rejected, retries; once it is over.
-        first_token_at: When the first text came (monotonic seconds).
-        last_token_at: When the last text came (monotonic seconds).
+        first_token_at: When the first token came (monotonic seconds).
+        last_token_at: When the last token came, the one that ended the answer included (monotonic seconds).
     """
 
     def __init__(self, response: httpx.Response) -> None:
@@ -71,11 +71,12 @@ class Answer:
         self.usage = chunk.get("usage") or self.usage
         self.accounting = chunk.get("folkmoot") or self.accounting
         for choice in chunk.get("choices", []):
+            # The chunk with the role comes with the first token, and the finish chunk with the last.
+            self.last_token_at = monotonic()
+            self.first_token_at = self.first_token_at or self.last_token_at
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
             text = choice.get("delta", {}).get("content")
             if text:
-                self.last_token_at = monotonic()
-                self.first_token_at = self.first_token_at or self.last_token_at
                 yield text
 
     @property

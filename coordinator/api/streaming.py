@@ -33,18 +33,17 @@ async def events(
 ) -> AsyncGenerator[bytes]:
     """The bytes of a stream, from the first delta on."""
     try:
-        for document in shape.opening():
-            yield _event(document)
-        delta: Delta | Silence = first
+        delta, opening = first, shape.opening()
         while True:
             if isinstance(delta, Delta):
-                for document in shape.piece(delta):
+                for document in (*opening, *shape.piece(delta)):
                     yield _event(document)
                 if delta.finish_reason is not None:
                     for document in shape.closing(reader.generation, delta.finish_reason):
                         yield _event(document)
                     yield DONE
                     return
+                opening = []
             elif delta is Silence.WAITING:
                 yield KEEP_ALIVE
             else:
