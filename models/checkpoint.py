@@ -2,7 +2,7 @@
 
 Guarantees: opening reads the configuration, the index and the headers, never a weight; every tensor that the index names
 lies in the shard that it names; a checkpoint whose weights are quantized is refused with the format's name, so whoever has
-a `Checkpoint` has plain float weights.
+a `Checkpoint` has plain float weights. A model that wraps a language model is opened as that language model.
 """
 
 from __future__ import annotations
@@ -26,6 +26,15 @@ MAX_JSON_BYTES = 100 << 20
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
+WRAPPERS: tuple[Mapping[str, str], ...] = (
+    {"language_model.": ""},
+    {"model.language_model.": "model.", "lm_head.": "lm_head."},
+)
+"""How models that wrap a language model prefix its tensors: prefix in the file -> prefix in the language model."""
+
+FROM_WRAPPER = ("dtype", "torch_dtype", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+"""What a wrapper's configuration says for its language model too, where that says nothing itself."""
+
 HARMLESS = {"I64", "I32", "BOOL"}
 """Types of counters and masks that some publishers leave beside the weights."""
 
@@ -48,8 +57,8 @@ class Checkpoint:
 
     Attributes:
         folder: Where its files lie; absolute.
-        config: The document `config.json`.
-        tensors: Every tensor, by its published name.
+        config: The document `config.json`, or the part of it that describes the language model.
+        tensors: Every tensor of the language model, by its published name without the wrapper's prefix.
     """
 
     folder: Path
@@ -75,8 +84,11 @@ class Checkpoint:
             )
         config = _read_json(folder / "config.json")
         _refuse_quantized_config(folder, config)
-        _refuse_quantized_config(folder, config.get("text_config") or {})
-        tensors = _locate(folder)
+        if isinstance(config.get("text_config"), dict):
+            _refuse_quantized_config(folder, config["text_config"])
+            config, tensors = _unwrap(folder, config, _locate(folder))
+        else:
+            tensors = _locate(folder)
         _refuse_quantized_tensors(folder, tensors)
         return cls(folder, config, tensors)
 
@@ -149,6 +161,31 @@ def _locate_sharded(folder: Path) -> dict[str, TensorLocation]:
             )
         tensors[name] = held[shard][name]
     return tensors
+
+
+def _unwrap(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorLocation]
+) -> tuple[dict[str, Any], dict[str, TensorLocation]]:
+    for prefixes in WRAPPERS:
+        first = next(iter(prefixes))
+        if any(name.startswith(first) for name in tensors):
+            break
+    else:
+        raise CheckpointError(
+            f"{folder} wraps a language model in a way that is not known (model_type {config.get('model_type')!r})",
+            advice="use a text-only version of the model",
+        )
+    inner = {
+        plain + name.removeprefix(prefix): location
+        for name, location in tensors.items()
+        for prefix, plain in prefixes.items()
+        if name.startswith(prefix)
+    }
+    text = dict(config["text_config"])
+    for key in FROM_WRAPPER:
+        if text.get(key) is None and config.get(key) is not None:
+            text[key] = config[key]
+    return text, inner
 
 
 def _refuse_quantized_config(folder: Path, config: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from ...kernels.formats import DTYPES
@@ -79,10 +80,10 @@ def _read_config(folder: Path) -> Any:
     """
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+    except (StrictDataclassError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
-            f"{folder / 'config.json'} describes no model that transformers knows ({reason[0]})",
+            f"config.json describes no model that transformers knows ({reason})",
             advice="download config.json again",
         ) from error
 

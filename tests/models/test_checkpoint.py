@@ -256,3 +256,29 @@ def test_counters_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     save_file({"a": torch.zeros(4), "position_ids": torch.arange(4)}, tmp_path / SINGLE)
     assert Checkpoint.open(tmp_path).tensors["position_ids"].dtype == "I64"
+
+
+@pytest.mark.parametrize(
+    ("body", "head"),
+    [("language_model.model.", "language_model.lm_head."), ("model.language_model.", "lm_head.")],
+)
+def test_a_wrapped_language_model_is_opened_as_itself(body: str, head: str, tmp_path: Path) -> None:
+    weights = {
+        f"{body}norm.weight": torch.ones(4),
+        f"{head}weight": torch.zeros(4),
+        "vision_model.a": torch.ones(2),
+    }
+    save_file(weights, tmp_path / SINGLE)
+    inner = {"model_type": "llama4_text", "eos_token_id": 7}
+    config = {"model_type": "llama4", "text_config": inner, "torch_dtype": "bfloat16", "eos_token_id": 9}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = Checkpoint.open(tmp_path)
+    assert checkpoint.tensors.keys() == {"model.norm.weight", "lm_head.weight"}
+    assert checkpoint.config == {**inner, "torch_dtype": "bfloat16"}
+
+
+def test_a_wrapper_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    save_file({"thinker.norm": torch.ones(4)}, tmp_path / SINGLE)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "omni", "text_config": {}}))
+    with pytest.raises(CheckpointError, match=r"not known \(model_type 'omni'\)"):
+        Checkpoint.open(tmp_path)

@@ -12,10 +12,9 @@ from gguf.constants import GGMLQuantizationType
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from folkmoot.ids import ExpertKey
 from folkmoot.models.prepare import prepare
-from folkmoot.models.prepared import PreparedModel
 from folkmoot.models.safetensors_header import CheckpointError, DamagedFileError, TruncatedFileError
+from folkmoot.tests.support.expert_tensors import expert_tensors
 from folkmoot.tests.support.gguf_files import ARCHITECTURES, write_gguf
 from folkmoot.tests.support.tiny_models import SPECIAL, tiny_checkpoint
 
@@ -32,17 +31,6 @@ OVERRIDES = {
 def gguf(family: str, folder: Path, **options: object) -> Path:
     checkpoint = tiny_checkpoint(family, folder / "source", **OVERRIDES.get(family, {}))
     return write_gguf(checkpoint, folder / "tiny.gguf", **options)  # type: ignore[arg-type]
-
-
-def expert_weights(model: PreparedModel, key: ExpertKey) -> dict[str, torch.Tensor]:
-    spec, data, start = model.manifest.spec_of(key), model.read_expert(key), 0
-    found = {}
-    for tensor in spec.tensors():
-        length = spec.tensor_bytes(tensor)
-        part = bytearray(data[start : start + length])
-        found[tensor.role] = torch.frombuffer(part, dtype=spec.torch_dtype).view(tensor.shape)
-        start += length
-    return found
 
 
 def as_transformers_reads(path: Path) -> dict[str, torch.Tensor]:
@@ -68,7 +56,7 @@ def test_float32_weights_are_bit_for_bit_what_transformers_reads(
         name for name in expected if ".mlp.experts" in name or (model.manifest.sliced and ".mlp." in name)
     }
     for layer, keys in model.manifest.layers.items():
-        weights = [expert_weights(model, key) for key in keys]
+        weights = [expert_tensors(model, key) for key in keys]
         start = f"model.layers.{layer}.mlp."
         if model.manifest.sliced:
             assert torch.equal(torch.cat([w["gate"] for w in weights]), expected[start + "gate_proj.weight"])
