@@ -1,0 +1,216 @@
+"""The coordinator, assembled: hub, trunk, engine and HTTP API on one event loop.
+
+Guarantees: nodes can join and download, and clients can connect, while the trunk is still loading; the process holds the
+trunk's weights and no expert's; `stop`, from whatever point on, ends clients' streams with an error, links with a reason,
+and leaves no thread or port behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import torch
+from prometheus_client import CollectorRegistry
+
+from ..errors import TrustError
+from ..models.prepared import PreparedModel
+from ..models.trunk import Trunk
+from ..trust.keys import Identity, SignatureError, VerifyingKey, WeakKeyError
+from ..trust.statements import manifest_statement
+from ..trust.tls import TlsIdentity
+from .api.app import create_app
+from .api.metrics import RequestMetrics
+from .dispatch.counters import DispatchCounters
+from .dispatch.network_experts import NetworkExperts
+from .engine.engine import Engine
+from .generation_defaults import api_settings
+from .http_server import HttpServer
+from .hub.hub import Hub
+from .hub.join_secret import load_or_create_join_secret
+from .metrics import NetworkCollector
+from .settings import CoordinatorSettings
+
+log = logging.getLogger(__name__)
+
+IDENTITY_FILE = "identity.key"
+
+
+class ManifestSignatureError(TrustError):
+    """The manifest's signature is not that of the key that is said to have signed it."""
+
+
+class NotStartedError(RuntimeError):
+    """Something was asked of a coordinator that is not that far yet."""
+
+
+class Coordinator:
+    """One coordinator: `open`, then `serve` (or `start`, which is both), and `stop` at the end."""
+
+    def __init__(self, settings: CoordinatorSettings) -> None:
+        self.settings = settings
+        self.registry = CollectorRegistry()
+        self.counters = DispatchCounters()
+        self._prepared: PreparedModel | None = None
+        self._identity: Identity | None = None
+        self._hub: Hub | None = None
+        self._http: HttpServer | None = None
+        self._engine: Engine | None = None
+
+    async def open(self) -> None:
+        """Opens the model and takes both ports: nodes can join from here on, and clients' requests wait.
+
+        Raises:
+            ModelError: when the model is not there, or damaged.
+            TrustError: when its signature, or a key file, is not right.
+            UnavailableError: when a port is in use.
+        """
+        settings = self.settings
+        self._prepared = prepared = await asyncio.to_thread(PreparedModel.open, settings.model)
+        check_signature(prepared)
+        self._identity = identity = Identity.load_or_create(settings.state_dir / IDENTITY_FILE)
+        tls = TlsIdentity.load_or_create(settings.state_dir, identity)
+        join_secret = load_or_create_join_secret(settings.state_dir)
+        self._http = HttpServer(settings.api_host, settings.api_port)
+        hub = Hub(settings.hub, identity, tls, join_secret, prepared, self.counters)
+        await hub.start()
+        self._hub = hub
+        self.registry.register(NetworkCollector(hub.snapshot))
+
+    async def serve(self) -> None:
+        """Loads the trunk and answers requests; returns when the API answers.
+
+        Raises:
+            ModelError: when the trunk cannot be loaded.
+        """
+        prepared, hub, http = self._prepared, self._hub, self._http
+        if prepared is None or hub is None or http is None or self._identity is None:
+            raise NotStartedError("open comes before serve")
+        log.info("loading the trunk of %s", prepared.name)
+        trunk = await asyncio.to_thread(Trunk.load, prepared)
+        tokenizer = await asyncio.to_thread(prepared.tokenizer)
+        pool = NetworkExperts(
+            asyncio.get_running_loop(),
+            hub.directory,
+            prepared.manifest,
+            self._identity.public,
+            self.counters,
+            self.settings.dispatch,
+        )
+        metrics = RequestMetrics(self.registry)
+        engine = await asyncio.to_thread(
+            Engine, trunk, pool, tokenizer, self.settings.engine, hub.covered, metrics
+        )
+        metrics.watch(lambda: engine.stats().running, lambda: engine.stats().waiting)
+        engine.start()
+        self._engine = engine
+        app = create_app(
+            engine,
+            tokenizer,
+            prepared.name,
+            lambda: hub.snapshot().document(),
+            self.registry,
+            api_settings(self.settings.api, prepared.folder),
+        )
+        await http.start(app)
+        log.info("serving %s on %s", prepared.name, http.url)
+
+    async def start(self) -> None:
+        """`open` and `serve`; what was begun is ended again when either fails."""
+        try:
+            await self.open()
+            await self.serve()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Ends everything that runs. Calling it twice, or at any point of `start`, is harmless."""
+        if self._hub is not None:
+            self._hub.directory.close()
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.close)
+            self._engine = None
+        if self._http is not None:
+            await self._http.stop()
+            self._http = None
+        if self._hub is not None:
+            await self._hub.stop()
+            self._hub = None
+        if self._prepared is not None:
+            self._prepared.close()
+            self._prepared = None
+
+    async def ended(self) -> None:
+        """Waits until the API ends."""
+        if self._http is not None:
+            await self._http.ended()
+
+    @property
+    def invite(self) -> str:
+        """The string that lets a node join."""
+        return self.hub.invite.encode()
+
+    @property
+    def api_url(self) -> str:
+        """Where the HTTP API is."""
+        if self._http is None:
+            raise NotStartedError("the API has no address before open, and none after stop")
+        return self._http.url
+
+    @property
+    def hub(self) -> Hub:
+        """The links."""
+        if self._hub is None:
+            raise NotStartedError("there is no hub before open, and none after stop")
+        return self._hub
+
+    @property
+    def engine(self) -> Engine:
+        """The engine."""
+        if self._engine is None:
+            raise NotStartedError("there is no engine before serve, and none after stop")
+        return self._engine
+
+
+def check_signature(prepared: PreparedModel) -> None:
+    """Checks who vouches for a prepared model's manifest; a model that nobody signed is only remarked on.
+
+    Raises:
+        ManifestSignatureError: when it is signed, and not by the key that is named.
+    """
+    signature = prepared.signature
+    if signature is None:
+        log.warning("nobody signed the manifest of %s; this coordinator vouches for it now", prepared.folder)
+        return
+    try:
+        VerifyingKey(signature.key).verify(signature.signature, manifest_statement(prepared.manifest.digest))
+    except (SignatureError, WeakKeyError) as error:
+        raise ManifestSignatureError(
+            f"the manifest in {prepared.folder} is not signed by the key that it names",
+            advice="prepare the model again: folkmoot model prepare",
+        ) from error
+
+
+async def run(settings: CoordinatorSettings, announce: Callable[[Coordinator], None]) -> None:
+    """Runs a coordinator until it is cancelled or its API ends.
+
+    Args:
+        settings: What it is told.
+        announce: Called once nodes can join and clients can connect: `invite` and `api_url` are known. Requests that
+            come before the trunk is loaded wait for it.
+
+    Raises:
+        FolkmootError: what kept it from starting.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    coordinator = Coordinator(settings)
+    try:
+        await coordinator.open()
+        announce(coordinator)
+        await coordinator.serve()
+        await coordinator.ended()
+    finally:
+        await coordinator.stop()

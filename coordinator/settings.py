@@ -1,0 +1,142 @@
+"""The coordinator's settings: one frozen object, made from flags over environment over a TOML file over defaults.
+
+Guarantees: an instance is complete and valid; a wrong value is one line that names where it came from and what is wrong
+with it; nothing else in the coordinator reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from ..errors import UsageError
+from .api.settings import ApiSettings
+from .dispatch.network_experts import DispatchSettings
+from .engine.settings import EngineSettings
+from .hub.settings import DEFAULT_PORT, HubSettings
+
+DEFAULT_API_PORT = 8000
+PREFIX = "FOLKMOOT_COORDINATOR_"
+
+
+class SettingsError(UsageError):
+    """A setting has a value that makes no sense."""
+
+
+def folkmoot_home() -> Path:
+    """Where Folkmoot keeps what it must remember: `FOLKMOOT_HOME`, or `.folkmoot` in the home folder."""
+    return Path(os.environ.get("FOLKMOOT_HOME") or Path.home() / ".folkmoot")
+
+
+class CoordinatorSettings(BaseSettings):
+    """What one coordinator is told; environment variables are `FOLKMOOT_COORDINATOR_` and the name in capitals, with two
+    underscores before a name within `engine` or `api`.
+
+    Attributes:
+        model: Folder of the prepared model.
+        host: Address to listen on for nodes; 0.0.0.0 or :: for all.
+        port: TCP port for nodes; 0 takes a free one.
+        public_host: What invites name; empty takes `host`, or this machine's address when `host` means all.
+        api_host: Address of the HTTP API.
+        api_port: TCP port of the HTTP API; 0 takes a free one.
+        state_dir: Identity, TLS key and join secret; `operator` in Folkmoot's home by default.
+        threads: Threads that one product of the trunk uses; 0 leaves it to torch.
+        replicas: How many nodes should hold each expert.
+        frame_deadline_s: How long a node has for a frame, before rows are counted.
+        row_deadline_s: How much longer for each row that it has to work on.
+        expert_wait_s: How long a step waits for a host of an expert to appear before it is given up.
+        lost_grace_s: How long a lost node's experts wait for its return before they are placed elsewhere.
+        ticket_lifetime_s: How long a ticket lets a node attach again without a new enrolment.
+        max_rows_in_flight: Rows of all unanswered frames of one node.
+        engine: The engine's limits.
+        api: How the HTTP API behaves; what the model's own generation settings advise when not given.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid", protected_namespaces=()
+    )
+
+    model: Path
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=DEFAULT_PORT, ge=0, lt=1 << 16)
+    public_host: str = ""
+    api_host: str = Field(default="127.0.0.1", min_length=1)
+    api_port: int = Field(default=DEFAULT_API_PORT, ge=0, lt=1 << 16)
+    state_dir: Path = Field(default_factory=lambda: folkmoot_home() / "operator")
+    threads: int = Field(default=0, ge=0, le=1024)
+    replicas: int = Field(default=2, ge=1, le=16)
+    frame_deadline_s: float = Field(default=10.0, gt=0)
+    row_deadline_s: float = Field(default=0.02, gt=0)
+    expert_wait_s: float = Field(default=10.0, gt=0)
+    lost_grace_s: float = Field(default=10.0, gt=0)
+    ticket_lifetime_s: float = Field(default=3600.0, gt=0)
+    max_rows_in_flight: int = Field(default=4096, ge=1024)
+    engine: EngineSettings = EngineSettings()
+    api: ApiSettings | None = None
+
+    @property
+    def hub(self) -> HubSettings:
+        """What of it the hub is told."""
+        return HubSettings(
+            host=self.host,
+            port=self.port,
+            public_host=self.public_host,
+            replicas=self.replicas,
+            ticket_lifetime_s=self.ticket_lifetime_s,
+            max_rows_in_flight=self.max_rows_in_flight,
+            frame_deadline_s=self.frame_deadline_s,
+            row_deadline_s=self.row_deadline_s,
+            lost_grace_s=self.lost_grace_s,
+        )
+
+    @property
+    def dispatch(self) -> DispatchSettings:
+        """What of it dispatch is told."""
+        return DispatchSettings(expert_wait_s=self.expert_wait_s)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flag over environment over `coordinator.toml` in Folkmoot's home over default."""
+        file = TomlConfigSettingsSource(settings_cls, toml_file=folkmoot_home() / "coordinator.toml")
+        return init_settings, env_settings, file
+
+    @classmethod
+    def load(cls, **flags: Any) -> Self:
+        """Makes settings from the flags that are not None, the environment, the file and the defaults.
+
+        Raises:
+            SettingsError: when a value is missing or wrong.
+        """
+        file = folkmoot_home() / "coordinator.toml"
+        try:
+            return cls(**{name: value for name, value in flags.items() if value is not None})
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
+                for fault in error.errors(include_url=False)
+            )
+            raise SettingsError(
+                f"the coordinator's settings are wrong: {wrong}",
+                advice=f"look at the flags, the {PREFIX} variables and {file}",
+            ) from error
+        except (tomllib.TOMLDecodeError, OSError) as error:
+            raise SettingsError(
+                f"{file} cannot be read ({error})", advice="correct it, or remove it"
+            ) from error

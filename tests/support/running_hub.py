@@ -1,0 +1,131 @@
+"""A hub on loopback with scripted nodes, and a pool over it, all on the test's event loop.
+
+Guarantees: leaving the context ends every node, then the hub; waiting is for conditions, with a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import torch
+
+from folkmoot.coordinator.dispatch.counters import DispatchCounters
+from folkmoot.coordinator.dispatch.network_experts import DispatchSettings, NetworkExperts
+from folkmoot.coordinator.hub.hub import Hub
+from folkmoot.coordinator.hub.settings import HubSettings
+from folkmoot.coordinator.hub.snapshot import NodeSnapshot
+from folkmoot.ids import NodeId
+from folkmoot.models.pool import StepTally
+from folkmoot.trust.keys import Identity
+from folkmoot.trust.tls import TlsIdentity
+
+from .memory_experts import MemoryExperts
+from .scripted_node import Fault, ScriptedNode
+
+JOIN_SECRET = bytes(range(16))
+FAST = {
+    "port": 0,
+    "settle_s": 0.02,
+    "ping_interval_s": 0.05,
+    "silence_s": 20.0,
+    "lost_grace_s": 0.1,
+    "frame_deadline_s": 5.0,
+}
+
+
+class RunningHub:
+    """A hub and what tests do with it."""
+
+    def __init__(self, model: MemoryExperts, hub: HubSettings, dispatch: DispatchSettings) -> None:
+        self.model = model
+        self.identity = Identity.generate()
+        self.counters = DispatchCounters()
+        self.hub = Hub(
+            hub, self.identity, TlsIdentity.generate(self.identity), JOIN_SECRET, model, self.counters
+        )
+        self.pool = NetworkExperts(
+            asyncio.get_running_loop(),
+            self.hub.directory,
+            model.manifest,
+            self.identity.public,
+            self.counters,
+            dispatch,
+        )
+        self.nodes: list[ScriptedNode] = []
+
+    async def join(self, fault: Fault | None = None, **options: Any) -> ScriptedNode:
+        """Starts a scripted node."""
+        node = ScriptedNode(self.hub.invite, self.model, fault=fault, **options)
+        self.nodes.append(node)
+        return await node.join()
+
+    async def join_ready(self, *faults: Fault | None, **options: Any) -> list[ScriptedNode]:
+        """Starts one node for each fault and waits until each holds what it shall hold."""
+        nodes = [await self.join(fault, **options) for fault in faults]
+        await self.settled()
+        return nodes
+
+    async def settled(self) -> None:
+        """Waits until every attached node reports ready for something, and all experts are covered."""
+        await self.until(
+            lambda: (
+                self.hub.covered()
+                and all(
+                    node.state.value == "ready" and node.experts
+                    for node in self.hub.snapshot().nodes
+                    if node.state.value not in ("lost", "quarantined")
+                )
+            )
+        )
+
+    async def until(self, condition: Callable[[], object], limit_s: float = 10.0) -> None:
+        """Waits for a condition."""
+        async with asyncio.timeout(limit_s):
+            while not condition():  # noqa: ASYNC110 - no event to wait for
+                await asyncio.sleep(0.005)
+
+    def seen(self, node: ScriptedNode | NodeId) -> NodeSnapshot:
+        """What the hub says of a node."""
+        wanted = node.node if isinstance(node, ScriptedNode) else node
+        return next(seen for seen in self.hub.snapshot().nodes if seen.id == wanted)
+
+    async def call(
+        self,
+        layer: int,
+        routing: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        tally: StepTally | None = None,
+    ) -> torch.Tensor:
+        """One layer call, waited for in another thread as a lane does."""
+        tally = tally if tally is not None else StepTally()
+        return await asyncio.to_thread(lambda: self.pool.submit(layer, *routing, tally).result())
+
+    async def check(self, layer: int, *, rows: int = 3, seed: int = 1) -> StepTally:
+        """One layer call whose answer must be the oracle's."""
+        tally = StepTally()
+        routing = self.model.routing(rows, seed=seed)
+        answer = await self.call(layer, routing, tally)
+        torch.testing.assert_close(answer, self.model.answer(layer, *routing), rtol=1e-5, atol=1e-4)
+        assert tally.layers == 1
+        return tally
+
+
+@asynccontextmanager
+async def running_hub(
+    model: MemoryExperts | None = None, *, dispatch: dict[str, Any] | None = None, **hub: Any
+) -> AsyncIterator[RunningHub]:
+    """A hub that listens, with settings for tests; `hub` and `dispatch` override them."""
+    running = RunningHub(
+        model or MemoryExperts(),
+        HubSettings(**{**FAST, **hub}),
+        DispatchSettings(**{"expert_wait_s": 2.0, **(dispatch or {})}),
+    )
+    await running.hub.start()
+    try:
+        yield running
+    finally:
+        for node in running.nodes:
+            await node.leave()
+        await running.hub.stop()
