@@ -40,6 +40,7 @@ class StateFolder:
             StateInUseError: when another node has it.
         """
         self.path = path
+        self._last: Manifest | None = None
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             (path / "manifests").mkdir(exist_ok=True)
@@ -83,7 +84,9 @@ class StateFolder:
         return self.path / "experts"
 
     def load_manifest(self, digest: bytes) -> Manifest | None:
-        """The manifest of this digest, when the folder has it undamaged."""
+        """The manifest of this digest, when the folder has it undamaged; the last one comes from memory."""
+        if self._last is not None and self._last.digest == digest:
+            return self._last
         path = self._manifest_path(digest)
         with disk_errors(path):
             if not path.exists():
@@ -91,7 +94,8 @@ class StateFolder:
             data = path.read_bytes()
         try:
             if hashlib.sha256(data).digest() == digest:
-                return Manifest.decode(data)
+                self._last = Manifest.decode(data)
+                return self._last
             log.warning("the manifest %s is damaged; it is fetched again", path)
         except ManifestError as error:
             log.warning("the manifest %s cannot be used (%s); it is fetched again", path, error)

@@ -25,7 +25,6 @@ from folkmoot.protos.folkmoot.v1 import (
     experts_pb2,
     experts_pb2_grpc,
     link_pb2,
-    link_pb2_grpc,
 )
 from folkmoot.protos.limits import CHUNK_BYTES, server_options
 from folkmoot.tests.support.bare_experts import BareExperts
@@ -83,15 +82,15 @@ class ScriptedLink:
         self.leaving = ""
         self.ended = False
         self._coordinator = coordinator
-        self._outgoing: asyncio.Queue[link_pb2.CoordinatorMessage | None] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[link_pb2.CoordinatorMessage | bytes | None] = asyncio.Queue()
         self._answers: dict[int, link_pb2.Result | link_pb2.Refusal] = {}
         self._pongs: list[int] = []
         self._changed = asyncio.Condition()
         self._sequence = 0
         self._epoch = 0
 
-    def send(self, message: link_pb2.CoordinatorMessage) -> None:
-        """Queues anything at all for the node."""
+    def send(self, message: link_pb2.CoordinatorMessage | bytes) -> None:
+        """Queues anything at all for the node; bytes need not even be a message."""
         self._outgoing.put_nowait(message)
 
     def end(self) -> None:
@@ -230,9 +229,7 @@ def keys_of(ranges: Sequence[link_pb2.ExpertRange]) -> set[ExpertKey]:
     return {ExpertKey(part.layer, expert) for part in ranges for expert in part.experts}
 
 
-class ScriptedCoordinator(
-    enrolment_pb2_grpc.EnrolmentServicer, link_pb2_grpc.LinkServicer, experts_pb2_grpc.ExpertsServicer
-):
+class ScriptedCoordinator(enrolment_pb2_grpc.EnrolmentServicer, experts_pb2_grpc.ExpertsServicer):
     """The server; `invite` is good once it runs."""
 
     def __init__(self, experts: BareExperts, folder: Path, script: Script | None = None) -> None:
@@ -246,6 +243,8 @@ class ScriptedCoordinator(
         self.manifests_served = 0
         self.fetches: list[tuple[ExpertKey, int]] = []
         self.bytes_served = 0
+        self.void_before = 0.0
+        self.refused_tickets: list[bytes] = []
         self._links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
         self._server: grpc.aio.Server | None = None
         self._nonces: set[bytes] = set()
@@ -259,11 +258,22 @@ class ScriptedCoordinator(
         """Listens, on the same port as before if it did."""
         self._server = grpc.aio.server(options=server_options())
         enrolment_pb2_grpc.add_EnrolmentServicer_to_server(self, self._server)
-        link_pb2_grpc.add_LinkServicer_to_server(self, self._server)
+        self._server.add_generic_rpc_handlers((self._link_handler(),))
         experts_pb2_grpc.add_ExpertsServicer_to_server(self, self._server)
         credentials = grpc.ssl_server_credentials([(self.tls.key_pem, self.tls.certificate_pem)])
         self.port = self._server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self._server.start()
+
+    def _link_handler(self) -> grpc.GenericRpcHandler:
+        """The Link service, but one that also sends bytes that are no message."""
+        method = grpc.stream_stream_rpc_method_handler(
+            self.attach,
+            request_deserializer=link_pb2.NodeMessage.FromString,
+            response_serializer=lambda message: (
+                message if isinstance(message, bytes) else message.SerializeToString()
+            ),
+        )
+        return grpc.method_handlers_generic_handler("folkmoot.v1.Link", {"Attach": method})
 
     async def stop(self) -> None:
         """Goes away without a word."""
@@ -305,11 +315,8 @@ class ScriptedCoordinator(
         ticket = issue_ticket(self.identity, request.node_key, expires)
         return enrolment_pb2.EnrolReply(ticket=ticket, expires_unix_s=expires)
 
-    async def Attach(
-        self,
-        request_iterator: AsyncIterator[link_pb2.NodeMessage],
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> None:
+    async def attach(self, requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """One link, from hello to its end."""
         hello = (await context.read()).hello
         await self._admit(hello.ticket, hello.node_key, context)
         nonce = secrets.token_bytes(32)
@@ -370,6 +377,9 @@ class ScriptedCoordinator(
         self, ticket: bytes, node_key: bytes, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         try:
-            check_ticket(self.identity.public, ticket, node_key, time.time())
+            expires = check_ticket(self.identity.public, ticket, node_key, time.time())
+            if expires < self.void_before:
+                raise TicketError("the ticket was withdrawn")
         except TicketError as error:
+            self.refused_tickets.append(ticket)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, error.message)
