@@ -10,13 +10,16 @@ it (sentencepiece drops a leading space, several byte tokens make one character)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import commonprefix
 
 from .tokens import TextTokenizer
 
 CONTEXT_TOKENS = 4
 """Tokens of the prompt that the answer's first token is read after."""
-PATIENCE_TOKENS = 8
-"""So many tokens without a whole character at their end are no character: a character has four bytes at most."""
+LONGEST_CHARACTER = 4
+"""Bytes of a character at most, and so tokens."""
+PATIENCE_TOKENS = 2 * LONGEST_CHARACTER
+"""So many tokens without a whole character at their end spell none."""
 BROKEN = "�"
 
 
@@ -25,10 +28,9 @@ class Detokenizer:
 
     def __init__(self, tokenizer: TextTokenizer, prompt_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
-        self._read = list(prompt_ids[-CONTEXT_TOKENS:])
+        self._read = self._context(prompt_ids)
+        self._read_text = self._decode(self._read)
         self._unread: list[int] = []
-        # A prompt may end in the middle of a character: the whole of it then belongs to the answer.
-        self._read_text = self._decode(self._read).rstrip(BROKEN)
 
     def add(self, token: int) -> str:
         """Takes a token and returns the text that is now certain."""
@@ -43,11 +45,20 @@ class Detokenizer:
         return self._advance(self._decode(self._read + self._unread)) if self._unread else ""
 
     def _advance(self, text: str) -> str:
-        piece = text[len(self._read_text) :]
+        # Where the old text ended within a character (a prompt may), all of the character is new.
+        piece = text[len(commonprefix([self._read_text, text])) :]
         if piece or len(self._unread) >= PATIENCE_TOKENS:
             self._read, self._unread = self._unread, []
             self._read_text = self._decode(self._read)
         return piece
+
+    def _context(self, prompt_ids: Sequence[int]) -> list[int]:
+        """The last tokens of the prompt, more of them where they would begin within a character."""
+        for length in range(CONTEXT_TOKENS, CONTEXT_TOKENS + LONGEST_CHARACTER):
+            context = list(prompt_ids[-length:])
+            if BROKEN not in self._decode(context):
+                return context
+        return list(prompt_ids[-CONTEXT_TOKENS:])
 
     def _decode(self, tokens: list[int]) -> str:
         return self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)

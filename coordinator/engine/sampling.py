@@ -90,7 +90,8 @@ def _choice(logits: torch.Tensor, token: int, logprobs: int | None) -> Choice:
 
 def _sample(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """One token for each of S rows with a temperature above 0: [S]."""
-    temperatures = torch.tensor([draw.sampling.temperature for draw in draws]).unsqueeze(-1)  # [S, 1]
+    coldest = torch.finfo(logits.dtype).tiny
+    temperatures = torch.tensor([[max(coldest, draw.sampling.temperature)] for draw in draws])  # [S, 1]
     # Divided after the maximum is taken off, so that a tiny temperature cannot overflow.
     scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperatures  # [S, V], at most 0
     for row, draw in enumerate(draws):

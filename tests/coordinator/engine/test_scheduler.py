@@ -1,0 +1,210 @@
+"""The scheduler's promises, held under any order of arrivals, steps, cancellations and lost experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from folkmoot.coordinator.engine.pages import PageAllocator
+from folkmoot.coordinator.engine.scheduler import Scheduler, StepPlan
+from folkmoot.coordinator.engine.sequence import Sequence, State
+from folkmoot.coordinator.engine.settings import EngineSettings
+
+PAGES = 12
+PAGE_TOKENS = 4
+LONGEST = PAGES * PAGE_TOKENS
+
+
+def scheduler(pages: int = PAGES, **chosen: Any) -> tuple[Scheduler, EngineSettings, PageAllocator]:
+    fields: dict[str, Any] = {
+        "page_tokens": PAGE_TOKENS,
+        "max_step_tokens": 12,
+        "prefill_chunk_tokens": 5,
+        "max_running": 4,
+    }
+    limits = EngineSettings(**(fields | chosen))
+    allocator = PageAllocator(pages)
+    return Scheduler(limits, allocator), limits, allocator
+
+
+def run(subject: Scheduler, plan: StepPlan) -> None:
+    """Lets a step end; sequences that sampled have one token more."""
+    subject.complete(plan)
+    for chunk in plan.chunks:
+        if chunk.samples:
+            chunk.sequence.tokens.append(0)
+
+
+class Life(RuleBasedStateMachine):
+    """Any course of events with up to three lanes."""
+
+    @initialize(lanes=st.integers(1, 3))
+    def begin(self, lanes: int) -> None:
+        self.subject, self.limits, self.allocator = scheduler(lanes=lanes)
+        self.lengths: dict[int, int] = {}
+        self.sequences: list[Sequence] = []
+        self.plans: list[StepPlan] = []
+
+    @rule(prompt=st.integers(1, LONGEST - 1), answer=st.integers(1, LONGEST))
+    def come(self, prompt: int, answer: int) -> None:
+        assume(prompt + answer <= LONGEST)
+        sequence = Sequence(len(self.lengths), [0] * prompt)
+        self.lengths[sequence.arrival] = prompt + answer
+        self.sequences.append(sequence)
+        self.subject.add(sequence)
+
+    @precondition(lambda self: len(self.plans) < self.limits.lanes)
+    @rule(admit=st.booleans())
+    def plan(self, admit: bool) -> None:
+        waiting = list(self.subject.waiting)
+        plan = self.subject.plan(admit=admit)
+        started = [sequence for sequence in waiting if sequence in self.subject.running]
+        assert admit or not started
+        still = [sequence.arrival for sequence in self.subject.waiting]
+        assert not started or max(sequence.arrival for sequence in started) < min(still, default=LONGEST**9)
+        if plan is None:
+            return
+        assert plan.tokens <= self.limits.max_step_tokens
+        for chunk in plan.chunks:
+            sequence = chunk.sequence
+            assert sequence.state is State.STEPPING
+            assert not any(other.sequence is sequence for held in self.plans for other in held.chunks)
+            assert chunk.start == sequence.cached < chunk.end <= len(sequence.tokens)
+            assert chunk.end - chunk.start <= self.limits.prefill_chunk_tokens
+            assert len(sequence.pages) * PAGE_TOKENS >= chunk.end
+            assert chunk.samples == (chunk.end == len(sequence.tokens))
+        self.plans.append(plan)
+
+    @precondition(lambda self: self.plans)
+    @rule(data=st.data(), lost=st.booleans())
+    def end_a_step(self, data: st.DataObject, lost: bool) -> None:
+        plan = self.plans.pop(data.draw(st.integers(0, len(self.plans) - 1)))
+        if lost:
+            self.subject.withdraw(chunk.sequence for chunk in plan.chunks)
+            return
+        self._end_well(plan)
+
+    def _end_well(self, plan: StepPlan) -> None:
+        run(self.subject, plan)
+        for chunk in plan.chunks:
+            if len(chunk.sequence.tokens) == self.lengths[chunk.sequence.arrival]:
+                self.subject.end(chunk.sequence)
+
+    @precondition(lambda self: any(s.state in (State.WAITING, State.READY) for s in self.sequences))
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        idle = [s for s in self.sequences if s.state in (State.WAITING, State.READY)]
+        self.subject.end(data.draw(st.sampled_from(idle)))
+
+    @invariant()
+    def pages_are_owned_once_and_none_is_lost(self) -> None:
+        owned = [page for sequence in self.sequences for page in sequence.pages]
+        assert len(set(owned)) == len(owned)
+        assert self.allocator.free == PAGES - len(owned)
+        for sequence in self.sequences:
+            if sequence.state in (State.WAITING, State.ENDED):
+                assert not sequence.pages
+                assert sequence.cached == 0
+            else:
+                assert sequence.cached <= len(sequence.pages) * PAGE_TOKENS
+
+    @invariant()
+    def lists_say_what_states_say(self) -> None:
+        running = [s for s in self.sequences if s.state in (State.READY, State.STEPPING)]
+        assert self.subject.running == running
+        assert self.subject.waiting == [s for s in self.sequences if s.state is State.WAITING]
+        assert len(running) <= self.limits.max_running
+
+    def teardown(self) -> None:
+        """From wherever events led, everything left comes to its end."""
+        if not hasattr(self, "subject"):
+            return
+        while self.plans:
+            self._end_well(self.plans.pop())
+        for _ in range(10_000):
+            plan = self.subject.plan(admit=True)
+            if plan is None:
+                break
+            self._end_well(plan)
+        assert not self.subject.waiting
+        assert not self.subject.running
+        assert self.allocator.free == PAGES
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+
+
+def add(subject: Scheduler, *lengths: int) -> list[Sequence]:
+    sequences = [Sequence(arrival, [0] * length) for arrival, length in enumerate(lengths)]
+    for sequence in sequences:
+        subject.add(sequence)
+    return sequences
+
+
+def step(subject: Scheduler) -> dict[int, int]:
+    """Runs one step, and returns how many tokens of which sequence were in it."""
+    plan = subject.plan(admit=True)
+    assert plan is not None
+    run(subject, plan)
+    return {chunk.sequence.arrival: chunk.end - chunk.start for chunk in plan.chunks}
+
+
+def test_a_long_prompt_holds_up_neither_decoding_nor_a_short_prompt() -> None:
+    subject, _, _ = scheduler(pages=100, max_step_tokens=10, prefill_chunk_tokens=5)
+    add(subject, 1, 60, 60, 60)
+    assert step(subject) == {0: 1, 1: 5, 2: 4}
+    newcomer = Sequence(4, [0] * 3)
+    subject.end(subject.running[-1])
+    subject.add(newcomer)
+    taken = [step(subject) for _ in range(2)]
+    assert all(tokens[0] == 1 for tokens in taken)
+    assert any(tokens.get(4) == 3 for tokens in taken)
+
+
+def test_the_next_in_line_is_not_overtaken_by_one_that_would_fit() -> None:
+    subject, _, _ = scheduler(pages=4)
+    first, second, third = add(subject, 8, 12, 1)
+    step(subject)
+    assert [first.state, second.state, third.state] == [State.READY, State.WAITING, State.WAITING]
+    subject.end(first)
+    step(subject)
+    assert second.state is State.READY
+
+
+def test_the_youngest_pays_for_the_oldest_and_comes_back() -> None:
+    subject, _, _ = scheduler(pages=5)
+    old, young = add(subject, 8, 4)
+    step(subject)
+    while not subject.preemptions:
+        step(subject)
+    assert young.state is State.WAITING
+    assert young.cached == 0
+    emitted = len(young.tokens)
+    subject.end(old)
+    while young.remaining > 1:
+        step(subject)
+    assert len(young.tokens) == emitted + 1
+
+
+def test_lanes_share_what_is_ready() -> None:
+    subject, _, _ = scheduler(pages=100, lanes=2)
+    add(subject, 1, 1, 1)
+    plans = [subject.plan(admit=True), subject.plan(admit=True)]
+    assert [len(plan.chunks) for plan in plans if plan is not None] == [2, 1]
+    assert subject.plan(admit=True) is None
+
+
+def test_a_page_is_cleared_by_the_step_that_first_uses_it() -> None:
+    subject, _, _ = scheduler()
+    (sequence,) = add(subject, 7)
+    first = subject.plan(admit=True)
+    assert first is not None
+    assert list(first.fresh_pages) == sequence.pages
+    run(subject, first)
+    second = subject.plan(admit=True)
+    assert second is not None
+    assert second.fresh_pages == ()
