@@ -55,6 +55,7 @@ class Downloader:
     pause_s: float
     traffic: Traffic = field(default_factory=Traffic)
     keep: Collection[str] = frozenset()
+    _making_room: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def is_stored(self, key: ExpertKey) -> bool:
         """Whether the disk has the expert, though perhaps damaged."""
@@ -120,7 +121,10 @@ class Downloader:
         try:
             await in_thread(partial.append, data)
         except DiskFullError:
-            if not await in_thread(self.store.make_room, len(data), 0, self.keep):
-                partial.discard()
-                raise
-            await in_thread(partial.append, data)
+            async with self._making_room:
+                await in_thread(self.store.make_room, len(data), 0, self.keep)
+                try:
+                    await in_thread(partial.append, data)
+                except DiskFullError:
+                    partial.discard()
+                    raise

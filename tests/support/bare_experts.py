@@ -35,12 +35,15 @@ class BareExperts:
         intermediate: int = 16,
         dtype: str = "float32",
         seed: int = 0,
+        distinct: bool = True,
     ) -> BareExperts:
-        """Random weights."""
+        """Random weights; the same for all when they are not to be distinct."""
         spec = ExpertSpec(hidden, intermediate, dtype, Layout.SEPARATE)
         generator = torch.Generator().manual_seed(seed)
         blobs, entries, offset = {}, {}, 0
         for key in (ExpertKey(layer, expert) for layer in layers for expert in range(experts)):
+            if not distinct:
+                generator.manual_seed(seed)
             weights = torch.randn(spec.expert_bytes // spec.torch_dtype.itemsize, generator=generator) * 0.2
             blob = bytes(weights.to(spec.torch_dtype).view(torch.uint8).numpy().data)
             ranges = []

@@ -60,12 +60,14 @@ class Script:
         wrong: Experts whose bytes are sent wrong.
         manifest_signer: Who signs the manifest instead of the coordinator.
         max_rows_in_flight, max_rows_per_frame: What the welcome says.
+        instead: A chunk that is sent instead of an expert.
         before_chunk: Awaited before each chunk of an expert.
     """
 
     ticket_s: float = 3600.0
     break_after: int | None = None
     wrong: set[ExpertKey] = field(default_factory=set)
+    instead: dict[ExpertKey, experts_pb2.Chunk] = field(default_factory=dict)
     manifest_signer: Identity | None = None
     max_rows_in_flight: int = 64
     max_rows_per_frame: int = 16
@@ -358,7 +360,11 @@ class ScriptedCoordinator(enrolment_pb2_grpc.EnrolmentServicer, experts_pb2_grpc
         self, request: experts_pb2.FetchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[experts_pb2.Chunk]:
         key = ExpertKey(request.layer, request.expert)
+        await self._admit(request.ticket, request.ticket[:32], context)
         self.fetches.append((key, request.offset))
+        if key in self.script.instead:
+            yield self.script.instead[key]
+            return
         data = self.experts.blobs[key]
         if key in self.script.wrong:
             data = bytes(len(data))
