@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 
 from ..dispatch.choice import HostEstimate
 from ..dispatch.host import SentFrame
@@ -16,6 +17,7 @@ DEFAULT_SECONDS_PER_BYTE = 1e-10
 """Of a node that has not been measured yet: 10 GB/s."""
 SHORTEST_SERVICE_S = 20e-6
 WEIGHT_OF_NEW = 0.2
+RECENT_PINGS = 8
 SUSPECT_PENALTY_S = 1000.0
 FIRST_SUSPICION_S = 5.0
 LONGEST_SUSPICION_S = 60.0
@@ -27,6 +29,8 @@ class Pace:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._round_trip_s = 0.0
+        self._recent_s: deque[float] = deque(maxlen=RECENT_PINGS)
+        self._shortest_s = 0.0
         self._seconds_per_byte = 0.0
         self._reserved_s = 0.0
         self._out = 0
@@ -39,13 +43,18 @@ class Pace:
         return self._round_trip_s
 
     @property
+    def shortest_round_trip_s(self) -> float:
+        """The shortest of the last pings: what the way itself takes, when nothing is in the way; 0 before the first."""
+        return self._shortest_s
+
+    @property
     def misses(self) -> int:
         """Deadlines missed since the last good answer."""
         return self._misses
 
     def estimate(self, now_s: float) -> HostEstimate:
         """What planning should believe. Coarse on purpose, so that equals are equal and take turns."""
-        start_s = _coarse(self._round_trip_s) + self._reserved_s
+        start_s = _coarse(self._shortest_s) + self._reserved_s
         if now_s < self._suspect_until_s:
             start_s += SUSPECT_PENALTY_S
         return HostEstimate(start_s, _coarse(self._seconds_per_byte) or DEFAULT_SECONDS_PER_BYTE)
@@ -67,6 +76,8 @@ class Pace:
         """A ping came back."""
         with self._lock:
             self._round_trip_s = _smooth(self._round_trip_s, round_trip_s)
+            self._recent_s.append(round_trip_s)
+            self._shortest_s = min(self._recent_s)
 
     def served(self, frame: SentFrame) -> None:
         """A frame was answered, and the answer found right."""
