@@ -14,7 +14,7 @@ import torch
 from folkmoot.ids import ExpertKey
 from folkmoot.kernels.expert import Expert
 from folkmoot.kernels.feed_forward import Group, feed_forward
-from folkmoot.kernels.formats import ExpertSpec, Layout
+from folkmoot.kernels.formats import DTYPES, ExpertSpec, Layout
 from folkmoot.models.manifest import ByteRange, ExpertEntry, Manifest, SourceFile
 
 
@@ -44,8 +44,8 @@ class BareExperts:
         for key in (ExpertKey(layer, expert) for layer in layers for expert in range(experts)):
             if not distinct:
                 generator.manual_seed(seed)
-            weights = torch.randn(spec.expert_bytes // spec.torch_dtype.itemsize, generator=generator) * 0.2
-            blob = bytes(weights.to(spec.torch_dtype).view(torch.uint8).numpy().data)
+            weights = torch.randn(spec.expert_bytes // DTYPES[dtype].itemsize, generator=generator) * 0.2
+            blob = bytes(weights.to(DTYPES[dtype]).view(torch.uint8).numpy().data)
             ranges = []
             for tensor in spec.tensors():
                 ranges.append(ByteRange(0, offset, spec.tensor_bytes(tensor)))

@@ -1,0 +1,126 @@
+"""Amounts are read or refused; what fits is chosen without churn; defaults stay within what the machine has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folkmoot.ids import ExpertKey
+from folkmoot.node import machine
+from folkmoot.node.limits import AmountError, fit, format_bytes, parse_bytes
+
+KEYS = [ExpertKey(0, number) for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("4GiB", 4 << 30),
+        ("512MiB", 512 << 20),
+        ("1.5GB", 1_500_000_000),
+        ("4294967296", 1 << 32),
+        (" 2 gib ", 2 << 30),
+        ("8G", 8 << 30),
+        ("0.5KiB", 512),
+        ("1tib", 1 << 40),
+        ("7b", 7),
+    ],
+)
+def test_amounts_are_read(text: str, amount: int) -> None:
+    assert parse_bytes(text) == amount
+
+
+@pytest.mark.parametrize(
+    "text", ["", "four", "-1GiB", "0", "0GiB", "1e9", "4 GiB free", "GiB", "1.GB", "4PiB", "٤GiB", "inf"]
+)
+def test_what_is_no_amount_is_refused_with_the_forms_that_are(text: str) -> None:
+    with pytest.raises(AmountError, match="write it like 4GiB"):
+        parse_bytes(text)
+
+
+def test_amounts_are_shown_as_people_read_them() -> None:
+    assert [format_bytes(amount) for amount in (0, 900, 1536, 5 << 20, 3 << 30, 2 << 40)] == [
+        "0 B",
+        "900 B",
+        "1.5 KiB",
+        "5.0 MiB",
+        "3.0 GiB",
+        "2.0 TiB",
+    ]
+
+
+def test_held_experts_stay_before_new_ones_come() -> None:
+    sizes = dict.fromkeys(KEYS, 10)
+    chosen = fit(KEYS[:4], {KEYS[3]}, sizes, 25)
+    assert chosen.kept == (KEYS[0], KEYS[3])
+    assert chosen.refused == (KEYS[1], KEYS[2])
+
+
+def test_a_smaller_expert_fills_what_a_larger_one_leaves() -> None:
+    assert fit(KEYS[:3], (), {KEYS[0]: 10, KEYS[1]: 20, KEYS[2]: 5}, 15).kept == (KEYS[0], KEYS[2])
+
+
+@given(
+    assigned=st.lists(st.sampled_from(KEYS), unique=True),
+    held=st.sets(st.sampled_from(KEYS)),
+    sizes=st.lists(st.integers(1, 50), min_size=len(KEYS), max_size=len(KEYS)),
+    limit=st.integers(0, 300),
+)
+def test_what_is_kept_always_fits_and_nothing_is_forgotten(
+    assigned: list[ExpertKey], held: set[ExpertKey], sizes: list[int], limit: int
+) -> None:
+    by_key = dict(zip(KEYS, sizes, strict=True))
+    chosen = fit(assigned, held, by_key, limit)
+    used = sum(by_key[key] for key in chosen.kept)
+    assert used <= limit
+    assert sorted((*chosen.kept, *chosen.refused)) == sorted(assigned)
+    assert all(used + by_key[key] > limit for key in chosen.refused)
+    if sum(by_key[key] for key in held) <= limit:
+        assert held.intersection(assigned) <= set(chosen.kept)
+
+
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose files say what a test writes: 16 GiB free, eight threads on four cores."""
+    (tmp_path / "meminfo").write_text(f"MemTotal: 99999999 kB\nMemAvailable: {16 << 20} kB\n")
+    for cpu in range(8):
+        topology = tmp_path / "cpu" / f"cpu{cpu}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
+    (tmp_path / "cgroup").mkdir()
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_TOPOLOGY", tmp_path / "cpu")
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
+    return tmp_path
+
+
+def test_half_of_free_memory_is_lent_by_default(box: Path) -> None:
+    assert machine.default_memory_bytes() == ((16 << 30) - machine.WORKING_ALLOWANCE_BYTES) // 2
+
+
+def test_a_container_that_has_less_than_the_machine_is_believed(box: Path) -> None:
+    (box / "cgroup" / "memory.max").write_text(f"{4 << 30}\n")
+    (box / "cgroup" / "memory.current").write_text(f"{1 << 30}\n")
+    assert machine.available_memory_bytes() == 3 << 30
+    (box / "cgroup" / "memory.max").write_text("max\n")
+    assert machine.available_memory_bytes() == 16 << 30
+
+
+def test_a_machine_that_looks_full_still_lends_a_little(box: Path) -> None:
+    (box / "meminfo").write_text("MemAvailable: 1000 kB\n")
+    assert machine.default_memory_bytes() == machine.LEAST_MEMORY_BYTES
+
+
+def test_threads_are_physical_cores_within_affinity_and_quota(
+    box: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert machine.default_threads() == 4
+    (box / "cgroup" / "cpu.max").write_text("150000 100000\n")
+    assert machine.default_threads() == 1
+    (box / "cgroup" / "cpu.max").write_text("max 100000\n")
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 4, 1})
+    assert machine.default_threads() == 2

@@ -1,0 +1,61 @@
+"""Flag over environment over file over default; what is wrong is said in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from folkmoot.node.settings import NodeSettings, SettingsError, folkmoot_home
+
+
+def test_flags_beat_the_environment_which_beats_the_file_which_beats_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = folkmoot_home() / "node.toml"
+    file.write_text('memory_bytes = "1GiB"\nthreads = 3\nname = "from the file"\n')
+    monkeypatch.setenv("FOLKMOOT_NODE_MEMORY_BYTES", "2GiB")
+    monkeypatch.setenv("FOLKMOOT_NODE_THREADS", "5")
+    settings = NodeSettings.load(invite="folkmoot1-x", memory_bytes="3GiB", name=None)
+    assert settings.memory_bytes == 3 << 30
+    assert settings.threads == 5
+    assert settings.name == "from the file"
+    assert settings.disk_bytes == 6 << 30
+    assert settings.state_dir == folkmoot_home() / "node"
+
+
+def test_settings_do_not_change() -> None:
+    settings = NodeSettings.load(invite="folkmoot1-x")
+    assert settings.threads >= 1
+    assert settings.memory_bytes > 0
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.threads = 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({}, "invite"),
+        ({"invite": "x", "memory_bytes": "lots"}, "memory_bytes: .*write it like 4GiB"),
+        ({"invite": "x", "memory_bytes": 0}, "memory_bytes"),
+        ({"invite": "x", "threads": 0}, "threads"),
+        ({"invite": "x", "name": "n" * 65}, "name"),
+        ({"invite": "x", "memory": "4GiB"}, "memory: Extra"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_that_names_it(flags: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as error:
+        NodeSettings.load(**flags)
+    assert "\n" not in str(error.value)
+    assert "FOLKMOOT_NODE_" in error.value.advice
+
+
+def test_a_wrong_file_is_named(tmp_path: Path) -> None:
+    file = folkmoot_home() / "node.toml"
+    file.write_text("threads = = 3")
+    with pytest.raises(SettingsError, match=r"node\.toml"):
+        NodeSettings.load(invite="x")
+    file.write_text("treads = 3")
+    with pytest.raises(SettingsError, match="treads"):
+        NodeSettings.load(invite="x")

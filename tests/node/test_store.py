@@ -1,0 +1,122 @@
+"""The store on its own: what it keeps, what it removes, what it says of a disk that fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from folkmoot.errors import CapacityError
+from folkmoot.node.disk import DiskError, DiskFullError, disk_errors
+from folkmoot.node.store import DamagedExpertError, ExpertStore
+from folkmoot.tests.support.bare_experts import BareExperts
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ExpertStore:
+    return ExpertStore(tmp_path)
+
+
+def put(store: ExpertStore, experts: BareExperts, number: int) -> str:
+    """Stores one expert whole; returns its digest."""
+    key = experts.keys[number]
+    digest = experts.manifest.experts[key].sha256
+    partial = store.partial(digest, experts.expert_bytes)
+    partial.append(experts.blobs[key])
+    partial.complete()
+    return digest
+
+
+def test_an_expert_is_mapped_as_it_was_stored(store: ExpertStore, experts: BareExperts) -> None:
+    digest, spec = put(store, experts, 0), experts.manifest.specs[0]
+    assert store.has(digest, spec.expert_bytes)
+    assert not store.has(digest, spec.expert_bytes + 1)
+    expert = store.load(digest, spec)
+    flat = torch.cat([expert.weights[role].flatten() for role in ("gate", "up", "down")])
+    assert flat.view(torch.uint8).numpy().tobytes() == experts.blobs[experts.keys[0]]
+
+
+def test_an_expert_outlives_the_file_it_was_mapped_from(
+    store: ExpertStore, experts: BareExperts, tmp_path: Path
+) -> None:
+    digest = put(store, experts, 0)
+    expert = store.load(digest, experts.manifest.specs[0])
+    before = expert.weights["gate"].clone()
+    (tmp_path / digest[:2] / digest).unlink()
+    assert torch.equal(expert.weights["gate"], before)
+
+
+def test_a_missing_file_is_named(store: ExpertStore, experts: BareExperts) -> None:
+    with pytest.raises(DamagedExpertError, match="missing"):
+        store.load("ab" * 32, experts.manifest.specs[0])
+
+
+def test_a_partial_file_keeps_its_bytes_unless_it_has_too_many(store: ExpertStore) -> None:
+    partial = store.partial("ab" * 32, 10)
+    partial.append(b"12345678")
+    partial.close()
+    partial.close()
+    for size, kept in ((10, 8), (7, 0)):
+        again = store.partial("ab" * 32, size)
+        assert again.length == kept
+        again.close()
+
+
+def test_a_failed_append_leaves_what_was_there(store: ExpertStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial = store.partial("ab" * 32, 10)
+    partial.append(b"123")
+    real = os.write
+
+    def full(descriptor: int, data: memoryview) -> int:
+        if len(data) == 1:
+            raise OSError(errno.ENOSPC, "full")
+        return real(descriptor, data[:1])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(DiskFullError):
+        partial.append(b"45")
+    monkeypatch.undo()
+    partial.append(b"4567890")
+    partial.complete()
+    assert store.has("ab" * 32, 10)
+
+
+def test_room_is_made_from_the_longest_unused_and_never_from_what_is_kept(
+    store: ExpertStore, experts: BareExperts, tmp_path: Path
+) -> None:
+    digests = [put(store, experts, number) for number in range(4)]
+    for age, digest in enumerate(digests):
+        os.utime(tmp_path / digest[:2] / digest, (1000 + age, 1000 + age))
+    size = experts.expert_bytes
+    assert store.make_room(size, 5 * size, ()) == 0
+    assert store.make_room(size, 4 * size, (digests[0],)) == size
+    assert [store.has(digest, size) for digest in digests] == [True, False, True, True]
+    assert store.make_room(size, 0, (digests[0],)) == 2 * size
+    assert store.has(digests[0], size)
+
+
+def test_loading_counts_as_use(store: ExpertStore, experts: BareExperts, tmp_path: Path) -> None:
+    digests = [put(store, experts, number) for number in range(2)]
+    for digest in digests:
+        os.utime(tmp_path / digest[:2] / digest, (1000, 1000))
+    store.load(digests[0], experts.manifest.specs[0])
+    store.make_room(0, experts.expert_bytes, ())
+    assert [store.has(digest, experts.expert_bytes) for digest in digests] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (errno.ENOSPC, DiskFullError),
+        (errno.EDQUOT, DiskFullError),
+        (errno.EIO, DiskError),
+        (errno.EROFS, DiskError),
+    ],
+)
+def test_the_disks_errors_have_names(code: int, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="/some/where.*--state DIR"), disk_errors(Path("/some/where")):
+        raise OSError(code, os.strerror(code))
+    assert issubclass(DiskFullError, CapacityError)
