@@ -39,7 +39,7 @@ class DispatchSettings:
 
     expert_wait_s: float = 10.0
     overload_pause_s: float = 0.1
-    frame_cost_s: float = 0.0005
+    frame_cost_s: float = 0.001
     max_rows_per_frame: int = 1024
 
     def __post_init__(self) -> None:
