@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from ..home import folkmoot_home
 from ..kernels.formats import DTYPES
 from .checkpoint import NoSuchModelError
@@ -22,7 +22,7 @@ from .preparing.order import Order, Parts
 from .preparing.output_folder import check_usable, is_prepared, pending_folder
 from .preparing.safetensors_model import prepare_safetensors
 from .progress import Progress, Silent
-from .source_table import SOURCE, SourceTable
+from .source_table import SOURCE, SourceTable, SourceTableError
 
 Signer = Callable[[bytes], tuple[bytes, bytes]]
 """Takes a manifest's digest; returns the operator's public key and its signature over the manifest statement."""
@@ -110,16 +110,24 @@ def _name_of(path: Path) -> str:
 
 
 def _reuse(out: Path, order: Order) -> PreparedModel | None:
-    """The model at `out` if it was made by the same order; None if it was made from the same source in another way."""
-    recipe = SourceTable.decode((out / SOURCE).read_bytes(), out).recipe
-    if recipe == order.recipe:
-        return PreparedModel.open(out)
+    """The model at `out` if the same order made it; None if it may be replaced: same source, other options, or damaged."""
+    try:
+        recipe = SourceTable.decode((out / SOURCE).read_bytes(), out).recipe
+    except SourceTableError as error:
+        raise UsageError(
+            f"{out} holds a damaged prepared model", advice="delete it, or name another folder with --out"
+        ) from error
     if recipe.get("source") != order.recipe["source"]:
         raise UsageError(
             f"{out} holds a model that was prepared from {recipe.get('source')}",
             advice="name another folder with --out, or delete this one",
         )
-    return None
+    if recipe != order.recipe:
+        return None
+    try:
+        return PreparedModel.open(out)
+    except ModelError:
+        return None
 
 
 def _write(folder: Path, parts: Parts, order: Order, sign: Signer | None) -> None:

@@ -171,14 +171,17 @@ class PreparedModel:
         path = self._source.trunk_folder / location.file
         flat = torch.empty(location.numel, dtype=DTYPES[WEIGHT_TYPES[location.dtype]])
         view = flat.view(torch.uint8).numpy().data
-        with path.open("rb", buffering=0) as stream:
-            stream.seek(location.offset)
-            done = 0
-            while done < len(view):
-                count = stream.readinto(view[done:])
-                if not count:
-                    raise _shorter(path)
-                done += count
+        try:
+            with path.open("rb", buffering=0) as stream:
+                stream.seek(location.offset)
+                done = 0
+                while done < len(view):
+                    count = stream.readinto(view[done:])
+                    if not count:
+                        raise _shorter(path)
+                    done += count
+        except OSError as error:
+            raise _unreadable(path, error) from error
         return flat.view(location.shape)
 
     def _expert_file(self, index: int) -> Path:
@@ -201,9 +204,7 @@ class PreparedModel:
                 try:
                     self._descriptors[path] = os.open(path, os.O_RDONLY)
                 except OSError as error:
-                    raise PreparedModelError(
-                        f"{path} cannot be read ({error.strerror})", advice=PREPARE_AGAIN
-                    ) from error
+                    raise _unreadable(path, error) from error
             return self._descriptors[path]
 
     def _check_files(self) -> None:
@@ -260,6 +261,10 @@ def _read_bounded(path: Path) -> bytes:
 
 def _shorter(path: Path) -> PreparedModelError:
     return PreparedModelError(f"{path} has become shorter while it was in use", advice=PREPARE_AGAIN)
+
+
+def _unreadable(path: Path, error: OSError) -> PreparedModelError:
+    return PreparedModelError(f"{path} cannot be read ({error.strerror})", advice=PREPARE_AGAIN)
 
 
 def _close_all(descriptors: dict[Path, int]) -> None:

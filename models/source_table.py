@@ -116,7 +116,7 @@ class SourceTable:
                 trunk_files=files,
                 trunk=trunk,
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SourceTableError(
                 f"{folder / SOURCE} cannot be read ({type(error).__name__}: {error})",
                 advice="prepare the model again: folkmoot model prepare",

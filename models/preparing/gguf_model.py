@@ -47,7 +47,11 @@ def prepare_gguf(order: Order, folder: Path) -> Parts:
     numbers = sum(torch.Size(weights.shape(name)).numel() for name in weights.names)
     check_space(folder, numbers * DTYPES[dtype].itemsize)
     adapter = adapter_for(config)
-    _write_texts(order.source, header, config, folder)
+    order.progress.start("Converting the tokenizer", None)
+    try:
+        _write_texts(order.source, header, config, folder)
+    finally:
+        order.progress.finish()
     trunk = [name for name in weights.names if not adapter.is_expert_tensor(name)]
     locations, size = _write_trunk(weights, trunk, dtype, folder, order.progress)
     return Parts(

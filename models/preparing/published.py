@@ -61,12 +61,7 @@ def list_published(
 
 
 def _places(checkpoint: Checkpoint, config: Any, adapter: FamilyAdapter) -> Iterator[_Place]:
-    layers = adapter.moe_layers(config)
-    if not layers:
-        raise CheckpointError(
-            f"{checkpoint.folder} has no layer with experts", advice="check config.json, or use another model"
-        )
-    for layer in layers:
+    for layer in adapter.moe_layers(config):
         for expert in range(adapter.expert_count(config, layer)):
             disk = adapter.on_disk(config, layer, expert)
             parts = tuple(_part(checkpoint, tensor, adapter.expert_count(config, layer)) for tensor in disk)

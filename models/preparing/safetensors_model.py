@@ -59,11 +59,11 @@ def prepare_safetensors(order: Order, folder: Path) -> Parts:
         for name, location in checkpoint.tensors.items()
         if location.dtype in WEIGHT_TYPES and adapter.is_trunk_tensor(config, name)
     }
-    dtype = order.dtype or _published_dtype(config)
+    experts = _experts(order, checkpoint, config, adapter, folder)
     return Parts(
         family=adapter.model_type,
-        dtype=dtype,
-        experts=_experts(order, checkpoint, config, adapter, folder),
+        dtype=order.dtype or _published_dtype(config) or experts.specs[0].dtype,
+        experts=experts,
         trunk_folder=checkpoint.folder,
         trunk_files={
             file: checkpoint.file_size(file) for file in sorted({place.file for place in published.values()})
@@ -88,23 +88,26 @@ def _read_config(folder: Path) -> Any:
         ) from error
 
 
-def _published_dtype(config: Any) -> str:
-    """What the checkpoint says it was made to be computed in."""
-    found = config.dtype or config.get_text_config().dtype
-    return next((name for name, dtype in DTYPES.items() if dtype == found), "float32")
+def _published_dtype(config: Any) -> str | None:
+    """What the checkpoint says it was made to be computed in; None when it does not say."""
+    return next((name for name, dtype in DTYPES.items() if dtype == config.dtype), None)
 
 
 def _experts(
     order: Order, checkpoint: Checkpoint, config: Any, adapter: FamilyAdapter, folder: Path
 ) -> ExpertList:
+    layers = adapter.moe_layers(config)
+    if not layers:
+        raise CheckpointError(
+            f"{checkpoint.folder} has no layer with experts", advice="check config.json, or use another model"
+        )
     if not adapter.sliced:
         refuse_slices(order.slices)
         return list_published(checkpoint, config, adapter, order.progress)
-    first = adapter.on_disk(config, adapter.moe_layers(config)[0], 0)[0].name
+    first = adapter.on_disk(config, layers[0], 0)[0].name
     published = checkpoint.tensors[first].dtype if first in checkpoint.tensors else "F32"
     dtype = order.dtype or WEIGHT_TYPES[published]
-    layers = len(adapter.moe_layers(config))
-    check_space(folder, layers * adapter.spec(config, dtype, 0).expert_bytes)
+    check_space(folder, len(layers) * adapter.spec(config, dtype, layers[0]).expert_bytes)
     return slice_dense(
         CheckpointWeights(checkpoint, dtype),
         config,

@@ -22,6 +22,7 @@ from folkmoot.models.prepare import prepare
 from folkmoot.models.prepared import MANIFEST, PreparedModel
 from folkmoot.models.preparing.slicing import SlicesError
 from folkmoot.models.safetensors_header import CheckpointError, TruncatedFileError
+from folkmoot.models.source_table import SOURCE
 from folkmoot.tests.support.expert_tensors import expert_tensors
 from folkmoot.tests.support.tiny_models import FAMILIES, tiny_checkpoint, tiny_tokenizer
 from folkmoot.tests.support.told_progress import ToldProgress
@@ -210,6 +211,10 @@ def sources_that_cannot_be_prepared(tmp_path: Path) -> Iterator[tuple[str, type[
     edited_config(source, mlp_only_layers=[0, 1])
     yield str(source), CheckpointError, "no layer with experts"
 
+    source = tiny_checkpoint("qwen3", tmp_path / "no-layers")
+    edited_config(source, num_hidden_layers=0, layer_types=[])
+    yield str(source), CheckpointError, "no layer with experts"
+
     source = tiny_checkpoint("mixtral", tmp_path / "mixed")
     tensors = published(source)
     name = next(name for name in tensors if "experts.3.w2" in name)
@@ -268,6 +273,23 @@ def test_preparing_a_changed_source_makes_it_anew(tmp_path: Path) -> None:
     key = ExpertKey(0, 0)
     assert hashlib.sha256(model.read_expert(key)).hexdigest() == model.manifest.experts[key].sha256
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_preparing_again_mends_what_is_damaged(tmp_path: Path) -> None:
+    source, out = tiny_checkpoint("llama", tmp_path / "source"), tmp_path / "out"
+    whole = prepare(str(source), out).manifest
+    (out / "experts-00001.safetensors").write_bytes(b"short")
+    assert prepare(str(source), out).manifest == whole
+    assert PreparedModel.open(out).read_expert(ExpertKey(1, 0))
+    (out / SOURCE).write_text("{}")
+    with pytest.raises(UsageError, match="holds a damaged prepared model: delete it"):
+        prepare(str(source), out)
+
+
+def test_a_checkpoint_that_does_not_say_its_type_computes_in_that_of_its_experts(tmp_path: Path) -> None:
+    source = tiny_checkpoint("mixtral", tmp_path / "source", dtype=torch.float16)
+    edited_config(source, dtype=None)
+    assert prepare(str(source), tmp_path / "out").manifest.dtype == "float16"
 
 
 def test_another_model_is_not_replaced(tmp_path: Path) -> None:
