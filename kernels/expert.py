@@ -7,14 +7,15 @@ spec are refused before a view exists.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from typing_extensions import Buffer
 
 from ..errors import ModelError
-from .formats import ExpertSpec, Layout
+from .formats import ExpertSpec, Layout, matrix_tensors
+from .matrix import Matrix
 
 
 class ExpertBytesError(ModelError):
@@ -27,11 +28,13 @@ class Expert:
     Attributes:
         spec: Its form.
         weights: Its tensors by role, each a view over the bytes given, shaped as in `ExpertSpec.tensors`.
-        addresses: Where its gate, up and down matrices begin, for the native kernels; only in layouts that store each
-            of them row by row.
+        matrices: Its matrices `gate` [I, H], `up` [I, H] and `down` [H, I] (no gate where the layout has none), cut out of
+            the weights; empty in the layouts that store them column by column.
+        addresses: Where its gate, up and down matrices begin, for the native kernels; zeros unless each is stored
+            contiguously, row by row, in a float format.
     """
 
-    __slots__ = ("addresses", "spec", "weights")
+    __slots__ = ("addresses", "matrices", "spec", "weights")
 
     def __init__(self, spec: ExpertSpec, parts: Sequence[Buffer]) -> None:
         """Makes views over one buffer for each tensor of `spec.tensors()`, in that order.
@@ -42,7 +45,7 @@ class Expert:
         tensors = spec.tensors()
         if len(parts) != len(tensors):
             raise ExpertBytesError(
-                f"an expert of layout {spec.layout} has {len(tensors)} tensors, not {len(parts)}"
+                f"an expert of layout {spec.layout} in {spec.dtype} has {len(tensors)} tensors, not {len(parts)}"
             )
         self.spec = spec
         self.weights: dict[str, torch.Tensor] = {}
@@ -52,8 +55,9 @@ class Expert:
                 raise ExpertBytesError(
                     f"{tensor.role} of {tensor.shape} in {spec.dtype} has {spec.tensor_bytes(tensor)} bytes, not {length}"
                 )
-            self.weights[tensor.role] = _view(part, spec.torch_dtype).view(tensor.shape)
-        self.addresses = _addresses(spec, self.weights)
+            self.weights[tensor.role] = _view(part, tensor.dtype).view(tensor.shape)
+        self.matrices = _matrices(spec, self.weights)
+        self.addresses = _addresses(spec, self.matrices)
 
     @classmethod
     def load(cls, spec: ExpertSpec, data: Buffer) -> Expert:
@@ -75,16 +79,32 @@ class Expert:
         return cls(spec, parts)
 
 
-def _addresses(spec: ExpertSpec, weights: dict[str, torch.Tensor]) -> tuple[int, int, int]:
+def _matrices(spec: ExpertSpec, weights: Mapping[str, torch.Tensor]) -> dict[str, Matrix]:
+    def whole(role: str) -> Matrix:
+        stored = matrix_tensors(spec.format, role, 0, 0)
+        return Matrix(spec.format, *(weights[tensor.role] for tensor in stored))
+
     match spec.layout:
         case Layout.SEPARATE:
-            return weights["gate"].data_ptr(), weights["up"].data_ptr(), weights["down"].data_ptr()
+            return {role: whole(role) for role in ("gate", "up", "down")}
+        case Layout.UNGATED:
+            return {role: whole(role) for role in ("up", "down")}
         case Layout.FUSED:
-            gate = weights["gate_up"].data_ptr()
-            half = spec.intermediate * spec.hidden * spec.torch_dtype.itemsize
-            return gate, gate + half, weights["down"].data_ptr()
+            both = whole("gate_up")
+            gate, up = slice(0, spec.intermediate), slice(spec.intermediate, None)
+        case Layout.INTERLEAVED_ROWS_BIASED:
+            both = whole("gate_up")
+            gate, up = slice(0, None, 2), slice(1, None, 2)
         case _:
-            return 0, 0, 0
+            return {}
+    return {"gate": both.take(gate), "up": both.take(up), "down": whole("down")}
+
+
+def _addresses(spec: ExpertSpec, matrices: Mapping[str, Matrix]) -> tuple[int, int, int]:
+    if spec.layout not in (Layout.SEPARATE, Layout.FUSED) or spec.format.quantized:
+        return 0, 0, 0
+    gate, up, down = (matrices[role].values.data_ptr() for role in ("gate", "up", "down"))
+    return gate, up, down
 
 
 def _view(buffer: Buffer, dtype: torch.dtype) -> torch.Tensor:

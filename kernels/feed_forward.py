@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from . import native_bf16
 from .expert import Expert
-from .formats import Activation, ExpertSpec, Layout
+from .torch_expert import expert_forward
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,40 +59,3 @@ def feed_forward(groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
         else:
             output.index_add_(0, group.rows, answer.mul_(group.gates.unsqueeze(1)))
     return output
-
-
-def expert_forward(expert: Expert, rows: torch.Tensor) -> torch.Tensor:
-    """One expert on its rows, ungated: [n, H] in, [n, H] out in the wider of the rows' and the weights' type."""
-    weights, spec = expert.weights, expert.spec
-    common = torch.promote_types(rows.dtype, spec.torch_dtype)
-    if common != spec.torch_dtype:
-        weights = {role: tensor.to(common) for role, tensor in weights.items()}
-    rows = rows.to(common)
-    match spec.layout:
-        case Layout.SEPARATE:
-            gate, up = F.linear(rows, weights["gate"]), F.linear(rows, weights["up"])  # [n, I] each
-            return F.linear(_activate(spec, gate, up), weights["down"])
-        case Layout.FUSED:
-            gate, up = F.linear(rows, weights["gate_up"]).chunk(2, dim=-1)
-            return F.linear(_activate(spec, gate, up), weights["down"])
-        case Layout.FUSED_TRANSPOSED:
-            gate, up = (rows @ weights["gate_up"]).chunk(2, dim=-1)
-            return _activate(spec, gate, up) @ weights["down"]
-        case Layout.INTERLEAVED_BIASED:
-            gate_up = torch.addmm(weights["gate_up_bias"], rows, weights["gate_up"])  # [n, 2I]
-            inner = _activate(spec, gate_up[:, 0::2], gate_up[:, 1::2])
-            return torch.addmm(weights["down_bias"], inner, weights["down"])
-
-
-def _activate(spec: ExpertSpec, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    rounded = gate.dtype
-    gate, up = gate.float(), up.float()  # [n, I]
-    match spec.activation:
-        case Activation.SWIGLU:
-            inner = F.silu(gate) * up
-        case Activation.GEGLU_TANH:
-            inner = F.gelu(gate, approximate="tanh") * up
-        case Activation.CLAMPED_SWIGLU:
-            gate, up = gate.clamp(max=spec.limit), up.clamp(min=-spec.limit, max=spec.limit)
-            inner = gate * torch.sigmoid(spec.alpha * gate) * (up + 1)
-    return inner.to(rounded)

@@ -35,7 +35,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def expert(spec: ExpertSpec, seed: int) -> Expert:
     generator = torch.Generator().manual_seed(seed)
     parts = [
-        (torch.randn(tensor.shape, generator=generator) * 0.2).to(spec.torch_dtype).view(torch.uint8).numpy()
+        (torch.randn(tensor.shape, generator=generator) * 0.2).to(tensor.dtype).view(torch.uint8).numpy()
         for tensor in spec.tensors()
     ]
     return Expert(spec, parts)

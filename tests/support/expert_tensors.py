@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from folkmoot.ids import ExpertKey
-from folkmoot.kernels.formats import DTYPES
 from folkmoot.models.prepared import PreparedModel
 
 
@@ -16,6 +15,6 @@ def expert_tensors(model: PreparedModel, key: ExpertKey) -> dict[str, torch.Tens
     for tensor in spec.tensors():
         length = spec.tensor_bytes(tensor)
         part = bytearray(data[start : start + length])
-        found[tensor.role] = torch.frombuffer(part, dtype=DTYPES[spec.dtype]).view(tensor.shape)
+        found[tensor.role] = torch.frombuffer(part, dtype=tensor.dtype).view(tensor.shape)
         start += length
     return found
