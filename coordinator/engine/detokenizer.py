@@ -10,7 +10,6 @@ it (sentencepiece drops a leading space, several byte tokens make one character)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os.path import commonprefix
 
 from .tokens import TextTokenizer
 
@@ -45,8 +44,7 @@ class Detokenizer:
         return self._advance(self._decode(self._read + self._unread)) if self._unread else ""
 
     def _advance(self, text: str) -> str:
-        # Where the old text ended within a character (a prompt may), all of the character is new.
-        piece = text[len(commonprefix([self._read_text, text])) :]
+        piece = text[_common(self._read_text, text) :]
         if piece or len(self._unread) >= PATIENCE_TOKENS:
             self._read, self._unread = self._unread, []
             self._read_text = self._decode(self._read)
@@ -62,3 +60,12 @@ class Detokenizer:
 
     def _decode(self, tokens: list[int]) -> str:
         return self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _common(before: str, after: str) -> int:
+    """How many first characters are the same: all of `before`, unless it ended within a character, as a prompt may."""
+    if after.startswith(before):
+        return len(before)
+    return next(
+        (place for place, (old, new) in enumerate(zip(before, after, strict=False)) if old != new), len(after)
+    )

@@ -3,7 +3,7 @@
 Guarantees: never more than the bytes it was given; all of it is reserved at once, and the operating system hands it out
 only as pages are used; what is read from a page that was cleared is finite and of no earlier owner.
 
-Letters: P page size in tokens, N slots (pages x P), T tokens of the step, D width of a head as stored.
+Letters: P page size in tokens, N slots (pages x P), T tokens of the step, K kv_heads, D width of a head as stored, n keys.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def token_bytes(cache: CacheSpec, dtype: torch.dtype) -> int:
 
 
 class LayerMemory:
-    """The keys and values of one layer: [kv_heads, N, D] each; one and the same tensor where the value is in the key."""
+    """The keys and values of one layer: [1, K, N, D] each; one and the same tensor where the value is in the key."""
 
     def __init__(self, cache: CacheSpec, pages: int, page_tokens: int, dtype: torch.dtype) -> None:
         self.width = stored_width(cache)
         self._paged = (cache.kv_heads, pages, page_tokens * self.width)
-        shape = (cache.kv_heads, pages * page_tokens, self.width)
+        shape = (1, cache.kv_heads, pages * page_tokens, self.width)
         self.keys = torch.empty(shape, dtype=dtype)
         self.values = self.keys if cache.value_in_key else torch.empty(shape, dtype=dtype)
 
     def write(self, slots: slice | torch.Tensor, key: torch.Tensor, value: torch.Tensor | None) -> None:
-        """Stores [kv_heads, T, *] at T slots."""
+        """Stores [K, T, *] at T slots."""
         self._write(self.keys, slots, key)
         if value is not None:
             self._write(self.values, slots, value)
@@ -50,21 +50,28 @@ class LayerMemory:
         if self.values is not self.keys:
             self.values.view(self._paged).index_fill_(1, pages, 0)
 
-    def gather(self, pages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copies of the keys and values of pages end to end: [kv_heads, len(pages) x P, D]."""
-        keys = self._gather(self.keys, pages)
-        return keys, keys if self.values is self.keys else self._gather(self.values, pages)
+    def span(self, slots: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of the keys and values at slots in one piece: [1, K, n, D]."""
+        start, length = slots.start, slots.stop - slots.start
+        keys = self.keys.narrow(2, start, length)
+        return keys, keys if self.values is self.keys else self.values.narrow(2, start, length)
 
-    def _gather(self, memory: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
-        return memory.view(self._paged).index_select(1, pages).view(self._paged[0], -1, self.width)
+    def gather(self, pages: torch.Tensor, sequences: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of the keys and values of sequences that have equally many pages: [sequences, K, n, D]."""
+        keys = self._gather(self.keys, pages, sequences)
+        return keys, keys if self.values is self.keys else self._gather(self.values, pages, sequences)
+
+    def _gather(self, memory: torch.Tensor, pages: torch.Tensor, sequences: int) -> torch.Tensor:
+        copied = memory.view(self._paged).index_select(1, pages)
+        return copied.view(self._paged[0], sequences, -1, self.width).transpose(0, 1)
 
     def _write(self, memory: torch.Tensor, slots: slice | torch.Tensor, rows: torch.Tensor) -> None:
         if rows.shape[-1] < self.width:
             rows = pad(rows, (0, self.width - rows.shape[-1]))
         if isinstance(slots, slice):
-            memory[:, slots] = rows
+            memory.narrow(2, slots.start, rows.shape[1]).copy_(rows)
         else:
-            memory.index_copy_(1, slots, rows)
+            memory.index_copy_(2, slots, rows.unsqueeze(0))
 
 
 class KvMemory:

@@ -6,8 +6,8 @@ without a copy of them; keys that lie in one piece are read where they lie.
 The kernel is torch's flash attention for the CPU, which also returns the logarithm of each row's softmax denominator: a
 sink, which only adds to the denominator, is then one factor, sigmoid(denominator - sink).
 
-Letters: T tokens of the step, H heads, K kv_heads, G heads that share a key (H / K), D width as stored, V value_dim,
-B sequences attended together, n keys.
+Letters: T tokens of the step, K kv_heads, G heads that share a key, D width as stored, V value_dim, B sequences attended
+side by side, n keys.
 """
 
 from __future__ import annotations
@@ -46,99 +46,80 @@ class PagedAttention:
         """As `StepAttention.attend` says."""
         cache, memory = self._caches[layer], self._memory.layers[layer]
         memory.write(self._layout.slots, key, value)
-        if query.shape[-1] < memory.width:
-            query = pad(query, (0, memory.width - query.shape[-1]))
+        heads, tokens, width = query.shape
+        if width < memory.width:
+            query = pad(query, (0, memory.width - width))
         if query.stride(-1) != 1:
             query = query.contiguous()
-        kv_heads = cache.kv_heads
-        attended = query.new_empty(query.shape[1], query.shape[0], cache.value_dim)  # [T, H, V]
+        rows = query.view(cache.kv_heads, -1, tokens, memory.width).permute(2, 0, 1, 3)  # [T, K, G, D]
+        attended = query.new_empty((*rows.shape[:3], cache.value_dim))  # [T, K, G, V]
+        shared_sinks = None if sinks is None else sinks.float().view(cache.kv_heads, -1)  # [K, G]
         for piece in self._layout.pieces(cache):
             if isinstance(piece, Together):
-                _together(piece, memory, query, kv_heads, scaling, sinks, attended)
-            elif piece.end - piece.begin == 1:
-                _one_row(piece, memory, query, kv_heads, scaling, sinks, attended)
+                _side_by_side(piece, memory, rows, scaling, shared_sinks, attended)
             else:
-                _many_rows(piece, memory, query, kv_heads, scaling, sinks, attended)
-        return attended
+                _one_sequence(piece, memory, rows, scaling, shared_sinks, attended)
+        return attended.view(tokens, heads, cache.value_dim)
 
 
-def _one_row(
+def _one_sequence(
     piece: Alone,
     memory: LayerMemory,
-    query: torch.Tensor,
-    kv_heads: int,
+    rows: torch.Tensor,
     scaling: float,
     sinks: torch.Tensor | None,
     attended: torch.Tensor,
 ) -> None:
-    """The heads that share a key are the rows of one product with it."""
-    keys, values = _keys_and_values(piece, memory)  # [K, n, D]
-    row = query[:, piece.begin].reshape(1, kv_heads, -1, memory.width)  # [1, K, G, D]
-    output, denominators = _flash(row, keys.unsqueeze(0), values.unsqueeze(0), scale=scaling)
-    if sinks is not None:
-        output = _with_sinks(output, denominators, sinks.view(kv_heads, -1))
-    attended[piece.begin] = output.reshape(-1, memory.width)[:, : attended.shape[-1]]
+    """One row: the heads that share a key are the rows of one product with it.
 
-
-def _many_rows(
-    piece: Alone,
-    memory: LayerMemory,
-    query: torch.Tensor,
-    kv_heads: int,
-    scaling: float,
-    sinks: torch.Tensor | None,
-    attended: torch.Tensor,
-) -> None:
-    """Each key head is a batch, and the heads that share it are one head repeated with stride 0."""
-    keys, values = _keys_and_values(piece, memory)  # [K, n, D]
+    Several rows: each key head is a batch, and the heads that share it see it repeated with stride 0.
+    """
+    if isinstance(piece.keys, slice):
+        keys, values = memory.span(piece.keys)  # [1, K, n, D]
+    else:
+        keys, values = (gathered[:, :, piece.counted] for gathered in memory.gather(piece.keys))
     count = piece.end - piece.begin
-    rows = query[:, piece.begin : piece.end].view(kv_heads, -1, count, memory.width)  # [K, G, rows, D]
-    shared = (-1, rows.shape[1], -1, -1)
-    output, denominators = _flash(
-        rows,
-        keys.unsqueeze(1).expand(shared),
-        values.unsqueeze(1).expand(shared),
-        0.0,
-        piece.causal,
-        attn_mask=piece.mask,
-        scale=scaling,
-    )
-    if sinks is not None:
-        output = _with_sinks(output, denominators, sinks.view(kv_heads, -1, 1))
-    output = output.flatten(0, 1).transpose(0, 1)  # [rows, H, D]
-    attended[piece.begin : piece.end] = output[..., : attended.shape[-1]]
+    asking = rows.narrow(0, piece.begin, count)  # [count, K, G, D]
+    if count == 1:
+        output, denominators = _flash(asking, keys, values, scale=scaling)  # [1, K, G, D]
+    else:
+        shared = (-1, rows.shape[2], -1, -1)
+        output, denominators = _flash(
+            asking.permute(1, 2, 0, 3),  # [K, G, count, D]
+            keys.transpose(0, 1).expand(shared),
+            values.transpose(0, 1).expand(shared),
+            0.0,
+            piece.causal,
+            attn_mask=piece.mask,
+            scale=scaling,
+        )
+        output, denominators = output.permute(2, 0, 1, 3), denominators.permute(2, 0, 1)
+    _store(output, denominators, sinks, attended.narrow(0, piece.begin, count))
 
 
-def _together(
+def _side_by_side(
     piece: Together,
     memory: LayerMemory,
-    query: torch.Tensor,
-    kv_heads: int,
+    rows: torch.Tensor,
     scaling: float,
     sinks: torch.Tensor | None,
     attended: torch.Tensor,
 ) -> None:
-    sequences = piece.rows.shape[0]
-    keys, values = (
-        gathered.view(kv_heads, sequences, -1, memory.width).transpose(0, 1)  # [B, K, n, D]
-        for gathered in memory.gather(piece.pages)
-    )
-    chosen = query.index_select(1, piece.rows)  # [H, B, D]
-    rows = chosen.view(kv_heads, -1, sequences, memory.width).permute(2, 0, 1, 3)  # [B, K, G, D]
-    output, denominators = _flash(rows, keys, values, attn_mask=piece.mask, scale=scaling)
+    """One row each of several sequences, which are the batches."""
+    keys, values = memory.gather(piece.pages, len(piece.rows))  # [B, K, n, D]
+    asking = rows.index_select(0, piece.rows)  # [B, K, G, D]
+    output, denominators = _flash(asking, keys, values, attn_mask=piece.mask, scale=scaling)
+    place = torch.empty_like(attended[: len(piece.rows)])
+    _store(output, denominators, sinks, place)
+    attended.index_copy_(0, piece.rows, place)
+
+
+def _store(
+    output: torch.Tensor, denominators: torch.Tensor, sinks: torch.Tensor | None, place: torch.Tensor
+) -> None:
+    """Writes [rows, K, G, D] to [rows, K, G, V], as if each row's softmax had one more score, the sink, with no value."""
+    if place.shape[-1] < output.shape[-1]:
+        output = output[..., : place.shape[-1]]
     if sinks is not None:
-        output = _with_sinks(output, denominators, sinks.view(kv_heads, -1))
-    attended[piece.rows] = output.flatten(1, 2)[..., : attended.shape[-1]]
-
-
-def _keys_and_values(piece: Alone, memory: LayerMemory) -> tuple[torch.Tensor, torch.Tensor]:
-    if piece.slots is not None:
-        return memory.keys[:, piece.slots], memory.values[:, piece.slots]
-    assert piece.pages is not None
-    keys, values = memory.gather(piece.pages)
-    return keys[:, piece.keys], values[:, piece.keys]
-
-
-def _with_sinks(output: torch.Tensor, denominators: torch.Tensor, sinks: torch.Tensor) -> torch.Tensor:
-    """Scales each row as if its softmax had one more score, the sink, with no value."""
-    return output * torch.sigmoid(denominators - sinks.float()).unsqueeze(-1).to(output.dtype)
+        output = output * torch.sigmoid(denominators - sinks).unsqueeze(-1).to(output.dtype)
+    place.copy_(output)

@@ -7,7 +7,7 @@ A row's random number is a hash of its seed and its place, so that an answer whi
 numbers. It picks from the kept tokens in the order of the vocabulary, so that a last-bit difference between logits that
 are nearly equal cannot swap two tokens.
 
-Letters: S rows, V vocabulary, M most likely tokens looked at.
+Letters: S rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .requests import SamplingParams
 
-LIKELIEST = 256
-"""How many tokens are sorted before all of them are: nearly always these hold all that top-p keeps."""
+Weights = NDArray[np.float32]
+"""Sorting and partitioning are done by numpy, many times faster than by torch."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ class Choice:
 
 
 def uniform(seed: int, place: int) -> float:
-    """A number in [0, 1) that is fixed by seed and place: 53 bits of BLAKE2b over both."""
+    """A number in [0, 1) that is fixed by seed and place: 52 bits of BLAKE2b over both."""
     message = (seed % 2**64).to_bytes(8, "big") + place.to_bytes(8, "big")
     digest = hashlib.blake2b(message, digest_size=8, person=b"folkmoot-sample").digest()
-    return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
+    return (int.from_bytes(digest, "big") >> 12) * 2.0**-52
 
 
 def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice | None]:
@@ -66,66 +68,57 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice | None]:
     Returns:
         S choices; None for a row whose logits are not numbers.
     """
-    tokens = logits.argmax(dim=-1)  # [S]
-    sound = logits.amax(dim=-1).isfinite()  # [S]; a NaN anywhere in a row is its maximum
-    random_rows = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0 and sound[row]]
-    if random_rows:
-        index = torch.tensor(random_rows)
-        tokens[index] = _sample(logits[index], [draws[row] for row in random_rows])
-    chosen: list[int] = tokens.tolist()
+    greatest, likeliest = logits.max(dim=-1)  # [S] each; a NaN anywhere in a row is its maximum
     return [
-        _choice(logits[row], chosen[row], draw.sampling.logprobs) if usable else None
-        for row, (draw, usable) in enumerate(zip(draws, sound.tolist(), strict=True))
+        _choose(row, draw, likely, top) if math.isfinite(top) else None
+        for row, draw, likely, top in zip(logits, draws, likeliest.tolist(), greatest.tolist(), strict=True)
     ]
 
 
-def _choice(logits: torch.Tensor, token: int, logprobs: int | None) -> Choice:
-    if logprobs is None:
+def _choose(logits: torch.Tensor, draw: Draw, likeliest: int, greatest: float) -> Choice:
+    sampling = draw.sampling
+    token = likeliest
+    if sampling.temperature > 0:
+        # At least what a float can divide by; the likeliest token's weight is 1, so nothing overflows.
+        temperature = max(sampling.temperature, torch.finfo(logits.dtype).tiny)
+        token = _sample(((logits - greatest) / temperature).exp(), sampling, uniform(draw.seed, draw.place))
+    if sampling.logprobs is None:
         return Choice(token)
     row = torch.log_softmax(logits, dim=-1)  # [V]
-    best = torch.topk(row, min(logprobs, row.shape[-1]))
+    best = torch.topk(row, min(sampling.logprobs, row.shape[-1]))
     top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
     return Choice(token, float(row[token]), top)
 
 
-def _sample(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    """One token for each of S rows with a temperature above 0: [S]."""
-    coldest = torch.finfo(logits.dtype).tiny
-    temperatures = torch.tensor([[max(coldest, draw.sampling.temperature)] for draw in draws])  # [S, 1]
-    # Divided after the maximum is taken off, so that a tiny temperature cannot overflow.
-    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperatures  # [S, V], at most 0
-    for row, draw in enumerate(draws):
-        least = _least_kept(scaled[row], draw.sampling)
-        if least is not None:
-            scaled[row].masked_fill_(scaled[row] < least, -math.inf)
-    cumulative = scaled.double().exp().cumsum(dim=-1)  # [S, V]
-    numbers = torch.tensor([uniform(draw.seed, draw.place) for draw in draws], dtype=torch.float64)
-    # The first token whose cumulative weight is above the number's: one of weight 0 never is.
-    return torch.searchsorted(cumulative, numbers.unsqueeze(-1) * cumulative[:, -1:], right=True).squeeze(-1)
+def _sample(weights: torch.Tensor, sampling: SamplingParams, number: float) -> int:
+    """The token at `number` (in [0, 1)) of the way through the weights [V] that the filters keep."""
+    kept = None
+    least = _least_kept(weights.numpy(), sampling)
+    if least > 0:
+        kept = np.flatnonzero(weights.numpy() >= least)
+        weights = weights[torch.from_numpy(kept)]
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    # The first whose cumulative weight is above the number's: one of weight 0 never is.
+    place = int(torch.searchsorted(cumulative, number * cumulative[-1], right=True))
+    return place if kept is None else int(kept[place])
 
 
-def _least_kept(scaled: torch.Tensor, sampling: SamplingParams) -> float | None:
-    """The smallest scaled logit of a row [V] that its filters keep; None when they keep all."""
-    vocabulary = scaled.shape[-1]
-    top_k = sampling.top_k if 0 < sampling.top_k < vocabulary else None
-    least = math.log(sampling.min_p) if sampling.min_p > 0 else -math.inf
-    if top_k is not None or sampling.top_p < 1:
-        likeliest = torch.topk(scaled, min(vocabulary, max(LIKELIEST, top_k or 0))).values  # [M], descending
-        if top_k is not None:
-            least = max(least, float(likeliest[top_k - 1]))
-        if sampling.top_p < 1:
-            floor = float(likeliest[top_k - 1]) if top_k is not None else -math.inf
-            least = max(least, _nucleus(scaled, likeliest, floor, sampling.top_p))
-    return None if least == -math.inf else least
+def _least_kept(weights: Weights, sampling: SamplingParams) -> float:
+    """The smallest of the weights [V] that the filters keep, the greatest weight being 1; 0 when they keep all."""
+    floor = 0.0
+    if 0 < sampling.top_k < weights.size:
+        floor = float(np.partition(weights, -sampling.top_k)[-sampling.top_k])
+    nucleus = _nucleus(weights, floor, sampling.top_p) if sampling.top_p < 1 else 0.0
+    return max(floor, nucleus, sampling.min_p)
 
 
-def _nucleus(scaled: torch.Tensor, likeliest: torch.Tensor, floor: float, top_p: float) -> float:
-    """The smallest scaled logit of the likeliest tokens that together have `top_p` of what is not below `floor`."""
-    weights = scaled.double().exp()
-    wanted = top_p * float(weights[scaled >= floor].sum())
-    cumulative = likeliest.double().exp().cumsum(dim=-1)
-    if float(cumulative[-1]) < wanted and likeliest.shape[-1] < scaled.shape[-1]:
-        likeliest = scaled.sort(descending=True).values
-        cumulative = likeliest.double().exp().cumsum(dim=-1)
-    reached = int(torch.searchsorted(cumulative, wanted))
-    return float(likeliest[min(reached, likeliest.shape[-1] - 1)])
+def _nucleus(weights: Weights, floor: float, top_p: float) -> float:
+    """The smallest of the greatest weights that together have `top_p` of what is not below `floor`.
+
+    Weights below the V-th part of what may be left out cannot be among them: only the others are sorted.
+    """
+    total = float(weights.sum(where=weights >= floor, dtype=np.float64))
+    negligible = (1 - top_p) * total / weights.size * 0.999
+    greatest = np.sort(weights[weights >= max(floor, negligible)])[::-1]
+    reached = int(np.searchsorted(greatest.cumsum(dtype=np.float64), top_p * total))
+    return float(greatest[min(reached, greatest.size - 1)])

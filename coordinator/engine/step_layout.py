@@ -27,18 +27,16 @@ class Alone:
 
     Attributes:
         begin, end: Rows of the step.
-        slots: Where the keys lie in one piece; None when they must be gathered.
-        pages: [n], pages to gather; None when the keys lie in one piece.
-        keys: Which of the gathered keys count.
+        keys: Slots of the keys where they lie in one piece, else [n], the pages to gather.
+        counted: Which of the gathered keys count.
         causal: True when row i sees the keys 0 ... i and no mask is needed.
         mask: [rows, keys], added to the scores; None when every row sees all keys, or is causal.
     """
 
     begin: int
     end: int
-    slots: slice | None
-    pages: torch.Tensor | None
-    keys: slice
+    keys: slice | torch.Tensor
+    counted: slice
     causal: bool
     mask: torch.Tensor | None
 
@@ -125,18 +123,14 @@ class StepLayout:
         first = _first_visible(cache, chunk.start)
         pages = self._pages(chunk, first)
         offset, length = first % self._page_tokens, chunk.end - first
-        slots = None
-        if _rises_by_one(pages):
-            start = pages[0] * self._page_tokens + offset
-            slots = slice(start, start + length)
+        start = pages[0] * self._page_tokens + offset
         rows = chunk.end - chunk.start
         causal = rows > 1 and first == chunk.start and _first_visible(cache, chunk.end - 1) == first
         return Alone(
             begin=row,
             end=row + rows,
-            slots=slots,
-            pages=torch.tensor(pages) if slots is None else None,
-            keys=slice(offset, offset + length),
+            keys=slice(start, start + length) if _rises_by_one(pages) else torch.tensor(pages),
+            counted=slice(offset, offset + length),
             causal=causal,
             mask=self._mask(cache, chunk, first) if rows > 1 and not causal else None,
         )

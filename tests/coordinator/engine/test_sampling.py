@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from folkmoot.coordinator.engine.requests import SamplingParams
-from folkmoot.coordinator.engine.sampling import LIKELIEST, Choice, Draw, choose, uniform
+from folkmoot.coordinator.engine.sampling import Choice, Draw, choose, uniform
 
 FILTERS: list[dict[str, Any]] = [
     {},
@@ -54,7 +54,7 @@ def tokens(choices: list[Choice | None]) -> list[int]:
     return [choice.token_id for choice in choices if choice is not None]
 
 
-@pytest.mark.parametrize("vocabulary", [50, 3 * LIKELIEST])
+@pytest.mark.parametrize("vocabulary", [50, 768])
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
 def test_frequencies_are_the_probabilities_of_what_the_filters_keep(
     filters: dict[str, Any], vocabulary: int
@@ -74,12 +74,11 @@ def test_frequencies_are_the_probabilities_of_what_the_filters_keep(
 
 
 def test_a_flat_nucleus_is_found_among_all_tokens() -> None:
-    """When the likeliest few hundred do not reach top_p, the rest is looked at."""
-    logits = torch.linspace(1, 0, 4 * LIKELIEST)
+    logits = torch.linspace(1, 0, 1024)
     sampling = SamplingParams(top_p=0.9)
     wanted = warped(logits, sampling)
     chosen = tokens(choose(logits.expand(3000, -1), [Draw(sampling, 3, place) for place in range(3000)]))
-    assert max(chosen) > 3 * LIKELIEST
+    assert max(chosen) > 768
     assert all(wanted[token] > 0 for token in chosen)
 
 
@@ -158,4 +157,4 @@ def test_numbers_are_fixed_by_seed_and_place_and_spread_evenly() -> None:
     assert abs(float(numbers.mean()) - 0.5) < 0.02
     assert uniform(1, 2) == uniform(1, 2)
     # A fixed value: a change of the generator would change every user's seeded answers.
-    assert uniform(1234, 5) == pytest.approx(0.6724641491614274, abs=1e-15)
+    assert uniform(1234, 5) == 0.6724641491614274
