@@ -57,10 +57,12 @@ class RunningHub:
         self.nodes: list[ScriptedNode] = []
 
     async def join(self, fault: Fault | None = None, **options: Any) -> ScriptedNode:
-        """Starts a scripted node."""
+        """Starts a scripted node and waits until the hub knows that it is attached."""
         node = ScriptedNode(self.hub.invite, self.model, fault=fault, **options)
         self.nodes.append(node)
-        return await node.join()
+        await node.join()
+        await self.until(lambda: self.seen(node).state.value not in ("lost", "quarantined"))
+        return node
 
     async def join_ready(self, *faults: Fault | None, **options: Any) -> list[ScriptedNode]:
         """Starts one node for each fault and waits until each holds what it shall hold."""
