@@ -1,13 +1,21 @@
-"""`folkmoot coordinator`: operate a network."""
+"""`folkmoot coordinator`: operate a network.
+
+Guarantees: standard output holds only what other programs want to read: one line `api URL` and one line `invite TEXT`, or
+with `--json` one object with both; it is there as soon as nodes can join. Coverage is told on standard error.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .daemon import end_with_parent
+from .daemon import configure_logging, end_with_parent, run_until_stopped
+from .terminal import emit, emit_json, say
+
+if TYPE_CHECKING:
+    from ..coordinator.app import Coordinator
 
 app = typer.Typer(help="Operate a network.")
 
@@ -20,17 +28,56 @@ def group() -> None:
 @app.command()
 def serve(
     model: Annotated[Path, typer.Option(help="A prepared model.")],
-    host: Annotated[str | None, typer.Option(help="Where nodes connect to.", show_default=False)] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="0 takes a free one.", show_default=False)
+    host: Annotated[
+        str | None,
+        typer.Option(help="Where to listen for nodes, 0.0.0.0 for all; 127.0.0.1.", show_default=False),
     ] = None,
-    api_host: Annotated[str, typer.Option(help="Where the HTTP API listens.")] = "127.0.0.1",
-    api_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port for nodes, 0 for a free one; 7440.", show_default=False),
+    ] = None,
+    public_host: Annotated[
+        str | None, typer.Option(help="The name or address that invites hold.", show_default=False)
+    ] = None,
+    api_host: Annotated[
+        str | None, typer.Option(help="Where the HTTP API listens; 127.0.0.1.", show_default=False)
+    ] = None,
+    api_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of the API, 0 for a free one; 8000.", show_default=False),
+    ] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="Where key and books are kept; ~/.folkmoot/operator.", show_default=False),
+        typer.Option(help="Where keys and join secret are kept; ~/.folkmoot/operator.", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object when ready.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of the trunk; all cores.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
-    """Serve a model: prints the API's URL and the invite for nodes, then coverage until it is complete."""
+    """Serve a model: print the API's URL and an invite for nodes, then report coverage until stopped."""
     end_with_parent()
+    configure_logging()
+    from ..coordinator.app import run
+    from ..coordinator.settings import CoordinatorSettings
+
+    settings = CoordinatorSettings.load(
+        model=model,
+        host=host,
+        port=port,
+        public_host=public_host,
+        api_host=api_host,
+        api_port=api_port,
+        state_dir=state,
+        threads=threads,
+    )
+
+    def announce(coordinator: Coordinator) -> None:
+        if as_json:
+            emit_json({"api": coordinator.api_url, "invite": coordinator.invite})
+            return
+        emit(f"api {coordinator.api_url}")
+        emit(f"invite {coordinator.invite}")
+        say("give the invite to contributors: folkmoot node join INVITE")
+
+    run_until_stopped(run(settings, announce))

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 QUESTION = "Why is the sky blue?"
 MAX_TOKENS = 160
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+"""What `folkmoot model prepare default` makes; said here again because that module takes seconds to import."""
+PREPARED_MARK = "manifest.json"
 STABLE_API_PORT = 8000
 """Where `--serve` listens if nobody else does, so that other commands find it with no --url."""
 
@@ -70,9 +73,12 @@ def demo(
 
 
 def prepared_folder(model: Path | None) -> Path:
-    """The prepared model to serve; prepares what is not prepared yet."""
-    if model is not None and (model / "manifest.json").is_file():
-        return model.absolute()
+    """The prepared model to serve; prepares what is not prepared yet, and loads nothing heavy otherwise."""
+    from ..home import folkmoot_home
+
+    folder = folkmoot_home() / "models" / DEFAULT_MODEL if model is None else model.absolute()
+    if (folder / PREPARED_MARK).is_file():
+        return folder
     from .model import prepare_signed
 
     return prepare_signed("default" if model is None else str(model)).folder

@@ -70,7 +70,7 @@ class LocalNetwork:
             "--state",
             str(self._state / "coordinator"),
         ]
-        serve += ["--host", "127.0.0.1", "--port", "0", "--api-port", str(self._api_port)]
+        serve += ["--host", "127.0.0.1", "--port", "0", "--threads", "1", "--api-port", str(self._api_port)]
         self._coordinator = Child("the coordinator", serve, logs / "coordinator.log")
         for number in range(1, self._count + 1):
             name = f"node-{number}"
@@ -91,7 +91,7 @@ class LocalNetwork:
         began = covered_at = time.monotonic()
         while time.monotonic() < began + COVERAGE_TIMEOUT_S:
             self.check()
-            network = client.network()
+            network = self._ask(client)
             notice(network)
             if not self._covered(network):
                 covered_at = time.monotonic()
@@ -159,6 +159,14 @@ class LocalNetwork:
 
     def _children(self) -> list[Child]:
         return [*self._nodes, *([self._coordinator] if self._coordinator is not None else [])]
+
+    def _ask(self, client: FolkmootClient) -> dict[str, Any]:
+        try:
+            return client.network()
+        except UnavailableError:
+            # If the coordinator has ended, its own words say more than those of the broken connection.
+            self.check()
+            raise
 
     def _covered(self, network: dict[str, Any]) -> bool:
         """Whether every node has what it was told to hold, and every expert a host."""

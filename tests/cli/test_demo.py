@@ -15,7 +15,11 @@ import openai
 import psutil
 import pytest
 
+from folkmoot.cli.demo import DEFAULT_MODEL, PREPARED_MARK
 from folkmoot.client import FolkmootClient
+from folkmoot.models.default_model import DEFAULT_NAME
+from folkmoot.models.prepare import prepare
+from folkmoot.models.prepared import MANIFEST
 from folkmoot.tests.support.tiny_models import tiny_checkpoint
 
 COMMAND = [sys.executable, "-P", "-m", "folkmoot.cli.main", "demo"]
@@ -41,8 +45,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home for all tests here, so that only the first prepares and downloads."""
+    """One home for all tests here: nodes keep what they have downloaded."""
     return tmp_path_factory.mktemp("demo-home")
+
+
+@pytest.fixture(scope="module")
+def prepared(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "tiny"
+    return prepare(str(checkpoint), folder).folder
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +81,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "FOLKMOOT_HOME": str(home), "COVERAGE_PROCESS_START": ""}
+    environment = {**os.environ, "FOLKMOOT_HOME": str(home)}
     return subprocess.Popen(
         [*COMMAND, *arguments],
         cwd=home,
@@ -101,31 +111,46 @@ def test_json_has_the_fields_and_adds_up(home: Path, checkpoint: Path) -> None:
     assert "experts hosted" in err
 
 
-def test_a_second_demo_prepares_nothing_and_says_what_happened(home: Path, checkpoint: Path) -> None:
-    process = start(home, "--model", str(checkpoint), "--nodes", "2")
-    out, err = process.communicate(timeout=WAIT_S)
-    assert process.returncode == 0, err
-    assert "hashing" not in err
+def test_a_served_network_outlives_a_node_but_not_its_coordinator(home: Path, prepared: Path) -> None:
+    process = start(home, "--model", str(prepared), "--nodes", "2", "--serve")
+    assert process.stdout is not None
+    lines = list(until_api(process))
+    summary, url = "".join(lines), lines[-1].split()[1]
     for word in ("node-1", "node-2", "tokens/s", "verified", "coverage 16 of 16"):
-        assert word in out
+        assert word in summary
+
+    second = start(home, "--model", str(prepared))
+    _, err = second.communicate(timeout=WAIT_S)
+    assert second.returncode == 2
+    assert "runs already" in err
+
+    process_with(home, "node-2").kill()
+    with FolkmootClient(url) as client:
+        until(lambda: sum(node["state"] == "ready" for node in client.network()["nodes"]) == 1)
+        answer = client.chat([{"role": "user", "content": "hello"}], max_tokens=4)
+        assert len(list(answer)) <= 4
+        assert len(answer.accounting["nodes"]) == 1
+
+    process_with(home, "coordinator").kill()
+    _, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 7
+    assert "hashing" not in err
+    assert "node-2 ended with code -9" in err
+    assert err.splitlines()[-1].startswith("error: the coordinator ended with code -9")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_served_network_answers_until_it_is_ended(
-    home: Path, checkpoint: Path, number: signal.Signals
+    home: Path, prepared: Path, number: signal.Signals
 ) -> None:
-    process = start(home, "--model", str(checkpoint), "--nodes", "1", "--serve")
-    assert process.stdout is not None
-    lines = iter(process.stdout.readline, "")
-    url = next(line.split()[1] for line in lines if line.startswith("api "))
+    process = start(home, "--model", str(prepared), "--nodes", "1", "--serve")
+    url = list(until_api(process))[-1].split()[1]
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         model = next(iter(client.models.list())).id
         hello = [{"role": "user", "content": "hello"}]
         answer = client.chat.completions.create(model=model, messages=hello, max_tokens=4, temperature=0)
         assert answer.usage is not None
         assert answer.usage.completion_tokens >= 1
-    with FolkmootClient(url) as own:
-        assert own.network()["coverage"]["fraction"] == 1
     assert len(processes_of(home)) == 3
     process.send_signal(number)
     _, err = process.communicate(timeout=WAIT_S)
@@ -133,35 +158,22 @@ def test_a_served_network_answers_until_it_is_ended(
     assert "Traceback" not in err
 
 
-def test_a_served_network_outlives_a_node_but_not_its_coordinator(home: Path, checkpoint: Path) -> None:
-    process = start(home, "--model", str(checkpoint), "--nodes", "2", "--serve")
+def until_api(process: subprocess.Popen[str]) -> Iterator[str]:
+    """The lines up to the one with the API's URL."""
     assert process.stdout is not None
-    url = next(line.split()[1] for line in iter(process.stdout.readline, "") if line.startswith("api "))
-    process_with(home, "node-2").kill()
-    with FolkmootClient(url) as client:
-        until(lambda: sum(node["state"] == "ready" for node in client.network()["nodes"]) == 1)
-        assert "".join(client.chat([{"role": "user", "content": "hello"}], max_tokens=4)) is not None
-    process_with(home, "coordinator").kill()
-    _, err = process.communicate(timeout=WAIT_S)
-    assert process.returncode == 7
-    assert "node-2 ended with code -9" in err
-    assert err.splitlines()[-1].startswith("error: the coordinator ended with code -9")
+    for line in process.stdout:
+        yield line
+        if line.startswith("api "):
+            return
+    raise AssertionError("the demo ended without serving")
 
 
 def process_with(home: Path, argument: str) -> psutil.Process:
     return next(found for found in processes_of(home) if argument in found.cmdline())
 
 
-def test_two_demos_do_not_share_a_home(home: Path, checkpoint: Path) -> None:
-    first = start(home, "--model", str(checkpoint), "--nodes", "1", "--serve")
-    assert first.stdout is not None
-    assert any(line.startswith("api ") for line in iter(first.stdout.readline, ""))
-    second = start(home, "--model", str(checkpoint))
-    _, err = second.communicate(timeout=WAIT_S)
-    assert second.returncode == 2
-    assert "runs already" in err
-    first.terminate()
-    first.communicate(timeout=WAIT_S)
+def test_the_default_model_is_the_one_that_prepare_makes() -> None:
+    assert (DEFAULT_MODEL, PREPARED_MARK) == (DEFAULT_NAME, MANIFEST)
 
 
 def test_no_such_model(home: Path) -> None:
