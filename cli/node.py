@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..errors import UsageError
 from .daemon import configure_logging, end_with_parent, run_until_stopped
-
-if TYPE_CHECKING:
-    from ..node.daemon import NodeDaemon
 
 app = typer.Typer(help="Contribute this machine to a network.")
 
@@ -50,7 +47,7 @@ def join(
 ) -> None:
     """Join a network and compute for it until stopped."""
     end_with_parent()
-    from ..node.daemon import NodeDaemon
+    from ..node.daemon import run
     from ..node.settings import NodeSettings
 
     if invite == "-":
@@ -63,12 +60,4 @@ def join(
     settings = NodeSettings.load(
         invite=invite, memory_bytes=memory, threads=threads, state_dir=state, name=name
     )
-    run_until_stopped(_live(NodeDaemon(settings)))
-
-
-async def _live(daemon: NodeDaemon) -> None:
-    try:
-        await daemon.start()
-        await daemon.wait()
-    finally:
-        await daemon.stop()
+    run_until_stopped(run(settings))

@@ -11,8 +11,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import signal
-import sys
 import time
 
 import grpc
@@ -28,6 +26,7 @@ from .enrol import Enroller, Ticket
 from .executor import Executor, Send
 from .limits import format_bytes
 from .link import Link, Resources
+from .machine import WORKING_ALLOWANCE_BYTES
 from .progress import NodeState, Status
 from .remote import TicketRefusedError
 from .session import Session
@@ -94,9 +93,10 @@ class NodeDaemon:
             self.settings, identity, state, ExpertStore(state.experts), self.shelf, self.status
         )
         log.info(
-            "node %s lends %s of memory and %d threads; it keeps its state in %s",
+            "node %s lends %s of memory for experts (and takes about %s to work with) and %d threads; its state is in %s",
             short(identity.node_id),
             format_bytes(self._resources.lent_bytes),
+            format_bytes(WORKING_ALLOWANCE_BYTES),
             self.settings.threads,
             self.settings.state_dir,
         )
@@ -190,26 +190,14 @@ class NodeDaemon:
 
 
 async def run(settings: NodeSettings) -> None:
-    """Runs a node until it is told to stop (SIGINT, SIGTERM) or something ends it.
+    """Runs a node until it is cancelled or something ends it; then it leaves the network in order.
 
     Raises:
         FolkmootError: what ended it.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    daemon, told = NodeDaemon(settings), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, told.set)
+    daemon = NodeDaemon(settings)
     try:
         await daemon.start()
-        ends = asyncio.create_task(daemon.wait()), asyncio.create_task(told.wait())
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        await ended(*ends)
-        if told.is_set():
-            log.info("told to stop")
+        await daemon.wait()
     finally:
         await daemon.stop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-    if not told.is_set():
-        await daemon.wait()

@@ -136,7 +136,7 @@ class FrameReader:
             raise malformed(
                 f"{experts.size} experts, {rows.size} rows and {gates.size} gates do not make pairs"
             )
-        if rows.min() < 0 or rows.max() >= count:
+        if rows.view(numpy.uint32).max() >= count:  # as unsigned, a negative row is a very large one
             raise malformed(f"a pair names row {rows.max()} or {rows.min()} of {count}")
         order = experts.astype(numpy.int64) * count + rows
         if not (order[1:] > order[:-1]).all():

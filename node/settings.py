@@ -69,7 +69,7 @@ class NodeSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FOLKMOOT_NODE_", frozen=True, extra="forbid")
 
-    invite: str = Field(min_length=1)
+    invite: str = Field(min_length=1, repr=False)
     memory_bytes: Amount = Field(default_factory=default_memory_bytes)
     disk_bytes: Amount = Field(
         default_factory=lambda data: 2 * data.get("memory_bytes", default_memory_bytes())
@@ -113,6 +113,7 @@ class NodeSettings(BaseSettings):
             wrong = "; ".join(
                 f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
                 for fault in error.errors(include_url=False)
+                if fault["type"] != "default_factory_not_called"  # only says that another setting is wrong
             )
             raise SettingsError(
                 f"the node's settings are wrong: {wrong}",

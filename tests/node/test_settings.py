@@ -48,6 +48,7 @@ def test_a_wrong_flag_is_one_line_that_names_it(flags: dict[str, object], said: 
     with pytest.raises(SettingsError, match=said) as error:
         NodeSettings.load(**flags)
     assert "\n" not in str(error.value)
+    assert "factory" not in str(error.value)
     assert "FOLKMOOT_NODE_" in error.value.advice
 
 
