@@ -104,6 +104,12 @@ class RunningHub:
         tally = tally if tally is not None else StepTally()
         return await asyncio.to_thread(lambda: self.pool.submit(layer, *routing, tally).result())
 
+    async def check_waits_for(self, node: ScriptedNode) -> None:
+        """Starts a call that ends without this node's answer, and waits until the node has its frame."""
+        call = asyncio.create_task(self.call(0, self.model.routing(1)))
+        call.add_done_callback(lambda done: done.exception())
+        await self.until(lambda: node.frames)
+
     async def check(self, layer: int, *, rows: int = 3, seed: int = 1) -> StepTally:
         """One layer call whose answer must be the oracle's."""
         tally = StepTally()

@@ -148,7 +148,7 @@ class ScriptedNode:
         )
 
     async def join(self) -> ScriptedNode:
-        """Enrols if need be, attaches, and serves in the background."""
+        """Enrols if need be, attaches, and serves in the background; raises AioRpcError when it is not let in."""
         if not self.ticket:
             await self.enrol()
         self._call = LinkStub(await self.channel()).Attach()
@@ -166,8 +166,6 @@ class ScriptedNode:
             )
         )
         message = await self._call.read()
-        if message is grpc.aio.EOF:
-            raise ConnectionError(f"{await self._call.code()}: {await self._call.details()}")
         self.session = session_id(message.welcome.coordinator_nonce, nonce)
         statement = session_statement(self.coordinator, self.identity.public, self.session, self.ticket)
         attached = link_pb2.Attached(session_signature=self.identity.sign(statement))
