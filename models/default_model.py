@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,12 +137,18 @@ def _watch(pip: subprocess.Popen[bytes], work: Path, progress: Progress) -> None
     while True:
         with suppress(subprocess.TimeoutExpired):
             pip.wait(POLL_S)
-        grown = max((_size(path) for path in work.rglob("*.whl*")), default=0)
+        grown = max((_size(path) for path in _wheels(work)), default=0)
         if grown > seen:
             progress.advance(grown - seen)
             seen = grown
         if pip.returncode is not None:
             return
+
+
+def _wheels(folder: Path) -> Iterator[Path]:
+    """Wheels below a folder, whole or growing; folders that vanish meanwhile are passed over."""
+    for place, _, names in os.walk(folder):
+        yield from (Path(place, name) for name in names if ".whl" in name)
 
 
 def _size(path: Path) -> int:

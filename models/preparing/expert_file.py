@@ -1,4 +1,4 @@
-"""Writes one layer's experts where they must be made: slices of a dense model, or experts out of GGUF.
+"""Writes one layer's experts where they must be made: slices of a dense model, out of GGUF, or in another weight format.
 
 Guarantees: canonical bytes of one expert lie end to end in the file, and are hashed as they are written.
 """
@@ -6,7 +6,7 @@ Guarantees: canonical bytes of one expert lie end to end in the file, and are ha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ def write_layer(
     folder: Path,
     layer: int,
     spec: ExpertSpec,
-    experts: Iterable[Sequence[torch.Tensor]],
+    experts: Iterable[Iterable[torch.Tensor]],
     *,
     count: int,
     file: int,
@@ -44,9 +44,9 @@ def write_layer(
         {tensor.role: f"layers.{layer}.experts.{expert}.{tensor.role}" for tensor in spec.tensors()}
         for expert in range(count)
     ]
-    announced = {name[tensor.role]: tensor.shape for name in names for tensor in spec.tensors()}
+    announced = {name[tensor.role]: (tensor.dtype, tensor.shape) for name in names for tensor in spec.tensors()}
     entries = []
-    with TensorFile(path, announced, spec.dtype) as output:
+    with TensorFile(path, announced) as output:
         for expert, (name, weights) in enumerate(zip(names, experts, strict=True)):
             state, ranges = hashlib.sha256(), []
             for tensor, weight in zip(spec.tensors(), weights, strict=True):

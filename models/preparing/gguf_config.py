@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ..safetensors_header import CheckpointError
+from .checked_config import checked_config
 from .gguf_header import GgufHeader
 from .gguf_names import FAMILY_OF, ROPE_FACTORS
 
@@ -32,15 +33,20 @@ def check_architecture(path: Path, header: GgufHeader) -> str:
     Raises:
         CheckpointError: it is not supported; it is named.
     """
-    architecture = header.metadata.get("general.architecture")
+    architecture = str(header.metadata.get("general.architecture"))
     if architecture not in FAMILY_OF:
         raise CheckpointError(
             f"{path} is of architecture {architecture!r}, which cannot be read from GGUF",
             advice=f"{SAFETENSORS}; GGUF is read for {', '.join(FAMILY_OF)}",
         )
+    if isinstance(parts := header.metadata.get("split.count"), int) and parts > 1:
+        raise CheckpointError(
+            f"{path} is one of {parts} parts of a model",
+            advice="put the parts together first: llama-gguf-split --merge FIRST_PART WHOLE",
+        )
     if architecture == "llama" and header.metadata.get("llama.expert_count"):
         raise CheckpointError(f"{path} is Mixtral, which cannot be read from GGUF", advice=SAFETENSORS)
-    return str(architecture)
+    return architecture
 
 
 def gguf_config(path: Path, header: GgufHeader, dtype: torch.dtype) -> Any:
@@ -73,9 +79,9 @@ def gguf_config(path: Path, header: GgufHeader, dtype: torch.dtype) -> Any:
         "rms_norm_eps": said.real("attention.layer_norm_rms_epsilon"),
         "rope_parameters": {"rope_type": "default", "rope_theta": theta},
         "tie_word_embeddings": "output.weight" not in header.tensors,
-        "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": header.metadata.get("tokenizer.ggml.padding_token_id"),
+        "bos_token_id": token_id(header, "bos"),
+        "eos_token_id": token_id(header, "eos"),
+        "pad_token_id": token_id(header, "padding"),
         "dtype": dtype,
     }
     if architecture in MIXTURES:
@@ -89,7 +95,13 @@ def gguf_config(path: Path, header: GgufHeader, dtype: torch.dtype) -> Any:
         fields["shared_expert_intermediate_size"] = said.rows("blk.0.ffn_gate_shexp.weight", axis=0)
     if ROPE_FACTORS in header.tensors:
         fields["rope_parameters"] = _llama3(path, header, fields)
-    return CONFIG_MAPPING[FAMILY_OF[architecture]](**fields)
+    return checked_config(str(path), lambda: CONFIG_MAPPING[FAMILY_OF[architecture]](**fields))
+
+
+def token_id(header: GgufHeader, kind: str) -> int | None:
+    """The number of a special token, such as `eos`; None where the file does not say."""
+    found = header.metadata.get(f"tokenizer.ggml.{kind}_token_id")
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
 class _Said:

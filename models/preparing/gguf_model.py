@@ -20,7 +20,7 @@ from ..safetensors_header import CheckpointError
 from ..source_table import TrunkTensor
 from .expert_file import write_layer
 from .expert_list import ExpertList
-from .gguf_config import gguf_config
+from .gguf_config import gguf_config, token_id
 from .gguf_header import GgufHeader, read_gguf_header
 from .gguf_weights import CHUNK_BYTES, GgufWeights
 from .order import Order, Parts
@@ -66,16 +66,17 @@ def prepare_gguf(order: Order, folder: Path) -> Parts:
 
 def _write_texts(source: Path, header: GgufHeader, config: Any, folder: Path) -> None:
     config.save_pretrained(folder)
-    ends = [header.metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]
+    ends = [token_id(header, kind) for kind in ("eos", "eot", "eom")]
     stops = sorted({end for end in ends if end is not None})
     GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=stops or None, pad_token_id=config.pad_token_id
     ).save_pretrained(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
-    except (ValueError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
-            f"the tokenizer of {source} cannot be read ({error})",
+            f"the tokenizer of {source} cannot be read ({reason})",
             advice="use the model's safetensors version",
         ) from error
     tokenizer.save_pretrained(folder)
@@ -84,7 +85,8 @@ def _write_texts(source: Path, header: GgufHeader, config: Any, folder: Path) ->
 def _write_trunk(
     weights: GgufWeights, names: Sequence[str], dtype: str, folder: Path, progress: Progress
 ) -> tuple[dict[str, TrunkTensor], int]:
-    with TensorFile(folder / TRUNK, {name: weights.shape(name) for name in names}, dtype) as output:
+    announced = {name: (DTYPES[dtype], weights.shape(name)) for name in names}
+    with TensorFile(folder / TRUNK, announced) as output:
         progress.start("Writing the trunk", sum(place.length for place in output.locations.values()))
         try:
             for name in names:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ...ids import ExpertKey
@@ -17,6 +18,7 @@ from ..families import DiskTensor, FamilyAdapter
 from ..manifest import ByteRange, ExpertEntry, SourceFile
 from ..progress import Progress
 from ..safetensors_header import WEIGHT_TYPES, CheckpointError, TensorLocation
+from .checked_config import checked_config
 from .expert_list import ExpertList
 from .hashing import sha256_of_ranges
 
@@ -55,12 +57,13 @@ def list_published(
             ExpertEntry(place.key, specs.index(place.spec), parts, digest)
             for place, parts, digest in zip(places, ranges, digests, strict=True)
         ),
-        top_k=adapter.top_k(config),
+        top_k=checked_config(f"{checkpoint.folder / 'config.json'}", partial(adapter.top_k, config)),
         sliced=False,
     )
 
 
 def _places(checkpoint: Checkpoint, config: Any, adapter: FamilyAdapter) -> Iterator[_Place]:
+    source = f"{checkpoint.folder / 'config.json'}"
     for layer in adapter.moe_layers(config):
         for expert in range(adapter.expert_count(config, layer)):
             disk = adapter.on_disk(config, layer, expert)
@@ -71,7 +74,8 @@ def _places(checkpoint: Checkpoint, config: Any, adapter: FamilyAdapter) -> Iter
                     f"the tensors of layer {layer} expert {expert} are of types {', '.join(sorted(dtypes))}",
                     advice="convert the model so that all experts have one float type",
                 )
-            spec = adapter.spec(config, WEIGHT_TYPES[dtypes.pop()], layer)
+            dtype = WEIGHT_TYPES[dtypes.pop()]
+            spec = checked_config(source, partial(adapter.spec, config, dtype, layer))
             for tensor, part, wanted in zip(disk, parts, spec.tensors(), strict=True):
                 if part.shape != wanted.shape:
                     raise CheckpointError(

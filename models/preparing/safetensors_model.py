@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from ...kernels.formats import DTYPES
@@ -18,6 +18,7 @@ from ..checkpoint import Checkpoint
 from ..families import FamilyAdapter, adapter_for
 from ..safetensors_header import WEIGHT_TYPES, CheckpointError
 from ..source_table import TrunkTensor
+from .checked_config import checked_config
 from .expert_list import ExpertList
 from .order import Order, Parts
 from .output_folder import check_space
@@ -53,7 +54,10 @@ def prepare_safetensors(order: Order, folder: Path) -> Parts:
     checkpoint = Checkpoint.open(order.source)
     adapter = adapter_for(checkpoint.config)
     _copy_texts(checkpoint, folder)
-    config = _read_config(folder)
+    config = checked_config(
+        f"{checkpoint.folder / 'config.json'}",
+        lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+    )
     published = {
         name: location
         for name, location in checkpoint.tensors.items()
@@ -72,22 +76,6 @@ def prepare_safetensors(order: Order, folder: Path) -> Parts:
     )
 
 
-def _read_config(folder: Path) -> Any:
-    """The configuration in a folder, as transformers reads it.
-
-    Raises:
-        CheckpointError: transformers cannot make sense of it.
-    """
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (StrictDataclassError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(
-            f"config.json describes no model that transformers knows ({reason})",
-            advice="download config.json again",
-        ) from error
-
-
 def _published_dtype(config: Any) -> str | None:
     """What the checkpoint says it was made to be computed in; None when it does not say."""
     return next((name for name, dtype in DTYPES.items() if dtype == config.dtype), None)
@@ -96,7 +84,8 @@ def _published_dtype(config: Any) -> str | None:
 def _experts(
     order: Order, checkpoint: Checkpoint, config: Any, adapter: FamilyAdapter, folder: Path
 ) -> ExpertList:
-    layers = adapter.moe_layers(config)
+    source = f"{checkpoint.folder / 'config.json'}"
+    layers = checked_config(source, partial(adapter.moe_layers, config))
     if not layers:
         raise CheckpointError(
             f"{checkpoint.folder} has no layer with experts", advice="check config.json, or use another model"
@@ -107,7 +96,8 @@ def _experts(
     first = adapter.on_disk(config, layers[0], 0)[0].name
     published = checkpoint.tensors[first].dtype if first in checkpoint.tensors else "F32"
     dtype = order.dtype or WEIGHT_TYPES[published]
-    check_space(folder, len(layers) * adapter.spec(config, dtype, layers[0]).expert_bytes)
+    whole = checked_config(source, partial(adapter.spec, config, dtype, layers[0]))
+    check_space(folder, len(layers) * whole.expert_bytes)
     return slice_dense(
         CheckpointWeights(checkpoint, dtype),
         config,

@@ -16,14 +16,19 @@ from typing import Self
 
 import torch
 
-from ...kernels.formats import DTYPES
-from ..safetensors_header import BITS, LENGTH_BYTES, WEIGHT_TYPES, TensorLocation
+from ..safetensors_header import LENGTH_BYTES, TensorLocation
 
 ALIGNMENT = 64
 """Tensor bytes begin at a multiple of this, so that mapped weights are aligned for vector loads."""
 
-FORMAT_TYPES = {name: code for code, name in WEIGHT_TYPES.items()}
-"""From the names of weight types to those of the safetensors format."""
+TYPES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
+"""The types that are written, and the safetensors format's names of them."""
 
 
 def raw_view(tensor: torch.Tensor) -> memoryview:
@@ -38,31 +43,29 @@ class TensorFile:
         locations: Where each announced tensor lies, or will.
     """
 
-    def __init__(self, path: Path, announced: Mapping[str, tuple[int, ...]], dtype: str) -> None:
+    def __init__(self, path: Path, announced: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
         """Announces the tensors.
 
         Args:
             path: The file; what is there is replaced.
-            announced: Shape by name, in the order in which the tensors will be written.
-            dtype: Their type, a key of `kernels.formats.DTYPES`.
+            announced: Type, one of `TYPES`, and shape by name, in the order in which the tensors will be written.
         """
         self._path = path
-        self._dtype = DTYPES[dtype]
-        code = FORMAT_TYPES[dtype]
+        self._dtypes = {name: dtype for name, (dtype, _) in announced.items()}
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        places, end = {}, 0
-        for name, shape in announced.items():
-            begin, end = end, end + math.prod(shape) * BITS[code] // 8
-            header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [begin, end]}
-            places[name] = (begin, end)
+        places, end = [], 0
+        for name, (dtype, shape) in announced.items():
+            begin, end = end, end + math.prod(shape) * dtype.itemsize
+            header[name] = {"dtype": TYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+            places.append((begin, end))
         encoded = json.dumps(header, separators=(",", ":")).encode()
         start = -(-(LENGTH_BYTES + len(encoded)) // ALIGNMENT) * ALIGNMENT
         self._head = (start - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "little") + encoded.ljust(
             start - LENGTH_BYTES
         )
         self.locations = {
-            name: TensorLocation(path.name, start + begin, end - begin, code, tuple(announced[name]))
-            for name, (begin, end) in places.items()
+            name: TensorLocation(path.name, start + begin, end - begin, TYPES[dtype], tuple(shape))
+            for (name, (dtype, shape)), (begin, end) in zip(announced.items(), places, strict=True)
         }
         self.size = start + end
         self._position = 0
@@ -88,8 +91,8 @@ class TensorFile:
             ValueError: the tensor is of another type, or its turn has not come or has passed.
         """
         place, view = self.locations[name], raw_view(tensor)
-        if tensor.dtype != self._dtype:
-            raise ValueError(f"{name} is {tensor.dtype}, announced was {self._dtype}")
+        if tensor.dtype != self._dtypes[name]:
+            raise ValueError(f"{name} is {tensor.dtype}, announced was {self._dtypes[name]}")
         if not place.offset <= self._position <= self._position + len(view) <= place.offset + place.length:
             raise ValueError(f"it is not the turn of {name}, or it is longer than announced")
         self._put(view)

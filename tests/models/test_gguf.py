@@ -168,6 +168,12 @@ def test_what_cannot_be_carried_over_is_named(options: dict[str, object], named:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_part_of_a_model_is_recognised(tmp_path: Path) -> None:
+    path = gguf("llama", tmp_path, general={"split.count": 3})
+    with pytest.raises(CheckpointError, match="one of 3 parts of a model: put the parts together"):
+        prepare(str(path), tmp_path / "out")
+
+
 def test_other_architectures_are_named(tmp_path: Path) -> None:
     path = gguf("llama", tmp_path)
     data = path.read_bytes()

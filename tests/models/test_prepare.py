@@ -211,6 +211,15 @@ def sources_that_cannot_be_prepared(tmp_path: Path) -> Iterator[tuple[str, type[
     edited_config(source, mlp_only_layers=[0, 1])
     yield str(source), CheckpointError, "no layer with experts"
 
+    for number, family in enumerate(("mixtral", "llama")):
+        source = tiny_checkpoint(family, tmp_path / f"empty-{number}")
+        edited_config(source, intermediate_size=0)
+        yield str(source), CheckpointError, "config.json describes no model that can be used .*64 x 0"
+
+    source = tiny_checkpoint("mixtral", tmp_path / "no-choice")
+    edited_config(source, num_experts_per_tok=None)
+    yield str(source), CheckpointError, "config.json describes no model that can be used"
+
     source = tiny_checkpoint("qwen3", tmp_path / "no-layers")
     edited_config(source, num_hidden_layers=0, layer_types=[])
     yield str(source), CheckpointError, "no layer with experts"

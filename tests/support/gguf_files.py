@@ -48,6 +48,7 @@ def write_gguf(
     *,
     kind: GGMLQuantizationType = GGMLQuantizationType.F32,
     metadata: dict[str, Any] | None = None,
+    general: dict[str, int] | None = None,
     tensors: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """Writes a checkpoint of `ARCHITECTURES` as one GGUF file and returns its path.
@@ -57,6 +58,7 @@ def write_gguf(
         path: The file to write.
         kind: How matrices are stored; vectors are float32.
         metadata: More metadata under the architecture's keys, or instead of what would be written.
+        general: More metadata under keys of their own.
         tensors: More tensors, stored as float32.
     """
     config = json.loads((checkpoint / "config.json").read_text())
@@ -65,6 +67,8 @@ def write_gguf(
     for key, value in {**_metadata(config), **(metadata or {})}.items():
         add = writer.add_string if isinstance(value, str) else writer.add_float32
         (writer.add_uint32 if isinstance(value, int) else add)(f"{architecture}.{key}", value)
+    for key, number in (general or {}).items():
+        writer.add_uint32(key, number)
     _add_tokenizer(writer)
     for name, array in _arrays(config, load_file(checkpoint / "model.safetensors")).items():
         if array.ndim == 1 or kind is GGMLQuantizationType.F32:
