@@ -1,6 +1,6 @@
 """An expert's weights, as views over its canonical bytes.
 
-Guarantees: loading copies nothing and writes nothing; the views keep what they look into alive; bytes that do not fit the
+Guarantees: loading copies nothing but a tensor whose elements are not aligned, and writes nothing; the views keep what they look into alive; bytes that do not fit the
 spec are refused before a view exists.
 """
 
@@ -79,25 +79,25 @@ class Expert:
         return cls(spec, parts)
 
 
-def _matrices(spec: ExpertSpec, weights: Mapping[str, torch.Tensor]) -> dict[str, Matrix]:
-    def whole(role: str) -> Matrix:
-        stored = matrix_tensors(spec.format, role, 0, 0)
-        return Matrix(spec.format, *(weights[tensor.role] for tensor in stored))
+def stored_matrix(spec: ExpertSpec, weights: Mapping[str, torch.Tensor], role: str) -> Matrix:
+    """A matrix of a layout that stores it row by row, as one, by the role that the layout has for it."""
+    parts = matrix_tensors(spec.format, role, 0, 0)
+    return Matrix(spec.format, *(weights[tensor.role] for tensor in parts))
 
+
+def _matrices(spec: ExpertSpec, weights: Mapping[str, torch.Tensor]) -> dict[str, Matrix]:
     match spec.layout:
-        case Layout.SEPARATE:
-            return {role: whole(role) for role in ("gate", "up", "down")}
-        case Layout.UNGATED:
-            return {role: whole(role) for role in ("up", "down")}
+        case Layout.SEPARATE | Layout.UNGATED:
+            roles = ("gate", "up", "down") if spec.layout is Layout.SEPARATE else ("up", "down")
+            return {role: stored_matrix(spec, weights, role) for role in roles}
         case Layout.FUSED:
-            both = whole("gate_up")
             gate, up = slice(0, spec.intermediate), slice(spec.intermediate, None)
         case Layout.INTERLEAVED_ROWS_BIASED:
-            both = whole("gate_up")
             gate, up = slice(0, None, 2), slice(1, None, 2)
         case _:
             return {}
-    return {"gate": both.take(gate), "up": both.take(up), "down": whole("down")}
+    both = stored_matrix(spec, weights, "gate_up")
+    return {"gate": both.take(gate), "up": both.take(up), "down": stored_matrix(spec, weights, "down")}
 
 
 def _addresses(spec: ExpertSpec, matrices: Mapping[str, Matrix]) -> tuple[int, int, int]:
@@ -109,6 +109,9 @@ def _addresses(spec: ExpertSpec, matrices: Mapping[str, Matrix]) -> tuple[int, i
 
 def _view(buffer: Buffer, dtype: torch.dtype) -> torch.Tensor:
     array = np.frombuffer(memoryview(buffer), dtype=np.uint8)
+    if array.ctypes.data % dtype.itemsize:
+        # Elements that lie across their natural boundaries are slow at best: numbers of odd sizes before them do that.
+        array = array.copy()
     if array.flags.writeable:
         return torch.frombuffer(array, dtype=dtype)
     # torch warns of read-only memory, which a mapped file should be; it is told of the address instead. The attribute

@@ -77,7 +77,18 @@ class Layout(StrEnum):
     @property
     def row_major(self) -> bool:
         """Whether each matrix is stored output by output, which quantization along the inputs needs."""
-        return self not in (Layout.FUSED_TRANSPOSED, Layout.INTERLEAVED_BIASED)
+        return self.by_rows is self
+
+    @property
+    def by_rows(self) -> Layout:
+        """The layout that has the same matrices output by output."""
+        match self:
+            case Layout.FUSED_TRANSPOSED:
+                return Layout.FUSED
+            case Layout.INTERLEAVED_BIASED:
+                return Layout.INTERLEAVED_ROWS_BIASED
+            case _:
+                return self
 
 
 class Activation(StrEnum):

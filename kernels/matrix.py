@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .formats import WeightFormat
+from .formats import BLOCK, WeightFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,26 @@ class Matrix:
         packed = self.format in (WeightFormat.INT4, WeightFormat.MXFP4)
         return self.values[0].numel() * (2 if packed else 1)
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The stored tensors in canonical order."""
+        return tuple(part for part in (self.values, self.scales, self.minima) if part is not None)
+
     def take(self, rows: slice) -> Matrix:
         """Some of the rows.
 
         Raises:
-            ValueError: in fp8_block, whose scales are not each of one row.
+            ValueError: in fp8_block, where 128 rows share scales, unless they are whole blocks of them.
         """
+        scaled = rows
         if self.format is WeightFormat.FP8_BLOCK:
-            raise ValueError("rows of fp8_block share scales and cannot be taken apart")
+            start, stop, step = rows.indices(self.rows)
+            if step != 1 or start % BLOCK or (stop % BLOCK and stop != self.rows):
+                raise ValueError(f"rows of fp8_block share scales: take whole blocks of {BLOCK}")
+            scaled = slice(start // BLOCK, -(-stop // BLOCK))
         return replace(
             self,
             values=self.values[rows],
-            scales=None if self.scales is None else self.scales[rows],
+            scales=None if self.scales is None else self.scales[scaled],
             minima=None if self.minima is None else self.minima[rows],
         )
