@@ -20,7 +20,8 @@ class Answer:
         submitted_s: When it arrived, on the engine's clock.
         last_token_s: When its last token was made; None before the first.
         blocked_since_s: Since when missing experts hold it up; None when they do not.
-        step_failed: Whether its last step found no host for some expert.
+        step_failed: Whether a step found no host for some expert, and no new ground was gained since.
+        furthest: How many tokens were ever cached at once: the ground gained.
     """
 
     sequence: Sequence
@@ -30,6 +31,13 @@ class Answer:
     last_token_s: float | None = None
     blocked_since_s: float | None = None
     step_failed: bool = False
+    furthest: int = 0
+
+    def advanced(self, end: int) -> None:
+        """Its first `end` tokens are cached; getting anew where it was before ends no trouble."""
+        if end > self.furthest:
+            self.furthest = end
+            self.blocked_since_s, self.step_failed = None, False
 
     def blocked_for_s(self, now_s: float) -> float:
         """How long missing experts have held it up; starts the count where they did not yet."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -21,7 +20,8 @@ from .faults import EngineClosedError, NotCoveredError, OverloadedError
 from .observer import EngineObserver, Outcome
 from .requests import Delta
 from .scheduler import Scheduler, StepPlan
-from .sequence import Sequence, State
+from .sequence import Sequence as TokenSequence
+from .sequence import State
 from .settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,11 @@ class Written:
     answer: Answer
     token: int
     result: Delta | FolkmootError
+
+    @property
+    def ends(self) -> bool:
+        """Whether the answer is over."""
+        return not isinstance(self.result, Delta) or self.result.finish_reason is not None
 
 
 class Roster:
@@ -109,35 +114,40 @@ class Roster:
             return [self._answers[chunk.sequence.arrival] for chunk in plan.chunks]
 
     def settle(self, plan: StepPlan, written: Iterable[Written]) -> None:
-        """A step has run to its end: takes its tokens in and hands its deltas out."""
+        """A step has run to its end: hands its deltas out and takes its tokens in.
+
+        Answers that go on get their delta while no other lane can have them, and so in order; those that end get it when
+        their pages are free.
+        """
         results = {entry.answer.sequence.arrival: entry for entry in written}
-        delivered: list[Written] = []
+        for entry in results.values():
+            if not entry.ends:
+                self._deliver(entry)
+        ended: list[Written] = []
         left: list[Answer] = []
         with self.lock:
             recovered = self._gate.step_succeeded()
             self.scheduler.complete(plan)
             for chunk in plan.chunks:
                 answer = self._answers[chunk.sequence.arrival]
-                answer.blocked_since_s, answer.step_failed = None, False
-                entry = results.get(chunk.sequence.arrival)
+                answer.advanced(chunk.end)
+                found = results.get(chunk.sequence.arrival)
                 if answer.generation.ended:
-                    self._remove(answer)
                     left.append(answer)
-                elif entry is not None:
-                    self._take_in(entry)
-                    delivered.append(entry)
+                elif found is not None and found.ends:
+                    ended.append(found)
+                if found is not None and isinstance(found.result, Delta):
+                    self.tokens_generated += 1
+                    chunk.sequence.tokens.append(found.token)
+            for answer in [*left, *(entry.answer for entry in ended)]:
+                self._remove(answer)
             self.lock.notify_all()
         if recovered:
             log.info("experts answer again: %s", self._trouble)
         for answer in left:
             self._report(answer, "failed" if self._closed else "cancelled")
-        for entry in delivered:
-            if isinstance(entry.result, Delta):
-                entry.answer.generation.push(entry.result)
-            else:
-                entry.answer.generation.fail(entry.result)
-        for entry in delivered:
-            self._observe(entry)
+        for entry in ended:
+            self._deliver(entry)
 
     def postpone(self, plan: StepPlan, error: UnavailableError) -> None:
         """A step found no host for some expert: its answers wait and are computed again, or fail if they waited enough."""
@@ -159,7 +169,12 @@ class Roster:
             for answer in left + failed:
                 self._remove(answer)
             self.lock.notify_all()
-        log.warning("%d requests wait for experts: %s", len(plan.chunks) - len(left) - len(failed), error)
+        log.warning(
+            "a step of %d requests found no host for an expert; %d of them give up: %s",
+            len(plan.chunks),
+            len(failed),
+            error,
+        )
         for answer in left:
             self._report(answer, "failed" if self._closed else "cancelled")
         self._fail(failed, self._not_covered_error())
@@ -211,28 +226,21 @@ class Roster:
             self._remove(answer)
         return expired
 
-    def _take_in(self, entry: Written) -> None:
-        if isinstance(entry.result, Delta):
-            self.tokens_generated += 1
-            entry.answer.sequence.tokens.append(entry.token)
-            if entry.result.finish_reason is None:
-                return
-        self._remove(entry.answer)
-
-    def _observe(self, entry: Written) -> None:
-        answer, now_s = entry.answer, monotonic()
-        if not isinstance(entry.result, Delta):
-            self._report(answer, "failed")
+    def _deliver(self, entry: Written) -> None:
+        answer, result, now_s = entry.answer, entry.result, monotonic()
+        if not isinstance(result, Delta):
+            self._fail([answer], result)
             return
+        answer.generation.push(result)
         if answer.last_token_s is None:
             self._observer.first_token(now_s - answer.submitted_s)
         else:
             self._observer.next_token(now_s - answer.last_token_s)
         answer.last_token_s = now_s
-        if entry.result.finish_reason is not None:
-            self._report(answer, entry.result.finish_reason)
+        if result.finish_reason is not None:
+            self._report(answer, result.finish_reason)
 
-    def _fail_all(self, chosen: Callable[[Sequence], bool], error: FolkmootError) -> None:
+    def _fail_all(self, chosen: Callable[[TokenSequence], bool], error: FolkmootError) -> None:
         with self.lock:
             failed = [answer for answer in self._answers.values() if chosen(answer.sequence)]
             for answer in failed:
@@ -240,7 +248,7 @@ class Roster:
             self.lock.notify_all()
         self._fail(failed, error)
 
-    def _fail(self, answers: SequenceOf[Answer], error: FolkmootError) -> None:
+    def _fail(self, answers: Sequence[Answer], error: FolkmootError) -> None:
         for answer in answers:
             answer.generation.fail(error)
         for answer in answers:

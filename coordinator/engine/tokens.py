@@ -20,12 +20,12 @@ class TextTokenizer(Protocol):
     """The part of a tokenizer of transformers that the engine calls, from any thread."""
 
     def decode(
-        self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
+        self, token_ids: list[int], /, *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
     ) -> str:
         """The text of tokens."""
         ...
 
-    def convert_ids_to_tokens(self, ids: int) -> str | None:
+    def convert_ids_to_tokens(self, token: int, /) -> str | None:
         """The vocabulary's own spelling of a token."""
         ...
 

@@ -6,10 +6,12 @@ import logging
 from typing import Any
 
 import pytest
+import torch
 
 from folkmoot.coordinator.engine.coverage_gate import FIRST_PAUSE_S, LONGEST_PAUSE_S, CoverageGate
 from folkmoot.coordinator.engine.faults import EngineClosedError, EngineFault, NotCoveredError
 from folkmoot.errors import UnavailableError
+from folkmoot.models.pool import ExpertFuture, StepTally
 from folkmoot.tests.support.engine_bench import PATIENCE_S, EngineBench, eventually, greedy, prompt
 from folkmoot.tests.support.faulty_pool import FaultyPool, PoolFault
 
@@ -82,6 +84,28 @@ def test_a_network_that_claims_to_be_covered_and_never_answers_is_given_up(
         engine.submit(PROMPTS[0], greedy(8)).wait(PATIENCE_S)
     # Pauses double from 0.05 s on: a handful of tries, no tight loop.
     assert 2 <= pool.calls <= 8
+
+
+class ShortSightedPool(FaultyPool):
+    """Has no host for the experts of steps of 7 tokens."""
+
+    def submit(
+        self,
+        layer: int,
+        hidden: torch.Tensor,
+        expert_ids: torch.Tensor,
+        gates: torch.Tensor,
+        tally: StepTally,
+    ) -> ExpertFuture:
+        self.fault = PoolFault.UNAVAILABLE if len(hidden) == 7 else PoolFault.NONE
+        return super().submit(layer, hidden, expert_ids, gates, tally)
+
+
+def test_getting_as_far_as_before_again_and_again_is_given_up(bench: EngineBench) -> None:
+    pool = ShortSightedPool(bench.local)
+    engine = bench.engine(pool=pool, covered=lambda: True, not_covered_wait_s=0.3)
+    with pytest.raises(NotCoveredError):
+        engine.submit(prompt(32 + 7), greedy(8)).wait(PATIENCE_S)
 
 
 def test_no_patience_means_failing_at_once(bench: EngineBench, pool: FaultyPool) -> None:

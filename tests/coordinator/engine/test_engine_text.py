@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from folkmoot.coordinator.engine.requests import Delta, SamplingParams
 from folkmoot.tests.support.engine_bench import PATIENCE_S, EngineBench, greedy, prompt
 
 
-def seeded(seed: int | None = 11, **others: object) -> SamplingParams:
+def seeded(seed: int | None = 11, **others: Any) -> SamplingParams:
     """Random tokens, none of which end the answer."""
-    fields = {"temperature": 1.0, "max_tokens": 40, "ignore_eos": True, "seed": seed} | others
-    return SamplingParams(**fields)  # type: ignore[arg-type]
+    fields: dict[str, Any] = {"temperature": 1.0, "max_tokens": 40, "ignore_eos": True, "seed": seed}
+    return SamplingParams(**(fields | others))
 
 
 def alone(bench: EngineBench, sampling: SamplingParams) -> Delta:
@@ -20,7 +22,7 @@ def alone(bench: EngineBench, sampling: SamplingParams) -> Delta:
 
 @pytest.mark.parametrize("filters", [{}, {"top_p": 0.8}, {"top_k": 12, "min_p": 0.02}], ids=str)
 def test_the_same_seed_gives_the_same_tokens_whatever_runs_beside(
-    bench: EngineBench, filters: dict[str, float]
+    bench: EngineBench, filters: dict[str, Any]
 ) -> None:
     wanted = alone(bench, seeded(**filters)).token_ids
     engine = bench.engine(max_running=5, prefill_chunk_tokens=11)
@@ -96,7 +98,7 @@ def test_a_stop_that_never_comes_holds_nothing_back_in_the_end(bench: EngineBenc
 def test_an_end_token_ends_the_answer_unless_it_is_ignored(bench: EngineBench) -> None:
     (end,) = bench.trunk.spec.eos_ids
     engine = bench.engine()
-    hot = {"max_tokens": 120, "temperature": 100.0}
+    hot: dict[str, Any] = {"max_tokens": 120, "temperature": 100.0}
     tried = [(seed, engine.submit(prompt(20), seeded(seed, **hot))) for seed in range(12)]
     tokens = {seed: generation.wait(PATIENCE_S).token_ids for seed, generation in tried}
     seed, free = next((seed, answer) for seed, answer in tokens.items() if end in answer)
