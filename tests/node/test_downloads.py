@@ -17,7 +17,8 @@ from folkmoot.node.progress import NodeState
 from folkmoot.protos.folkmoot.v1 import experts_pb2, link_pb2
 from folkmoot.tests.support.bare_experts import BareExperts
 from folkmoot.tests.support.running_node import running_node, until
-from folkmoot.tests.support.scripted_coordinator import Script, ScriptedCoordinator, ScriptedLink
+from folkmoot.tests.support.scripted_coordinator import Script, ScriptedCoordinator
+from folkmoot.tests.support.scripted_link import ScriptedLink
 
 
 def stored(state_dir: Path) -> list[str]:

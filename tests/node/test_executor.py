@@ -20,7 +20,8 @@ from folkmoot.protos.folkmoot.v1.link_pb2 import Refusal
 from folkmoot.tests.support.bare_experts import BareExperts
 from folkmoot.tests.support.faulty_node import Fault, FaultyNode
 from folkmoot.tests.support.running_node import node_settings, running_node, until
-from folkmoot.tests.support.scripted_coordinator import ScriptedCoordinator, ScriptedLink
+from folkmoot.tests.support.scripted_coordinator import ScriptedCoordinator
+from folkmoot.tests.support.scripted_link import ScriptedLink
 from folkmoot.trust.keys import BadSignatureError, MissingSignatureError
 
 

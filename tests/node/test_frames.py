@@ -17,7 +17,8 @@ from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.protos.folkmoot.v1.link_pb2 import Refusal
 from folkmoot.tests.support.bare_experts import BareExperts
 from folkmoot.tests.support.running_node import running_node
-from folkmoot.tests.support.scripted_coordinator import ScriptedCoordinator, ScriptedLink
+from folkmoot.tests.support.scripted_coordinator import ScriptedCoordinator
+from folkmoot.tests.support.scripted_link import ScriptedLink
 
 GOOD = [(0, 0, 0.5), (0, 1, 0.25), (2, 0, 0.5)]
 MALFORMED, NOT_HELD = Refusal.REASON_MALFORMED, Refusal.REASON_NOT_HELD

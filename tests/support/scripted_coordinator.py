@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
-import torch
 
-from folkmoot.ids import ExpertKey, SessionId
-from folkmoot.protos.codec import encode_tensor
+from folkmoot.ids import ExpertKey
 from folkmoot.protos.folkmoot.v1 import (
     enrolment_pb2,
     enrolment_pb2_grpc,
@@ -28,26 +26,18 @@ from folkmoot.protos.folkmoot.v1 import (
 )
 from folkmoot.protos.limits import CHUNK_BYTES, server_options
 from folkmoot.tests.support.bare_experts import BareExperts
+from folkmoot.tests.support.scripted_link import PATIENCE_S, ScriptedLink
 from folkmoot.trust.enrolment import EnrolmentProof, NotInvitedError, check_proof
 from folkmoot.trust.invite import Invite
 from folkmoot.trust.keys import Identity, VerifyingKey, fingerprint
 from folkmoot.trust.statements import (
-    ResultStatement,
-    TaskStatement,
     enrolment_statement,
     manifest_statement,
-    routing_digest,
     session_id,
     session_statement,
-    tensor_digest,
 )
 from folkmoot.trust.tickets import TicketError, check_ticket, issue_ticket
 from folkmoot.trust.tls import TlsIdentity
-
-PATIENCE_S = 20.0
-
-Pairs = Sequence[tuple[int, int, float]]
-"""Expert, row and gate, in canonical order."""
 
 
 @dataclass
@@ -58,6 +48,11 @@ class Script:
         ticket_s: How long tickets are good.
         break_after: Bytes of one fetch after which the stream breaks; consumed by the first that reaches it.
         wrong: Experts whose bytes are sent wrong.
+        change_welcome: Called with each welcome before it is sent.
+        change_manifest: Makes the manifest's bytes that are sent of those that should be.
+        before_manifest: Awaited before the manifest is sent.
+        challenge_key: Whom the coordinator says it is when a node enrols.
+        closing: What is sent instead of a welcome.
         manifest_signer: Who signs the manifest instead of the coordinator.
         max_rows_in_flight, max_rows_per_frame: What the welcome says.
         instead: A chunk that is sent instead of an expert.
@@ -68,167 +63,15 @@ class Script:
     break_after: int | None = None
     wrong: set[ExpertKey] = field(default_factory=set)
     instead: dict[ExpertKey, experts_pb2.Chunk] = field(default_factory=dict)
+    change_welcome: Callable[[link_pb2.Welcome], None] = lambda welcome: None
+    change_manifest: Callable[[bytes], bytes] = bytes
+    before_manifest: asyncio.Event | None = None
+    challenge_key: bytes = b""
+    closing: link_pb2.Closing | None = None
     manifest_signer: Identity | None = None
     max_rows_in_flight: int = 64
     max_rows_per_frame: int = 16
     before_chunk: Callable[[ExpertKey, int], Any] | None = None
-
-
-class ScriptedLink:
-    """The coordinator's end of one link."""
-
-    def __init__(self, hello: link_pb2.Hello, session: SessionId, coordinator: ScriptedCoordinator) -> None:
-        self.hello = hello
-        self.session = session
-        self.holdings: list[link_pb2.Holdings] = []
-        self.leaving = ""
-        self.ended = False
-        self._coordinator = coordinator
-        self._outgoing: asyncio.Queue[link_pb2.CoordinatorMessage | bytes | None] = asyncio.Queue()
-        self._answers: dict[int, link_pb2.Result | link_pb2.Refusal] = {}
-        self._pongs: list[int] = []
-        self._changed = asyncio.Condition()
-        self._sequence = 0
-        self._epoch = 0
-
-    def send(self, message: link_pb2.CoordinatorMessage | bytes) -> None:
-        """Queues anything at all for the node; bytes need not even be a message."""
-        self._outgoing.put_nowait(message)
-
-    def end(self) -> None:
-        """Ends the stream without a word."""
-        self._outgoing.put_nowait(None)
-
-    def assign(self, keys: Sequence[ExpertKey]) -> int:
-        """Assigns exactly these experts; returns the epoch."""
-        self._epoch += 1
-        layers = sorted({key.layer for key in keys})
-        ranges = [
-            link_pb2.ExpertRange(layer=layer, experts=[key.expert for key in keys if key.layer == layer])
-            for layer in layers
-        ]
-        self.send(
-            link_pb2.CoordinatorMessage(assignment=link_pb2.Assignment(epoch=self._epoch, experts=ranges))
-        )
-        return self._epoch
-
-    async def settled(
-        self, epoch: int, *, ready: Sequence[ExpertKey], refused: Sequence[ExpertKey] = ()
-    ) -> None:
-        """Returns when the node reports exactly this for the epoch."""
-        await self.until(
-            lambda: any(
-                report.epoch == epoch
-                and keys_of(report.ready) == set(ready)
-                and keys_of(report.refused) == set(refused)
-                for report in self.holdings
-            )
-        )
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Returns when something that the node sent made the condition true."""
-        async with asyncio.timeout(PATIENCE_S), self._changed:
-            await self._changed.wait_for(condition)
-
-    async def ping(self, token: int) -> None:
-        """Returns when the node answered."""
-        self.send(link_pb2.CoordinatorMessage(ping=link_pb2.Ping(token=token)))
-        await self.until(lambda: token in self._pongs)
-
-    def frame(
-        self, layer: int, hidden: torch.Tensor, pairs: Pairs, deadline_ms: int = 10_000
-    ) -> link_pb2.Frame:
-        """The next frame, not sent yet."""
-        self._sequence += 1
-        return link_pb2.Frame(
-            sequence=self._sequence,
-            layer=layer,
-            hidden=encode_tensor(hidden),
-            experts=encode_tensor(torch.tensor([expert for expert, _, _ in pairs], dtype=torch.int32)),
-            rows=encode_tensor(torch.tensor([row for _, row, _ in pairs], dtype=torch.int32)),
-            gates=encode_tensor(torch.tensor([gate for _, _, gate in pairs], dtype=torch.float32)),
-            deadline_ms=deadline_ms,
-        )
-
-    async def answer(self, frame: link_pb2.Frame) -> link_pb2.Result | link_pb2.Refusal:
-        """Sends a frame and returns what the node makes of it."""
-        self._answers.pop(frame.sequence, None)
-        self.send(link_pb2.CoordinatorMessage(frame=frame))
-        return await self.answer_to(frame.sequence)
-
-    async def answer_to(self, sequence: int) -> link_pb2.Result | link_pb2.Refusal:
-        """What the node makes of a frame that was sent."""
-        await self.until(lambda: sequence in self._answers)
-        return self._answers.pop(sequence)
-
-    def answered(self, sequence: int) -> bool:
-        """Whether a frame has an answer that nobody took."""
-        return sequence in self._answers
-
-    def check(self, frame: link_pb2.Frame, result: link_pb2.Result) -> None:
-        """Returns when the node's signature over the result of this frame holds; raises SignatureError."""
-        rows, hidden = frame.hidden.shape
-        task = TaskStatement(
-            coordinator=self._coordinator.identity.public,
-            node=self.hello.node_key,
-            session=self.session,
-            sequence=frame.sequence,
-            manifest=self._coordinator.experts.manifest.digest,
-            profile=self._coordinator.experts.manifest.profile,
-            layer=frame.layer,
-            rows=rows,
-            hidden=hidden,
-            routing=routing_digest(frame.experts.data, frame.rows.data, frame.gates.data),
-            input=tensor_digest(frame.hidden.dtype, frame.hidden.shape, frame.hidden.data),
-            deadline_ms=frame.deadline_ms,
-        )
-        output = tensor_digest(result.output.dtype, result.output.shape, result.output.data)
-        statement = ResultStatement(task=task.digest(), output=output, status=0)
-        VerifyingKey(self.hello.node_key).verify(result.signature, statement.encode())
-
-    async def _take(self, message: link_pb2.NodeMessage) -> None:
-        async with self._changed:
-            match message.WhichOneof("body"):
-                case "holdings":
-                    self.holdings.append(message.holdings)
-                case "result":
-                    self._answers[message.result.sequence] = message.result
-                case "refusal":
-                    self._answers[message.refusal.sequence] = message.refusal
-                case "pong":
-                    self._pongs.append(message.pong.token)
-                case "leaving":
-                    self.leaving = message.leaving.reason
-                case body:
-                    raise AssertionError(f"the node sent {body} out of order")
-            self._changed.notify_all()
-
-    async def serve(self, call: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Reads and writes until either side ends the stream."""
-        writing = asyncio.create_task(self._write(call))
-        reading = asyncio.create_task(self._read(call))
-        try:
-            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            reading.cancel()
-            writing.cancel()
-            await asyncio.gather(reading, writing, return_exceptions=True)
-            async with self._changed:
-                self.ended = True
-                self._changed.notify_all()
-
-    async def _write(self, call: grpc.aio.ServicerContext[Any, Any]) -> None:
-        while (message := await self._outgoing.get()) is not None:
-            await call.write(message)
-
-    async def _read(self, call: grpc.aio.ServicerContext[Any, Any]) -> None:
-        while (message := await call.read()) is not grpc.aio.EOF:
-            await self._take(message)
-
-
-def keys_of(ranges: Sequence[link_pb2.ExpertRange]) -> set[ExpertKey]:
-    """The experts in ranges of the wire."""
-    return {ExpertKey(part.layer, expert) for part in ranges for expert in part.experts}
 
 
 class ScriptedCoordinator(enrolment_pb2_grpc.EnrolmentServicer, experts_pb2_grpc.ExpertsServicer):
@@ -293,7 +136,8 @@ class ScriptedCoordinator(enrolment_pb2_grpc.EnrolmentServicer, experts_pb2_grpc
     ) -> enrolment_pb2.ChallengeReply:
         nonce = secrets.token_bytes(32)
         self._nonces.add(nonce)
-        return enrolment_pb2.ChallengeReply(coordinator_key=self.identity.public, coordinator_nonce=nonce)
+        key = self.script.challenge_key or self.identity.public
+        return enrolment_pb2.ChallengeReply(coordinator_key=key, coordinator_nonce=nonce)
 
     async def Enrol(
         self, request: enrolment_pb2.EnrolRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -324,18 +168,19 @@ class ScriptedCoordinator(enrolment_pb2_grpc.EnrolmentServicer, experts_pb2_grpc
         nonce = secrets.token_bytes(32)
         digest = self.experts.manifest.digest
         signer = self.script.manifest_signer or self.identity
-        await context.write(
-            link_pb2.CoordinatorMessage(
-                welcome=link_pb2.Welcome(
-                    coordinator_nonce=nonce,
-                    manifest_digest=digest,
-                    manifest_signature=signer.sign(manifest_statement(digest)),
-                    manifest_length=len(self.experts.manifest.encoded),
-                    max_rows_in_flight=self.script.max_rows_in_flight,
-                    max_rows_per_frame=self.script.max_rows_per_frame,
-                )
-            )
+        if self.script.closing is not None:
+            await context.write(link_pb2.CoordinatorMessage(closing=self.script.closing))
+            return
+        welcome = link_pb2.Welcome(
+            coordinator_nonce=nonce,
+            manifest_digest=digest,
+            manifest_signature=signer.sign(manifest_statement(digest)),
+            manifest_length=len(self.experts.manifest.encoded),
+            max_rows_in_flight=self.script.max_rows_in_flight,
+            max_rows_per_frame=self.script.max_rows_per_frame,
         )
+        self.script.change_welcome(welcome)
+        await context.write(link_pb2.CoordinatorMessage(welcome=welcome))
         message = await context.read()
         if message is grpc.aio.EOF:
             return
@@ -352,7 +197,9 @@ class ScriptedCoordinator(enrolment_pb2_grpc.EnrolmentServicer, experts_pb2_grpc
         self, request: experts_pb2.ManifestRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[experts_pb2.Chunk]:
         self.manifests_served += 1
-        data = self.experts.manifest.encoded
+        if self.script.before_manifest is not None:
+            await self.script.before_manifest.wait()
+        data = self.script.change_manifest(self.experts.manifest.encoded)
         for offset in range(0, len(data), CHUNK_BYTES):
             yield experts_pb2.Chunk(offset=offset, data=data[offset : offset + CHUNK_BYTES])
 
