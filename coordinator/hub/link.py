@@ -175,9 +175,8 @@ class Link:
             return
         closing = link_pb2.Closing(reason=reason[:MAX_REASON], retry=retry)
         message = link_pb2.CoordinatorMessage(closing=closing)
-        for last in (message, None):
-            if not self._outbox.full():
-                self._outbox.put_nowait(last)
+        if not self._outbox.full():
+            self._outbox.put_nowait(message)
         self.close(reason)
 
     def close(self, reason: str) -> None:
@@ -186,6 +185,8 @@ class Link:
             return
         self.why_closed = reason
         self.closed.set()
+        if not self._outbox.full():
+            self._outbox.put_nowait(None)  # the writer ends once what was posted before has left
         self._ping_timer.cancel()
         for frame in self._outstanding.drain():
             self._end(frame, Failure.LINK_LOST)
