@@ -22,11 +22,11 @@ from ..protos.limits import channel_options
 from ..trust.invite import Invite
 from ..trust.tls import TLS_NAME, check_certificate, fetch_certificate
 from .backoff import Backoff
-from .enrol import Enroller, Ticket
+from .enrol import Enroller
 from .executor import Executor, Send
 from .limits import format_bytes
 from .link import Link, Resources
-from .machine import WORKING_ALLOWANCE_BYTES
+from .machine import WORKING_ALLOWANCE_BYTES, allow_many_files
 from .progress import NodeState, Status
 from .remote import TicketRefusedError
 from .session import Session
@@ -56,7 +56,7 @@ class NodeDaemon:
             settings.reconnect_first_s, settings.reconnect_cap_s, random_generator or random.Random()
         )
         self._resources: Resources | None = None
-        self._ticket: Ticket | None = None
+        self._ticket = b""
         self._link: Link | None = None
         self._living: asyncio.Task[None] | None = None
 
@@ -142,7 +142,7 @@ class NodeDaemon:
                 raise
             except FolkmootError as error:
                 if isinstance(error, TicketRefusedError):
-                    self._ticket = None
+                    self._ticket = b""
                 pause_s = self._backoff.pause_s()
                 self.status.change(NodeState.LOST, f"{error}; trying again in {pause_s:.1f} s")
             await asyncio.sleep(pause_s)
@@ -195,6 +195,7 @@ async def run(settings: NodeSettings) -> None:
     Raises:
         FolkmootError: what ended it.
     """
+    allow_many_files()
     daemon = NodeDaemon(settings)
     try:
         await daemon.start()

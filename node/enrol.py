@@ -1,7 +1,8 @@
 """Enrolment: how a node shows that it was invited, and gets a ticket.
 
 Guarantees: the join secret never leaves the node; nothing is proven to a coordinator whose key is not the one that the
-invite pins; the ticket stays in memory.
+invite pins; the ticket stays in memory. Whether a ticket is still good only the coordinator says: a contributor's clock may
+be wrong.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
-from dataclasses import dataclass
 
 import grpc
 
@@ -25,17 +24,6 @@ from .remote import NodeRefusedError, TicketRefusedError, named
 
 log = logging.getLogger(__name__)
 
-RENEW_BEFORE_S = 60.0
-"""A ticket that expires sooner than this is not presented any more."""
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """The coordinator's permit."""
-
-    data: bytes
-    expires_unix_s: int
-
 
 class Enroller:
     """Gets tickets over one channel, one at a time, and keeps the last one."""
@@ -49,7 +37,7 @@ class Enroller:
         coordinator_key: bytes,
         name: str,
         timeout_s: float,
-        ticket: Ticket | None = None,
+        ticket: bytes = b"",
     ) -> None:
         self._stub = enrolment_pb2_grpc.EnrolmentStub(channel)
         self._invite = invite
@@ -68,13 +56,11 @@ class Enroller:
             CoordinatorLostError: when it does not answer.
         """
         async with self._one_at_a_time:
-            last = self.last
-            if last and last.data != refused and last.expires_unix_s > time.time() + RENEW_BEFORE_S:
-                return last.data
-            self.last = await self._enrol()
-            return self.last.data
+            if not self.last or self.last == refused:
+                self.last = await self._enrol()
+            return self.last
 
-    async def _enrol(self) -> Ticket:
+    async def _enrol(self) -> bytes:
         node_key, node_nonce = self._identity.public, secrets.token_bytes(NONCE_BYTES)
         try:
             challenge = await self._stub.Challenge(
@@ -115,4 +101,4 @@ class Enroller:
                 cause = NodeRefusedError(cause.message, advice="ask the operator for a current invite")
             raise cause from error
         log.info("enrolled as %s", self._name)
-        return Ticket(reply.ticket, reply.expires_unix_s)
+        return reply.ticket
