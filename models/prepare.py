@@ -102,9 +102,8 @@ def _find(source: str, progress: Progress) -> Path:
 def _name_of(path: Path) -> str:
     if path.is_file():
         return path.stem
-    if (
-        path.parent.name == "snapshots"
-    ):  # the layout of Hugging Face's cache: models--OWNER--NAME/snapshots/REVISION
+    # Hugging Face's cache keeps a model in models--OWNER--NAME/snapshots/REVISION.
+    if path.parent.name == "snapshots":
         return path.parent.parent.name.split("--")[-1]
     return path.resolve().name or "model"
 

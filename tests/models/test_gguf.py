@@ -4,6 +4,7 @@ give other answers is refused by name."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from folkmoot.tests.support.tiny_models import SPECIAL, tiny_checkpoint
 Q8 = GGMLQuantizationType.Q8_0
 
 
-OVERRIDES = {
+OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen2_moe": {"mlp_only_layers": [], "moe_intermediate_size": 64, "shared_expert_intermediate_size": 96},
     "qwen3_moe": {"moe_intermediate_size": 64},
 }
@@ -37,7 +38,10 @@ def as_transformers_reads(path: Path) -> dict[str, torch.Tensor]:
     config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    return load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    tensors: dict[str, torch.Tensor] = load_gguf_checkpoint(
+        str(path), return_tensors=True, model_to_load=model
+    )["tensors"]
+    return tensors
 
 
 @pytest.mark.parametrize("kind", [GGMLQuantizationType.F32, GGMLQuantizationType.F16, Q8])

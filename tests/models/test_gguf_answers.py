@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from folkmoot.tests.support.trunk_runner import greedy, packed_logits, random_to
 
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_logits_and_tokens_are_those_of_transformers(family: str, tmp_path: Path) -> None:
-    overrides = {"mlp_only_layers": []} if family == "qwen2_moe" else {}
+    overrides: dict[str, Any] = {"mlp_only_layers": []} if family == "qwen2_moe" else {}
     checkpoint = tiny_checkpoint(family, tmp_path / "source", **overrides)
     path = write_gguf(checkpoint, tmp_path / "tiny.gguf")
     prepared = prepare(str(path), tmp_path / "out", dtype="float32")
