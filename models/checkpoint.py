@@ -1,8 +1,8 @@
 """A checkpoint folder as its publisher made it: its configuration, and where each tensor lies.
 
 Guarantees: opening reads the configuration, the index and the headers, never a weight; every tensor that the index names
-lies in the shard that it names; a checkpoint whose weights are quantized is refused with the format's name, so whoever has
-a `Checkpoint` has plain float weights. A model that wraps a language model is opened as that language model.
+lies in the shard that it names; a checkpoint whose weights are quantized is refused with the format's name, unless it is one
+of the forms in `published_forms`, so whoever has a `Checkpoint` has weights that can be read. A model that wraps a language model is opened as that language model.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .published_forms import CONFIG_KEYS, READ, readable_types
 from .safetensors_header import (
     DOWNLOAD_AGAIN,
     WEIGHT_TYPES,
@@ -48,7 +49,7 @@ class MissingShardError(CheckpointError):
 
 
 class QuantizedSourceError(CheckpointError):
-    """The checkpoint's weights are in a quantized format that is not read yet."""
+    """The checkpoint's weights are in a quantized format that is not read."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,13 @@ class Checkpoint:
                 f"{folder} has no config.json, so it is no checkpoint", advice=_advice_without_config(folder)
             )
         config = _read_json(folder / "config.json")
-        _refuse_quantized_config(folder, config)
+        quantized = _quantized_types(folder, config)
         if isinstance(config.get("text_config"), dict):
-            _refuse_quantized_config(folder, config["text_config"])
+            quantized |= _quantized_types(folder, config["text_config"])
             config, tensors = _unwrap(folder, config, _locate(folder))
         else:
             tensors = _locate(folder)
-        _refuse_quantized_tensors(folder, tensors)
+        _refuse_strange_tensors(folder, tensors, quantized)
         return cls(folder, config, tensors)
 
     def file_size(self, file: str) -> int:
@@ -188,16 +189,20 @@ def _unwrap(
     return text, inner
 
 
-def _refuse_quantized_config(folder: Path, config: Mapping[str, Any]) -> None:
-    settings = config.get("quantization_config") or config.get("compression_config")
-    if not settings:
-        return
-    method = settings.get("quant_method", "unknown") if isinstance(settings, dict) else "unknown"
-    raise _quantized(folder, f"{method} (quantization_config in config.json)")
+def _quantized_types(folder: Path, config: Mapping[str, Any]) -> frozenset[str]:
+    """The types beside float ones that the weights may have, if they are quantized in a form that is read."""
+    types = readable_types(config)
+    if types is None:
+        settings = next(config[key] for key in CONFIG_KEYS if config.get(key))
+        method = settings.get("quant_method", "unknown") if isinstance(settings, dict) else "unknown"
+        raise _quantized(folder, f"{method} (quantization_config in config.json)")
+    return types
 
 
-def _refuse_quantized_tensors(folder: Path, tensors: Mapping[str, TensorLocation]) -> None:
-    known = WEIGHT_TYPES.keys() | HARMLESS
+def _refuse_strange_tensors(
+    folder: Path, tensors: Mapping[str, TensorLocation], quantized: frozenset[str]
+) -> None:
+    known = WEIGHT_TYPES.keys() | HARMLESS | quantized
     strange: Iterable[str] = (name for name, location in tensors.items() if location.dtype not in known)
     if (name := next(iter(strange), None)) is not None:
         raise _quantized(folder, f"{tensors[name].dtype} ({name} in {tensors[name].file})")
@@ -205,6 +210,6 @@ def _refuse_quantized_tensors(folder: Path, tensors: Mapping[str, TensorLocation
 
 def _quantized(folder: Path, what: str) -> QuantizedSourceError:
     return QuantizedSourceError(
-        f"{folder} has weights in {what}, which cannot be read yet",
-        advice="use the model's bfloat16, float16 or float32 version, or convert it to bfloat16 first",
+        f"{folder} has weights in {what}, which cannot be read",
+        advice=f"of quantized models, {READ} are read; or use the bfloat16, float16 or float32 version",
     )

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from ...errors import ModelError
-from ...kernels.formats import Activation, ExpertSpec, Layout
+from ...kernels.formats import Activation, ExpertSpec, Layout, WeightFormat
+from ..published_forms import SUFFIXES
 
 Config = Any
 """A configuration as transformers reads it (`PreTrainedConfig`); its fields differ from family to family."""
@@ -123,17 +124,18 @@ class FamilyAdapter:
         return 1 if self.sliced else int(config.num_experts_per_tok)
 
     def spec(self, config: Config, dtype: str, layer: int) -> ExpertSpec:
-        """The form of a layer's experts, whose weights are of type `dtype`.
+        """The form of a layer's experts, whose weights are published in the format `dtype`.
 
         Raises:
             UnsupportedModelError: when the experts have biases or an activation that the kernels do not know.
         """
         sizes = {"hidden": config.hidden_size, "intermediate": getattr(config, self.intermediate)}
+        layout = self.layout.by_rows if WeightFormat(dtype).quantized else self.layout
         if self.layout is Layout.INTERLEAVED_BIASED:
             return ExpertSpec(
                 **sizes,
                 dtype=dtype,
-                layout=self.layout,
+                layout=layout,
                 activation=Activation.CLAMPED_SWIGLU,
                 alpha=config.swiglu_alpha,
                 limit=config.swiglu_limit,
@@ -147,12 +149,10 @@ class FamilyAdapter:
                 f"this {self.model_type} model's activation {config.hidden_act!r} is not supported",
                 advice=f"known are {', '.join(_ACTIVATIONS)}",
             )
-        return ExpertSpec(
-            **sizes, dtype=dtype, layout=self.layout, activation=_ACTIVATIONS[config.hidden_act]
-        )
+        return ExpertSpec(**sizes, dtype=dtype, layout=layout, activation=_ACTIVATIONS[config.hidden_act])
 
     def on_disk(self, config: Config, layer: int, expert: int) -> tuple[DiskTensor, ...]:
-        """Where an expert's tensors lie, one for each of its spec's, in canonical order."""
+        """Where an expert's tensors lie in a float checkpoint, in canonical order."""
         start = f"model.layers.{layer}."
         return tuple(
             DiskTensor(
@@ -165,7 +165,7 @@ class FamilyAdapter:
     @cached_property
     def _expert_pattern(self) -> re.Pattern[str]:
         names = "|".join(re.escape(name).replace(r"\{expert\}", r"\d+") for name in self.tensors)
-        return re.compile(rf"model\.layers\.\d+\.(?:{names})")
+        return re.compile(rf"model\.layers\.\d+\.(?:{names})(?:{'|'.join(SUFFIXES)})?")
 
     def is_expert_tensor(self, name: str) -> bool:
         """Whether a published tensor belongs to an expert, or to all experts of a layer."""

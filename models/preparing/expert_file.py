@@ -44,7 +44,9 @@ def write_layer(
         {tensor.role: f"layers.{layer}.experts.{expert}.{tensor.role}" for tensor in spec.tensors()}
         for expert in range(count)
     ]
-    announced = {name[tensor.role]: (tensor.dtype, tensor.shape) for name in names for tensor in spec.tensors()}
+    announced = {
+        name[tensor.role]: (tensor.dtype, tensor.shape) for name in names for tensor in spec.tensors()
+    }
     entries = []
     with TensorFile(path, announced) as output:
         for expert, (name, weights) in enumerate(zip(names, experts, strict=True)):

@@ -17,18 +17,10 @@ from typing import Self
 import torch
 
 from ..safetensors_header import LENGTH_BYTES, TensorLocation
+from ..stored_types import CODES
 
 ALIGNMENT = 64
 """Tensor bytes begin at a multiple of this, so that mapped weights are aligned for vector loads."""
-
-TYPES = {
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-}
-"""The types that are written, and the safetensors format's names of them."""
 
 
 def raw_view(tensor: torch.Tensor) -> memoryview:
@@ -48,7 +40,7 @@ class TensorFile:
 
         Args:
             path: The file; what is there is replaced.
-            announced: Type, one of `TYPES`, and shape by name, in the order in which the tensors will be written.
+            announced: Type, one of `CODES`, and shape by name, in the order in which the tensors will be written.
         """
         self._path = path
         self._dtypes = {name: dtype for name, (dtype, _) in announced.items()}
@@ -56,7 +48,7 @@ class TensorFile:
         places, end = [], 0
         for name, (dtype, shape) in announced.items():
             begin, end = end, end + math.prod(shape) * dtype.itemsize
-            header[name] = {"dtype": TYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+            header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
             places.append((begin, end))
         encoded = json.dumps(header, separators=(",", ":")).encode()
         start = -(-(LENGTH_BYTES + len(encoded)) // ALIGNMENT) * ALIGNMENT
@@ -64,7 +56,7 @@ class TensorFile:
             start - LENGTH_BYTES
         )
         self.locations = {
-            name: TensorLocation(path.name, start + begin, end - begin, TYPES[dtype], tuple(shape))
+            name: TensorLocation(path.name, start + begin, end - begin, CODES[dtype], tuple(shape))
             for (name, (dtype, shape)), (begin, end) in zip(announced.items(), places, strict=True)
         }
         self.size = start + end

@@ -228,7 +228,7 @@ def sources_that_cannot_be_prepared(tmp_path: Path) -> Iterator[tuple[str, type[
     tensors = published(source)
     name = next(name for name in tensors if "experts.3.w2" in name)
     save_file({**tensors, name: tensors[name].half()}, source / "model.safetensors")
-    yield str(source), CheckpointError, "expert 3 are of types F16, F32"
+    yield str(source), CheckpointError, "expert 3 are of types float16, float32"
 
     source = tiny_checkpoint("mixtral", tmp_path / "cut")
     (source / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:-1])
