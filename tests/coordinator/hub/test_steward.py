@@ -1,0 +1,127 @@
+"""Assignments on a live hub: coverage stays whole while experts move, lost nodes are replaced, returning ones restored,
+refusals respected."""
+
+from __future__ import annotations
+
+import asyncio
+
+from folkmoot.ids import ExpertKey
+from folkmoot.protos.folkmoot.v1 import link_pb2
+from folkmoot.tests.support.memory_experts import MemoryExperts
+from folkmoot.tests.support.running_hub import RunningHub, running_hub
+
+EXPERT_BYTES = 3 * 16 * 8 * 4
+
+
+async def watch_coverage(network: RunningHub) -> None:
+    """Fails as soon as an expert that had a host has none."""
+    while True:
+        assert network.hub.covered(), "coverage shrank while experts moved"
+        await asyncio.sleep(0.001)
+
+
+async def test_two_nodes_hold_everything_and_a_third_takes_its_share() -> None:
+    async with running_hub(MemoryExperts(layers=(0, 1, 2), experts=4)) as network:
+        first, second = await network.join_ready(None, None)
+        everything = set(network.model.manifest.experts)
+        assert first.ready == second.ready == everything
+        third = await network.join(reports_ready=False)
+        watch = asyncio.create_task(watch_coverage(network))
+        await network.until(lambda: third.assigned)
+        assert len(third.assigned) == 8
+        assert set(first.assigned) == set(second.assigned) == everything, "nobody drops before it is ready"
+        for key in list(third.assigned):
+            third.ready.add(key)
+            await third.report()
+            await network.check(0)
+        await network.until(lambda: len(first.assigned) == len(second.assigned) == 8)
+        await network.settled()
+        replicated = network.hub.snapshot().coverage.replicated
+        assert replicated == len(everything)
+        assert not watch.done()
+        watch.cancel()
+
+
+async def test_frames_go_to_an_expert_only_while_it_is_ready_and_wanted() -> None:
+    async with running_hub() as network:
+        node = await network.join(reports_ready=False)
+        await network.until(lambda: node.assigned)
+        assert not network.hub.covered()
+        node.ready = {ExpertKey(0, expert) for expert in range(4)}
+        await node.report()
+        await network.until(lambda: network.seen(node).experts == 4)
+        assert network.seen(node).state == "downloading"
+        await network.check(0)
+        node.ready = set(node.assigned)
+        await node.report()
+        await network.settled()
+        await network.check(1)
+
+
+async def test_a_lost_nodes_experts_are_placed_elsewhere_after_the_grace() -> None:
+    async with running_hub(MemoryExperts(experts=6), lost_grace_s=0.3) as network:
+        nodes = await network.join_ready(None, None, None)
+        await network.until(lambda: sum(len(node.assigned) for node in nodes) == 24)
+        before = set(nodes[2].assigned)
+        await nodes[2].leave()
+        await network.until(lambda: network.seen(nodes[2]).state == "lost")
+        assert len(nodes[0].assigned) + len(nodes[1].assigned) == 24 - len(before), "not before the grace"
+        await network.until(lambda: len(nodes[0].assigned) == len(nodes[1].assigned) == 12)
+        await network.settled()
+        assert network.hub.snapshot().coverage.replicated == 12
+        back = await network.join(identity=nodes[2].identity)
+        await network.until(lambda: set(back.assigned) == before)
+        await network.until(lambda: len(nodes[0].assigned) + len(nodes[1].assigned) == 24 - len(before))
+
+
+async def test_a_node_that_is_back_within_the_grace_changes_nothing() -> None:
+    async with running_hub(MemoryExperts(experts=6), lost_grace_s=30.0) as network:
+        nodes = await network.join_ready(None, None, None)
+        await network.until(lambda: sum(len(node.assigned) for node in nodes) == 24)
+        epochs = [node.epoch for node in nodes[:2]]
+        before = set(nodes[2].assigned)
+        await nodes[2].leave()
+        await network.until(lambda: network.seen(nodes[2]).state == "lost")
+        back = await network.join(identity=nodes[2].identity)
+        await network.settled()
+        assert set(back.assigned) == before
+        assert [node.epoch for node in nodes[:2]] == epochs
+
+
+async def test_no_node_is_told_to_hold_more_than_it_lends() -> None:
+    async with running_hub(MemoryExperts(experts=6)) as network:
+        small, large = await network.join_ready(None, None, memory_bytes=7 * EXPERT_BYTES)
+        await network.until(lambda: len(small.assigned) == len(large.assigned) == 7)
+        assert network.hub.covered()
+
+
+async def test_what_a_node_refuses_goes_to_others() -> None:
+    async with running_hub(MemoryExperts(experts=6), lost_grace_s=30.0) as network:
+        picky = await network.join(reports_ready=False)
+        await network.until(lambda: len(picky.assigned) == 12)
+        refused = [key.expert for key in picky.assigned if key.layer == 1]
+        holdings = link_pb2.Holdings(
+            epoch=picky.epoch,
+            ready=[link_pb2.ExpertRange(layer=0, experts=range(6))],
+            refused=[link_pb2.ExpertRange(layer=1, experts=refused)],
+            reason="no\x00room\n on disk",
+        )
+        await picky.send(link_pb2.NodeMessage(holdings=holdings))
+        await network.until(lambda: network.seen(picky).reason)
+        assert network.seen(picky).state == "ready"
+        await network.until(lambda: {key.layer for key in picky.assigned} == {0})
+        willing = await network.join()
+        await network.until(lambda: set(willing.ready) == set(network.model.manifest.experts))
+        await network.settled()
+        assert {key.layer for key in picky.assigned} == {0}
+
+
+async def test_whole_layers_of_a_sliced_model_stay_on_a_node() -> None:
+    async with running_hub(MemoryExperts(layers=tuple(range(6)), experts=4, sliced=True)) as network:
+        nodes = await network.join_ready(None, None, None)
+        await network.until(lambda: sum(len(node.assigned) for node in nodes) == 48)
+        for node in nodes:
+            layers = [key.layer for key in node.assigned]
+            assert {layers.count(layer) for layer in set(layers)} == {4}
+        tally = await network.check(0)
+        assert tally.results_verified == 1, "one frame serves the whole layer"
