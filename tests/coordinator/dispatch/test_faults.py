@@ -50,7 +50,9 @@ async def until_asked(network: RunningHub, layer: int) -> StepTally:
 
 
 @pytest.mark.parametrize("fault", REJECTED, ids=lambda fault: fault.name)
-async def test_a_bad_result_is_rejected_for_its_reason(fault: Fault, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bad_result_is_rejected_for_its_reason(
+    fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
     async with running_hub() as network:
         bad, _ = await network.join_ready(fault, None)

@@ -26,12 +26,12 @@ def routing(rows: int, top_k: int, experts: int, seed: int) -> Pairs:
 
 
 def as_set(pairs: Pairs) -> Counter[tuple[int, int, float]]:
-    return Counter(
-        zip(pairs.experts.tolist(), pairs.rows.tolist(), pairs.gates.tolist(), strict=True)
-    )
+    return Counter(zip(pairs.experts.tolist(), pairs.rows.tolist(), pairs.gates.tolist(), strict=True))
 
 
-def simple(pairs: Pairs, holders: list[list[int]], hosts: list[HostEstimate], size: int, turn: int = 0) -> Plan:
+def simple(
+    pairs: Pairs, holders: list[list[int]], hosts: list[HostEstimate], size: int, turn: int = 0
+) -> Plan:
     return plan(pairs, holders, hosts, [size] * len(holders), CAPS, FRAME_COST_S, turn)
 
 
@@ -102,7 +102,10 @@ def test_two_nodes_share_a_tokens_large_experts_evenly(seed: int) -> None:
 
 def test_a_small_layer_goes_to_one_node_in_turn() -> None:
     used = [
-        [frame.host for frame in simple(routing(1, 8, 8, 0), [[0, 1]] * 8, [IDLE, IDLE], 5_000_000 // 8, turn).frames]
+        [
+            frame.host
+            for frame in simple(routing(1, 8, 8, 0), [[0, 1]] * 8, [IDLE, IDLE], 5_000_000 // 8, turn).frames
+        ]
         for turn in range(4)
     ]
     assert used == [[0], [1], [0], [1]]
@@ -137,8 +140,6 @@ def test_experts_that_lie_on_three_nodes_are_covered_by_as_few_as_can() -> None:
 
 
 def test_a_prompt_is_shared_and_split_under_the_cap() -> None:
-    found = plan(
-        routing(3000, 4, 16, 1), [[0, 1]] * 16, [IDLE, IDLE], [1_000_000] * 16, CAPS, FRAME_COST_S
-    )
+    found = plan(routing(3000, 4, 16, 1), [[0, 1]] * 16, [IDLE, IDLE], [1_000_000] * 16, CAPS, FRAME_COST_S)
     assert {frame.host for frame in found.frames} == {0, 1}
     assert all(len(frame.rows) <= CAPS.rows for frame in found.frames)

@@ -65,7 +65,9 @@ async def test_the_manifest_comes_whole() -> None:
         assert Manifest.decode(data).digest == network.model.manifest.digest
 
 
-@pytest.mark.parametrize("offset", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 5, 3 * 512 * 384 * 4 - 1, 3 * 512 * 384 * 4])
+@pytest.mark.parametrize(
+    "offset", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 5, 3 * 512 * 384 * 4 - 1, 3 * 512 * 384 * 4]
+)
 async def test_an_expert_comes_from_any_offset(offset: int) -> None:
     async with running_hub(large()) as network:
         stub, node = await stub_of(network)

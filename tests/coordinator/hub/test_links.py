@@ -85,9 +85,7 @@ async def test_a_key_that_is_not_alive_on_this_stream(signature: bytes) -> None:
         call = LinkStub(await node.channel()).Attach()
         await call.write(hello(node))
         await call.read()
-        await call.write(
-            link_pb2.NodeMessage(attached=link_pb2.Attached(session_signature=signature))
-        )
+        await call.write(link_pb2.NodeMessage(attached=link_pb2.Attached(session_signature=signature)))
         assert await ends_with(call) is grpc.StatusCode.UNAUTHENTICATED
         assert network.seen(node).state == "lost"
 
@@ -119,9 +117,7 @@ async def test_a_second_link_takes_the_place_of_the_first() -> None:
         link_pb2.NodeMessage(),
         link_pb2.NodeMessage(hello=link_pb2.Hello()),
         link_pb2.NodeMessage(attached=link_pb2.Attached()),
-        link_pb2.NodeMessage(
-            holdings=link_pb2.Holdings(ready=[link_pb2.ExpertRange(layer=0, experts=[99])])
-        ),
+        link_pb2.NodeMessage(holdings=link_pb2.Holdings(ready=[link_pb2.ExpertRange(layer=0, experts=[99])])),
         link_pb2.NodeMessage(
             holdings=link_pb2.Holdings(refused=[link_pb2.ExpertRange(layer=77, experts=[0])])
         ),

@@ -45,7 +45,9 @@ networks = st.tuples(
 
 @given(networks, st.integers(1, 3), st.randoms(use_true_random=False))
 @settings(max_examples=200, deadline=None)
-def test_memory_coverage_and_replicas(network: tuple[int, int, list[int]], replicas: int, random: object) -> None:
+def test_memory_coverage_and_replicas(
+    network: tuple[int, int, list[int]], replicas: int, random: object
+) -> None:
     layers, experts, memories = network
     sizes = model(layers, experts)
     held = {
@@ -155,7 +157,9 @@ def test_replicas_avoid_one_owner() -> None:
         for index, owner in enumerate(["one", "one", "one", "other"])
     ]
     target = place(there, sizes)
-    assert target[there[3].node] == frozenset(sizes), "every expert has a replica outside the owner of three nodes"
+    assert target[there[3].node] == frozenset(sizes), (
+        "every expert has a replica outside the owner of three nodes"
+    )
 
 
 def test_no_nodes_and_no_memory() -> None:

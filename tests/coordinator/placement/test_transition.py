@@ -44,11 +44,11 @@ class Play:
             self.ready[node].update(missing[: self.random.randint(0, 3)])
 
 
-@given(
-    st.integers(2, 5), st.integers(1, 12), st.integers(0, 3), st.integers(0, 10**6)
-)
+@given(st.integers(2, 5), st.integers(1, 12), st.integers(0, 3), st.integers(0, 10**6))
 @settings(max_examples=150, deadline=None)
-def test_coverage_never_shrinks_and_the_target_is_reached(count: int, experts: int, spare: int, seed: int) -> None:
+def test_coverage_never_shrinks_and_the_target_is_reached(
+    count: int, experts: int, spare: int, seed: int
+) -> None:
     random = Random(seed)
     sizes = {ExpertKey(0, expert): SIZE for expert in range(experts)}
     nodes = names(count)

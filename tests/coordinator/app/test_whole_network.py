@@ -1,0 +1,184 @@
+"""The coordinator as a whole, with real nodes that download, compute and sign: the answer over HTTP is transformers' own and
+says who computed it, whatever happens to the nodes meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from folkmoot.coordinator.dispatch.acceptance import REASONS
+from folkmoot.node.daemon import NodeDaemon
+from folkmoot.node.settings import NodeSettings
+from folkmoot.tests.support.faulty_node import Fault, FaultyNode
+from folkmoot.tests.support.prepared_models import TinyModel, TinyModels
+from folkmoot.tests.support.whole_network import WholeNetwork, whole_network
+
+PROMPT = "Why is the sky blue?"
+
+
+def greedy(model: TinyModel, tokens: int) -> str:
+    """What transformers answers."""
+    tokenizer = model.prepared.tokenizer()
+    prompt = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
+    reference = model.reference()
+    reference.generation_config.eos_token_id = None
+    ids = reference.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt)),
+        max_new_tokens=tokens,
+        do_sample=False,
+    )
+    text: str = tokenizer.decode(ids[0, len(prompt) :], skip_special_tokens=True)
+    return text
+
+
+def completion(network: WholeNetwork, tokens: int, **changes: Any) -> dict[str, Any]:
+    body = {
+        "model": network.coordinator.hub.snapshot().model,
+        "prompt": PROMPT,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+    }
+    return body | changes
+
+
+@asynccontextmanager
+async def client_of(network: WholeNetwork) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=network.coordinator.api_url, timeout=60) as client:
+        yield client
+
+
+async def ask(network: WholeNetwork, tokens: int, **changes: Any) -> dict[str, Any]:
+    """One whole answer."""
+    async with client_of(network) as client:
+        reply = await client.post("/v1/completions", json=completion(network, tokens, **changes))
+    assert reply.status_code == 200, reply.text
+    document: dict[str, Any] = reply.json()
+    return document
+
+
+@pytest.mark.parametrize("family", ["mixtral", "llama"])
+async def test_three_nodes_give_the_text_of_one_machine(
+    models: TinyModels, tmp_path: Path, family: str
+) -> None:
+    model = models.get(family)
+    async with whole_network(model.prepared, tmp_path) as network:
+        document = await ask(network, 10)
+        assert document["choices"][0]["text"] == greedy(model, 10)
+        told = document["folkmoot"]
+        ids = {node.node_id for node in network.nodes}
+        assert set(told["nodes"]) <= ids
+        assert told["nodes"]
+        assert told["results_verified"] >= 10
+        assert told["results_rejected"] == told["retries"] == 0
+        async with client_of(network) as client:
+            seen = (await client.get("/v1/network")).json()
+            metrics = (await client.get("/metrics")).text
+        assert {node["id"] for node in seen["nodes"]} == ids
+        assert {node["state"] for node in seen["nodes"]} == {"ready"}
+        assert seen["coverage"]["replicated"] == seen["coverage"]["experts"]
+        assert seen["counters"]["results_signed"] == seen["counters"]["results_verified"]
+        assert f"folkmoot_results_verified_total {seen['counters']['results_verified']}.0" in metrics
+        assert 'folkmoot_nodes{state="ready"} 3.0' in metrics
+        assert "folkmoot_coverage_ratio 1.0" in metrics
+        assert "folkmoot:generation_tokens_total 10.0" in metrics
+
+
+async def test_a_node_that_vanishes_in_mid_stream_changes_nothing(models: TinyModels, tmp_path: Path) -> None:
+    model = models.get("mixtral")
+    async with whole_network(model.prepared, tmp_path) as network:
+        text, chunks = "", 0
+        async with client_of(network) as client:
+            request = client.stream("POST", "/v1/completions", json=completion(network, 24, stream=True))
+            async with request as reply:
+                async for line in reply.aiter_lines():
+                    if not line.startswith("data: ") or line == "data: [DONE]":
+                        continue
+                    chunk = json.loads(line.removeprefix("data: "))
+                    assert "error" not in chunk, chunk
+                    text += chunk["choices"][0]["text"] if chunk["choices"] else ""
+                    chunks += 1
+                    if chunks == 3:
+                        await network.nodes[0].stop()
+        assert text == greedy(model, 24)
+
+
+async def test_the_only_node_goes_and_comes_back(models: TinyModels, tmp_path: Path) -> None:
+    model = models.get("mixtral")
+    async with whole_network(model.prepared, tmp_path, nodes=1) as network:
+        await network.nodes[0].stop()
+        asked = asyncio.create_task(ask(network, 6))
+        again = NodeDaemon(network.nodes[0].settings)
+        await again.start()
+        try:
+            assert (await asked)["choices"][0]["text"] == greedy(model, 6)
+        finally:
+            await again.stop()
+
+
+async def test_without_nodes_the_client_is_told_to_come_again(models: TinyModels, tmp_path: Path) -> None:
+    from folkmoot.coordinator.engine.settings import EngineSettings
+
+    engine = EngineSettings(kv_memory_bytes=8 << 20, not_covered_wait_s=0.2)
+    async with whole_network(models.get("mixtral").prepared, tmp_path, nodes=0, engine=engine) as network:
+        async with client_of(network) as client:
+            reply = await client.post("/v1/completions", json=completion(network, 4))
+            health = (await client.get("/health")).json()
+    assert reply.status_code == 503
+    assert int(reply.headers["Retry-After"]) >= 1
+    assert reply.json()["error"]["message"]
+    assert health["covered"] is False
+
+
+def _faulty(settings: NodeSettings, *, fault: Fault) -> FaultyNode:
+    return FaultyNode(settings, fault=fault, honest_frames=2)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.OTHER_KEY, Fault.REPLAY, Fault.NAN, Fault.HUGE_LENGTH, Fault.SILENCE],
+    ids=lambda fault: fault.name,
+)
+async def test_a_faulty_real_node_changes_no_answer(models: TinyModels, tmp_path: Path, fault: Fault) -> None:
+    model = models.get("mixtral")
+    async with whole_network(model.prepared, tmp_path, nodes=2, frame_deadline_s=0.5) as network:
+        bad = await network.join(kind=partial(_faulty, fault=fault))
+        await network.settled(3)
+        text, tally = "", {"results_rejected": 0, "retries": 0}
+        for _ in range(10):
+            document = await ask(network, 12)
+            text, tally = document["choices"][0]["text"], document["folkmoot"]
+            assert text == greedy(model, 12)
+            if tally["retries"]:
+                break
+        assert tally["retries"] >= 1, "the bad node was asked"
+        if fault is not Fault.SILENCE:
+            assert tally["results_rejected"] >= 1
+            rejected = network.coordinator.counters.totals().rejected
+            assert rejected
+            assert set(rejected) <= set(REASONS.values()) | {"late"}
+            seen = {node.id: node for node in network.coordinator.hub.snapshot().nodes}[bad.node_id]
+            assert seen.results_rejected >= 1
+
+
+async def test_many_conversations_do_not_mix(models: TinyModels, tmp_path: Path) -> None:
+    model = models.get("mixtral")
+    async with whole_network(model.prepared, tmp_path) as network:
+        prompts = ["one", "two two", "three three three", "four"] * 2
+        alone = {
+            prompt: (await ask(network, 8, prompt=prompt))["choices"][0]["text"] for prompt in set(prompts)
+        }
+        together = await asyncio.gather(*(ask(network, 8, prompt=prompt) for prompt in prompts))
+        assert [document["choices"][0]["text"] for document in together] == [
+            alone[prompt] for prompt in prompts
+        ]
