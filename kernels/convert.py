@@ -63,5 +63,5 @@ def _by_rows(spec: ExpertSpec, weights: Mapping[str, torch.Tensor], role: str) -
         for start in range(0, matrix.rows, ROWS):
             yield dequantize(matrix.take(slice(start, start + ROWS)))
     else:
-        for columns in weights[role].split(ROWS, dim=1):
+        for columns in torch.split(weights[role], ROWS, dim=1):
             yield columns.T.float().contiguous()

@@ -24,10 +24,13 @@ from transformers import AutoConfig, AutoTokenizer
 
 from ..errors import ModelError
 from ..ids import ExpertKey
-from ..kernels.formats import DTYPES
+from ..kernels.formats import WeightFormat
+from ..kernels.matrix import Matrix
+from ..kernels.quantize import dequantize
 from .manifest import MAX_MANIFEST_BYTES, Manifest
-from .safetensors_header import WEIGHT_TYPES
+from .published_forms import FP8, SCALE_INV
 from .source_table import SOURCE, SourceTable
+from .stored_types import DTYPES_BY_CODE
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
@@ -146,10 +149,12 @@ class PreparedModel:
             start += count
         return b"".join(pieces)
 
-    @property
+    @cached_property
     def trunk_names(self) -> Collection[str]:
-        """The published names of the trunk's tensors."""
-        return self._source.trunk.keys()
+        """The published names of the trunk's tensors; scales belong to the tensors that they scale."""
+        trunk = self._source.trunk
+        scales = {name + SCALE_INV for name, tensor in trunk.items() if tensor.dtype == FP8}
+        return [name for name in trunk if name not in scales]
 
     def trunk_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Reads the trunk tensor by tensor: published name, and the tensor in memory of its own, as published.
@@ -161,15 +166,22 @@ class PreparedModel:
             yield name, self.trunk_tensor(name)
 
     def trunk_tensor(self, name: str) -> torch.Tensor:
-        """Reads one tensor of the trunk into memory of its own, as published.
+        """Reads one tensor of the trunk into memory of its own: as published, or in float32 where that is fp8.
 
         Raises:
             KeyError: when the trunk has no such tensor.
             PreparedModelError: when a file is gone or has become shorter.
         """
+        stored = self._stored_trunk_tensor(name)
+        if self._source.trunk[name].dtype != FP8:
+            return stored
+        scales = self._stored_trunk_tensor(name + SCALE_INV).float()
+        return dequantize(Matrix(WeightFormat.FP8_BLOCK, stored, scales))
+
+    def _stored_trunk_tensor(self, name: str) -> torch.Tensor:
         location = self._source.trunk[name]
         path = self._source.trunk_folder / location.file
-        flat = torch.empty(location.numel, dtype=DTYPES[WEIGHT_TYPES[location.dtype]])
+        flat = torch.empty(location.numel, dtype=DTYPES_BY_CODE[location.dtype])
         view = flat.view(torch.uint8).numpy().data
         try:
             with path.open("rb", buffering=0) as stream:

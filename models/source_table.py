@@ -1,7 +1,7 @@
 """Where on this machine the files of a prepared model lie: `source.json`.
 
 Guarantees: it is about this machine alone, is signed by nobody, and nothing of it goes over the wire; a table that was
-decoded refers to no tensor outside the files that it lists, and only to float tensors.
+decoded refers to no tensor outside the files that it lists, and only to tensors of `TRUNK_TYPES`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from ..kernels.formats import WeightFormat, matrix_tensors
+from .published_forms import FP8, SCALE_INV
 from .safetensors_header import BITS, WEIGHT_TYPES, TensorLocation
 
 SOURCE = "source.json"
 FORMAT = "folkmoot-source/1"
 HERE = "."
+TRUNK_TYPES = {*WEIGHT_TYPES, FP8}
+"""The types that a trunk's tensors may have, by the safetensors format's names."""
 
 
 class SourceTableError(ModelError):
@@ -48,6 +52,19 @@ class TrunkTensor:
     def end(self) -> int:
         """The byte after its last."""
         return self.offset + self.numel * BITS[self.dtype] // 8
+
+
+def unscaled(trunk: Mapping[str, TrunkTensor]) -> str | None:
+    """The first fp8 tensor that is no matrix, or whose scales are missing or not as many as it needs; None when all is well."""
+    for name, tensor in trunk.items():
+        if tensor.dtype != FP8:
+            continue
+        scales = trunk.get(name + SCALE_INV)
+        if len(tensor.shape) != 2 or scales is None or scales.dtype not in WEIGHT_TYPES:
+            return name
+        if scales.shape != matrix_tensors(WeightFormat.FP8_BLOCK, "", *tensor.shape)[1].shape:
+            return name
+    return None
 
 
 @dataclass(frozen=True)
@@ -104,10 +121,12 @@ class SourceTable:
             }
             for name, tensor in trunk.items():
                 if (
-                    tensor.dtype not in WEIGHT_TYPES
+                    tensor.dtype not in TRUNK_TYPES
                     or not 0 <= tensor.offset <= tensor.end <= files[tensor.file]
                 ):
                     raise ValueError(f"{name} lies in no file")
+            if (name := unscaled(trunk)) is not None:
+                raise ValueError(f"{name} lacks its scales")
             return cls(
                 manifest=str(document["manifest"]),
                 recipe=dict(document["recipe"]),

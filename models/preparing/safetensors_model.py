@@ -16,8 +16,9 @@ from transformers import AutoConfig
 from ...kernels.formats import DTYPES
 from ..checkpoint import Checkpoint
 from ..families import FamilyAdapter, adapter_for
+from ..published_forms import CONFIG_KEYS, SCALE_INV
 from ..safetensors_header import WEIGHT_TYPES, CheckpointError
-from ..source_table import TrunkTensor
+from ..source_table import TRUNK_TYPES, TrunkTensor, unscaled
 from .checked_config import checked_config
 from .expert_list import ExpertList
 from .order import Order, Parts
@@ -39,8 +40,9 @@ COPIED = (
     "chat_template.json",
     "generation_config.json",
 )
-CODE = "auto_map"
-"""The key under which a configuration names code to run; Folkmoot runs none."""
+LEFT_OUT = ("auto_map", *CONFIG_KEYS)
+"""What is not copied of a configuration: names of code to run, for Folkmoot runs none, and how weights were quantized, for
+transformers never sees them so."""
 
 
 def prepare_safetensors(order: Order, folder: Path) -> Parts:
@@ -61,8 +63,14 @@ def prepare_safetensors(order: Order, folder: Path) -> Parts:
     published = {
         name: location
         for name, location in checkpoint.tensors.items()
-        if location.dtype in WEIGHT_TYPES and adapter.is_trunk_tensor(config, name)
+        if location.dtype in TRUNK_TYPES and adapter.is_trunk_tensor(config, name)
     }
+    trunk = {name: TrunkTensor.at(place) for name, place in published.items()}
+    if (name := unscaled(trunk)) is not None:
+        raise CheckpointError(
+            f"{name} in {checkpoint.folder} lacks its scales ({name}{SCALE_INV})",
+            advice="download the model's weights again",
+        )
     experts = _experts(order, checkpoint, config, adapter, folder)
     return Parts(
         family=adapter.model_type,
@@ -72,7 +80,7 @@ def prepare_safetensors(order: Order, folder: Path) -> Parts:
         trunk_files={
             file: checkpoint.file_size(file) for file in sorted({place.file for place in published.values()})
         },
-        trunk={name: TrunkTensor.at(place) for name, place in published.items()},
+        trunk=trunk,
     )
 
 
@@ -118,5 +126,5 @@ def _copy_texts(checkpoint: Checkpoint, folder: Path) -> None:
     for name in COPIED:
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
-    config = {key: value for key, value in checkpoint.config.items() if key != CODE}
+    config = {key: value for key, value in checkpoint.config.items() if key not in LEFT_OUT}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
