@@ -14,6 +14,7 @@ from pathlib import Path
 import openai
 import psutil
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from folkmoot.cli.demo import DEFAULT_MODEL, PREPARED_MARK
 from folkmoot.client import FolkmootClient
@@ -147,7 +148,7 @@ def test_a_served_network_answers_until_it_is_ended(
     url = list(until_api(process))[-1].split()[1]
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         model = next(iter(client.models.list())).id
-        hello = [{"role": "user", "content": "hello"}]
+        hello: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
         answer = client.chat.completions.create(model=model, messages=hello, max_tokens=4, temperature=0)
         assert answer.usage is not None
         assert answer.usage.completion_tokens >= 1

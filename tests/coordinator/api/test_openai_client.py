@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionContentPartTextParam, ChatCompletionMessageParam
 
 from folkmoot.tests.support.api_bench import MODEL, ApiBench, api_bench
 from folkmoot.tests.support.scripted_engine import NODES, Finish, Hold, Say, ScriptedEngine
 
-HELLO = [{"role": "user", "content": "hello"}]
+HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture
@@ -143,7 +144,10 @@ def test_completions(bench: ApiBench) -> None:
 
 
 def test_content_in_parts_and_both_names_of_max_tokens(bench: ApiBench) -> None:
-    parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+    parts: list[ChatCompletionContentPartTextParam] = [
+        {"type": "text", "text": "hel"},
+        {"type": "text", "text": "lo"},
+    ]
     with client_of(bench) as client:
         client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=3)
         client.chat.completions.create(
