@@ -102,14 +102,15 @@ class Child:
         if self._process.poll() is None:
             self._process.terminate()
 
-    def end(self) -> None:
-        """Ends it, by force if it takes too long, and waits until it is gone."""
+    def end(self) -> int:
+        """Ends it, by force if it takes too long, waits until it is gone, and returns its exit code."""
         self.ask_to_end()
         try:
-            self._process.wait(END_TIMEOUT_S)
+            code = self._process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            code = self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None and not pipe.closed:
                 pipe.close()
+        return code

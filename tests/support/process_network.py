@@ -1,0 +1,166 @@
+"""A coordinator and nodes as real processes that tests can kill and start again.
+
+Guarantees: a process that is started again has the state, the ports and the name that it had before; leaving the context
+ends every process; waiting is for conditions, and a process that ends unasked fails the test with its own last words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from folkmoot.cli.child import Child
+from folkmoot.client import FolkmootClient
+from folkmoot.trust.invite import Invite
+
+PATIENCE_S = 90.0
+POLL_S = 0.02
+QUICK = {
+    "FOLKMOOT_COORDINATOR_ENGINE__KV_MEMORY_BYTES": str(32 << 20),
+    "FOLKMOOT_NODE_HOLDINGS_INTERVAL_S": "0.05",
+    "FOLKMOOT_NODE_RECONNECT_FIRST_S": "0.1",
+    "FOLKMOOT_NODE_RECONNECT_CAP_S": "0.5",
+}
+
+
+class ProcessNetwork:
+    """One network on loopback.
+
+    Args:
+        model: Folder of the prepared model.
+        folder: Where its processes keep their state and logs.
+        nodes: Their names.
+        memory: What each node lends, as `--memory` takes it.
+        environment: Settings of the processes, besides quick ones.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        folder: Path,
+        nodes: tuple[str, ...],
+        *,
+        memory: str = "64MiB",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.names = nodes
+        self._model = model
+        self._folder = folder
+        self._memory = memory
+        self._environment = {**QUICK, "FOLKMOOT_HOME": str(folder), **(environment or {})}
+        self._ports = {"--port": 0, "--api-port": 0}
+        self._children: dict[str, Child] = {}
+        self._starts = 0
+        self.invite = self.api_url = ""
+
+    def __enter__(self) -> Self:
+        """Starts everything; returns when every node holds what it shall and every expert has a host."""
+        try:
+            self.start("coordinator", *self.names)
+            self.until_whole()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self, *names: str) -> None:
+        """Starts processes that do not run; a coordinator is waited for until it takes nodes."""
+        for name in names:
+            assert name not in self._children, f"{name} runs already"
+            self._starts += 1
+            arguments = self._serve() if name == "coordinator" else self._join(name)
+            log = self._folder / "logs" / f"{self._starts}-{name}.log"
+            self._children[name] = Child(name, arguments, log, self._environment)
+        if "coordinator" in names:
+            ready = json.loads(self._children["coordinator"].read_line())
+            self.invite, self.api_url = ready["invite"], ready["api"]
+            api_port = int(self.api_url.rpartition(":")[2])
+            self._ports = {"--port": Invite.parse(self.invite).port, "--api-port": api_port}
+        for name in names:
+            if name != "coordinator":
+                self._children[name].tell(self.invite)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL: no goodbye, no clean-up."""
+        child = self._children.pop(name)
+        os.kill(child.pid, signal.SIGKILL)
+        child.end()
+
+    def stop(self, name: str) -> int:
+        """SIGTERM, as an operator stops it; returns its exit code."""
+        return self._children.pop(name).end()
+
+    def heal(self) -> None:
+        """Starts whatever does not run, and waits until the network is whole."""
+        missing = [name for name in ("coordinator", *self.names) if name not in self._children]
+        self.start(*missing)
+        self.until_whole()
+
+    def until_whole(self) -> dict[str, Any]:
+        """Waits until every node is ready and every expert has a host, two where two are possible."""
+
+        def whole(network: dict[str, Any]) -> bool:
+            ready = [node for node in network["nodes"] if node["state"] == "ready"]
+            return len(ready) == len(self.names) and network["coverage"]["fraction"] == 1
+
+        return self.until(whole)
+
+    def until(self, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """Waits until what `/v1/network` says fulfils a condition, and returns it."""
+        deadline = time.monotonic() + PATIENCE_S
+        with FolkmootClient(self.api_url) as client:
+            while True:
+                self.check()
+                network = client.network()
+                if condition(network):
+                    return network
+                assert time.monotonic() < deadline, f"it did not come true in time: {network}"
+                time.sleep(POLL_S)
+
+    def node(self, name: str) -> dict[str, Any]:
+        """What the network says of a node now."""
+        with FolkmootClient(self.api_url) as client:
+            return next(node for node in client.network()["nodes"] if node["name"] == name)
+
+    def check(self) -> None:
+        """Raises ChildEndedError when a process that nobody killed has ended."""
+        for child in self._children.values():
+            child.check()
+
+    def pid(self, name: str) -> int:
+        """The id of a running process."""
+        return self._children[name].pid
+
+    def log(self, name: str) -> str:
+        """What the running process of this name has logged so far."""
+        return self._children[name].log.read_text()
+
+    def close(self) -> None:
+        """Ends all processes."""
+        children = list(self._children.values())
+        self._children.clear()
+        for child in children:
+            child.ask_to_end()
+        for child in children:
+            child.end()
+
+    def _serve(self) -> list[str]:
+        arguments = ["coordinator", "serve", "--json", "--threads", "1", "--model", str(self._model)]
+        for option, port in self._ports.items():
+            arguments += [option, str(port)]
+        return [*arguments, "--state", str(self._folder / "coordinator")]
+
+    def _join(self, name: str) -> list[str]:
+        options = {"--threads": "1", "--name": name, "--memory": self._memory}
+        arguments = ["node", "join", "-", "--state", str(self._folder / name)]
+        for option, value in options.items():
+            arguments += [option, value]
+        return arguments
