@@ -86,7 +86,8 @@ class Downloader:
 
     async def _download(self, key: ExpertKey) -> None:
         digest, size = self.manifest.experts[key].sha256, self.manifest.expert_bytes(key)
-        partial = await in_thread(self.store.partial, digest, size)
+        # Opened here and not in a thread, where being cancelled would lose the open file.
+        partial = self.store.partial(digest, size)
         try:
             barren = 0
             while partial.length < size:

@@ -96,7 +96,7 @@ class Enroller:
                 timeout=self._timeout_s,
             )
         except grpc.aio.AioRpcError as error:
-            cause = named(error, "enrolment")
+            cause = named(error, "the enrolment failed")
             if isinstance(cause, TicketRefusedError):
                 cause = NodeRefusedError(cause.message, advice="ask the operator for a current invite")
             raise cause from error

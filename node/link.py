@@ -115,7 +115,7 @@ class Link:
             )
         except grpc.aio.AioRpcError as error:
             if not self._leaving:
-                raise named(error, "link") from error
+                raise named(error, "the link broke") from error
         except CoordinatorLostError:
             if not self._leaving:
                 raise

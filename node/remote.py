@@ -28,17 +28,17 @@ _FOR_GOOD = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALI
 
 
 def named(
-    error: grpc.aio.AioRpcError, doing: str
+    error: grpc.aio.AioRpcError, what: str
 ) -> NodeRefusedError | TicketRefusedError | CoordinatorLostError:
     """What a failed call means.
 
     Args:
         error: What gRPC reports.
-        doing: What the call was for, for the error.
+        what: What went wrong with it, in the words of the error.
     """
     details = readable(error.details() or "")
     code = error.code()
-    said = f"{doing}: {details or code.name.lower().replace('_', ' ')}"
+    said = f"{what}: {details or code.name.lower().replace('_', ' ')}"
     if code in _FOR_GOOD:
         return NodeRefusedError(said, advice="ask the operator for a current invite")
     if code is grpc.StatusCode.UNAUTHENTICATED:

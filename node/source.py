@@ -93,7 +93,7 @@ class ExpertSource:
         except TimeoutError:
             raise CoordinatorLostError(f"the source sent nothing for {self._stall_s:g} s") from None
         except grpc.aio.AioRpcError as error:
-            cause = named(error, "download")
+            cause = named(error, "the download failed")
             if isinstance(cause, TicketRefusedError):
                 await self._enroller.ticket(refused=request.ticket)
             raise cause from error

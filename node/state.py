@@ -6,6 +6,7 @@ that was asked for, and one that does not is removed; files appear whole or not 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -53,14 +54,21 @@ class StateFolder:
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             owner = os.pread(self._lock, 32, 0).decode("ascii", errors="replace").strip() or "unknown"
             os.close(self._lock)
             raise StateInUseError(
                 f"another node (process {owner}) uses the state folder {path}",
                 advice="stop it, or give this node a folder of its own: --state DIR",
             ) from error
-        with disk_errors(path):
+        except OSError as error:
+            os.close(self._lock)
+            raise StateError(
+                f"the state folder {path} cannot be locked ({error.strerror})",
+                advice="name one on a local disk: --state DIR",
+            ) from error
+        # The number is for the message above only: a disk too full for it is no reason to stop.
+        with contextlib.suppress(OSError):
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
