@@ -32,10 +32,18 @@ def prepare(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; as published.", show_default=False)
     ] = None,
+    weight_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Store experts as int8, int8_channel, int4, bf16, fp16 or fp32; as published.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Make trunk, experts and signed manifest of a model; prints the folder to serve."""
     with quiet_stdout():
-        prepared = prepare_signed(source, out, slices=slices, dtype=dtype)
+        prepared = prepare_signed(source, out, slices=slices, dtype=dtype, weight_format=weight_format)
     manifest = prepared.manifest
     say(f"{manifest.name}: {len(manifest.experts)} experts, {format_bytes(manifest.total_expert_bytes)}")
     emit(str(prepared.folder))
@@ -60,14 +68,19 @@ def inspect(
     emit(f"layers     {facts['layers']} with experts")
     emit(f"experts    {facts['experts']}, {facts['top_k']} a token")
     emit(f"bytes      {format_bytes(facts['bytes'])} in {facts['files']} files")
-    emit(f"dtype      {facts['dtype']}, activations {facts['activation_dtype']}")
+    emit(f"format     {facts['format']}, activations {facts['activation_dtype']}")
     emit(f"layout     {facts['layout']}")
     emit(f"digest     {facts['digest']}")
     emit(f"signed by  {signer}")
 
 
 def prepare_signed(
-    source: str, out: Path | None = None, *, slices: int | None = None, dtype: str | None = None
+    source: str,
+    out: Path | None = None,
+    *,
+    slices: int | None = None,
+    dtype: str | None = None,
+    weight_format: str | None = None,
 ) -> PreparedModel:
     """Prepares a model with progress on standard error, signed by this machine's operator."""
     say("loading what reads models")
@@ -75,7 +88,13 @@ def prepare_signed(
     from .progress import terminal_progress
 
     return prepare(
-        source, out, slices=slices, dtype=dtype, sign=_operator_signature(), progress=terminal_progress()
+        source,
+        out,
+        slices=slices,
+        dtype=dtype,
+        weight_format=weight_format,
+        sign=_operator_signature(),
+        progress=terminal_progress(),
     )
 
 
@@ -102,7 +121,7 @@ def facts_of(model: PreparedModel) -> dict[str, Any]:
         "top_k": manifest.top_k,
         "bytes": manifest.total_expert_bytes,
         "files": len(manifest.files),
-        "dtype": ", ".join(dict.fromkeys(spec.dtype for spec in specs)),
+        "format": ", ".join(dict.fromkeys(spec.dtype for spec in specs)),
         "activation_dtype": manifest.dtype,
         "layout": ", ".join(dict.fromkeys(spec.layout.value for spec in specs)),
         "digest": manifest.digest.hex(),

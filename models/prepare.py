@@ -1,7 +1,7 @@
 """Makes a prepared model out of a checkpoint: trunk, experts and signed manifest.
 
 Guarantees: experts that lie in safetensors are hashed and referred to, not copied, and neither is the trunk; what has to
-be made (slices of a dense model, anything out of GGUF) is written once, streaming; memory is bounded whatever the model's
+be made (slices of a dense model, anything out of GGUF, experts in another weight format) is written once, streaming; memory is bounded whatever the model's
 size. The output folder appears whole or not at all, and preparing the same thing again costs nothing.
 """
 
@@ -17,6 +17,7 @@ from .checkpoint import NoSuchModelError
 from .default_model import DEFAULT, DEFAULT_NAME, fetch_default
 from .manifest import Manifest
 from .prepared import MANIFEST, SIGNATURE, ManifestSignature, PreparedModel, write_signature
+from .preparing.chosen_format import chosen_format
 from .preparing.gguf_model import prepare_gguf
 from .preparing.order import Order, Parts
 from .preparing.output_folder import check_usable, is_prepared, pending_folder
@@ -34,6 +35,7 @@ def prepare(
     *,
     slices: int | None = None,
     dtype: str | None = None,
+    weight_format: str | None = None,
     sign: Signer | None = None,
     progress: Progress | None = None,
 ) -> PreparedModel:
@@ -45,6 +47,8 @@ def prepare(
         slices: Into how many experts a dense model's feed-forward is cut; None chooses.
         dtype: The type that the trunk computes in and that weights get which are written anew; None keeps what is
             published, or bfloat16 for GGUF.
+        weight_format: The format that experts are stored in, such as `int8`, `int4` or `bf16`; they are written anew then,
+            row by row, and the model's own name ends with it. None keeps what is published.
         sign: Signs the manifest; None leaves it unsigned.
         progress: Told how far the work is.
 
@@ -57,14 +61,17 @@ def prepare(
     progress = progress or Silent()
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"there is no weight type {dtype!r}", advice=f"choose one of {', '.join(DTYPES)}")
+    form = chosen_format(weight_format)
     if out is not None:
         out = out.expanduser().absolute()
         check_usable(out)
     path = _find(source, progress)
     name = DEFAULT_NAME if source == DEFAULT else out.name if out is not None else _name_of(path)
-    out = out or folkmoot_home() / "models" / name
+    if out is None:
+        name = name if form is None else f"{name}-{form}"
+        out = folkmoot_home() / "models" / name
     check_usable(out)
-    order = Order(path, name, slices, dtype, progress)
+    order = Order(path, name, slices, dtype, form, progress)
     if is_prepared(out):
         model = _reuse(out, order)
         if model is not None:

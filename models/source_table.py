@@ -125,8 +125,8 @@ class SourceTable:
                     or not 0 <= tensor.offset <= tensor.end <= files[tensor.file]
                 ):
                     raise ValueError(f"{name} lies in no file")
-            if (name := unscaled(trunk)) is not None:
-                raise ValueError(f"{name} lacks its scales")
+            if (bare := unscaled(trunk)) is not None:
+                raise ValueError(f"{bare} lacks its scales")
             return cls(
                 manifest=str(document["manifest"]),
                 recipe=dict(document["recipe"]),

@@ -13,6 +13,7 @@ import torch
 
 from ...ids import ExpertKey
 from ...kernels.formats import ExpertSpec
+from ...kernels.quantize import QuantizationError
 from ..manifest import ByteRange, ExpertEntry, SourceFile
 from .tensor_file import TensorFile
 
@@ -38,6 +39,9 @@ def write_layer(
 
     Returns:
         The file, and an entry for each expert, whose `spec` is 0.
+
+    Raises:
+        QuantizationError: an expert cannot be stored so; says which.
     """
     path = folder / f"experts-{layer:05d}.safetensors"
     names = [
@@ -47,14 +51,18 @@ def write_layer(
     announced = {
         name[tensor.role]: (tensor.dtype, tensor.shape) for name in names for tensor in spec.tensors()
     }
-    entries = []
+    entries: list[ExpertEntry] = []
     with TensorFile(path, announced) as output:
-        for expert, (name, weights) in enumerate(zip(names, experts, strict=True)):
-            state, ranges = hashlib.sha256(), []
-            for tensor, weight in zip(spec.tensors(), weights, strict=True):
-                state.update(output.write(name[tensor.role], weight))
-                place = output.locations[name[tensor.role]]
-                ranges.append(ByteRange(file, place.offset, place.length))
-            entries.append(ExpertEntry(ExpertKey(layer, expert), 0, tuple(ranges), state.hexdigest()))
+        try:
+            for expert, (name, weights) in enumerate(zip(names, experts, strict=True)):
+                state, ranges = hashlib.sha256(), []
+                for tensor, weight in zip(spec.tensors(), weights, strict=True):
+                    state.update(output.write(name[tensor.role], weight))
+                    place = output.locations[name[tensor.role]]
+                    ranges.append(ByteRange(file, place.offset, place.length))
+                entries.append(ExpertEntry(ExpertKey(layer, expert), 0, tuple(ranges), state.hexdigest()))
+        except QuantizationError as error:
+            whose = f"layer {layer} expert {len(entries)}"
+            raise QuantizationError(f"{whose}: {error.message}", advice=error.advice) from error
         size = output.size
     return SourceFile(path.name, size), entries

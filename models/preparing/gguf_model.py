@@ -6,18 +6,20 @@ wanted; configuration, tokenizer and chat template come from the file too. Memor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
-from ...kernels.formats import DTYPES, ExpertSpec
+from ...kernels.convert import converted
+from ...kernels.formats import DTYPES, ExpertSpec, WeightFormat
 from ..families import FamilyAdapter, adapter_for
 from ..progress import Progress
 from ..safetensors_header import CheckpointError
 from ..source_table import TrunkTensor
+from .chosen_format import read_dtype, spec_in
 from .expert_file import write_layer
 from .expert_list import ExpertList
 from .gguf_config import gguf_config, token_id
@@ -44,9 +46,9 @@ def prepare_gguf(order: Order, folder: Path) -> Parts:
     dtype = order.dtype or DEFAULT_DTYPE
     config = gguf_config(order.source, header, DTYPES[dtype])
     weights = GgufWeights(order.source, header, config, dtype)
-    numbers = sum(torch.Size(weights.shape(name)).numel() for name in weights.names)
-    check_space(folder, numbers * DTYPES[dtype].itemsize)
     adapter = adapter_for(config)
+    form = order.format or WeightFormat(dtype)
+    _check_space(weights, config, adapter, dtype, form, folder)
     order.progress.start("Converting the tokenizer", None)
     try:
         _write_texts(order.source, header, config, folder)
@@ -57,11 +59,27 @@ def prepare_gguf(order: Order, folder: Path) -> Parts:
     return Parts(
         family=adapter.model_type,
         dtype=dtype,
-        experts=_experts(order, weights, config, adapter, dtype, folder),
+        experts=_experts(
+            order, GgufWeights(order.source, header, config, read_dtype(form)), config, adapter, form, folder
+        ),
         trunk_folder=folder,
         trunk_files={TRUNK: size},
         trunk=locations,
     )
+
+
+def _check_space(
+    weights: GgufWeights, config: Any, adapter: FamilyAdapter, dtype: str, form: WeightFormat, folder: Path
+) -> None:
+    layers = adapter.moe_layers(config)
+    experts = sum(adapter.expert_count(config, layer) for layer in layers)
+    trunk = sum(
+        torch.Size(weights.shape(name)).numel()
+        for name in weights.names
+        if not adapter.is_expert_tensor(name)
+    )
+    expert_bytes = spec_in(adapter.spec(config, read_dtype(form), layers[0]), form).expert_bytes
+    check_space(folder, trunk * DTYPES[dtype].itemsize + experts * expert_bytes)
 
 
 def _write_texts(source: Path, header: GgufHeader, config: Any, folder: Path) -> None:
@@ -101,23 +119,29 @@ def _write_trunk(
 
 
 def _experts(
-    order: Order, weights: GgufWeights, config: Any, adapter: FamilyAdapter, dtype: str, folder: Path
+    order: Order,
+    weights: GgufWeights,
+    config: Any,
+    adapter: FamilyAdapter,
+    form: WeightFormat,
+    folder: Path,
 ) -> ExpertList:
     progress = order.progress
     if adapter.sliced:
         return slice_dense(
-            weights, config, adapter, dtype=dtype, slices=order.slices, folder=folder, progress=progress
+            weights, config, adapter, form=form, slices=order.slices, folder=folder, progress=progress
         )
     refuse_slices(order.slices)
     layers = adapter.moe_layers(config)
-    spec = adapter.spec(config, dtype, layers[0])
+    plain = adapter.spec(config, read_dtype(form), layers[0])
+    spec = plain if form.value == plain.dtype else spec_in(plain, form)
     files, entries = [], []
     progress.start(
         "Writing experts", sum(adapter.expert_count(config, layer) for layer in layers) * spec.expert_bytes
     )
     try:
         for index, layer in enumerate(layers):
-            experts = _layer(weights, config, adapter, layer, spec, progress)
+            experts = _layer(weights, config, adapter, layer, plain, spec, progress)
             count = adapter.expert_count(config, layer)
             file, found = write_layer(folder, layer, spec, experts, count=count, file=index)
             files.append(file)
@@ -134,17 +158,18 @@ def _layer(
     config: Any,
     adapter: FamilyAdapter,
     layer: int,
+    plain: ExpertSpec,
     spec: ExpertSpec,
     progress: Progress,
-) -> Iterator[list[torch.Tensor]]:
+) -> Iterator[Iterable[torch.Tensor]]:
     for expert in range(adapter.expert_count(config, layer)):
-        tensors = []
-        for disk, wanted in zip(adapter.on_disk(config, layer, expert), spec.tensors(), strict=True):
+        tensors = {}
+        for disk, wanted in zip(adapter.on_disk(config, layer, expert), plain.tensors(), strict=True):
             if weights.shape(disk.name) != wanted.shape:
                 raise CheckpointError(
                     f"{disk.name} is {list(weights.shape(disk.name))}, but the metadata says {list(wanted.shape)}",
                     advice="download the file again, or use another",
                 )
-            tensors.append(weights.rows(disk.name, 0, wanted.shape[0]))
-        yield tensors
+            tensors[wanted.role] = weights.rows(disk.name, 0, wanted.shape[0])
+        yield tensors.values() if spec is plain else converted(plain, tensors, spec.format)
         progress.advance(spec.expert_bytes)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...kernels.formats import WeightFormat
 from ..progress import Progress
 from ..source_table import TrunkTensor
 from .expert_list import ExpertList
@@ -27,6 +28,7 @@ class Order:
         name: What the model will be called.
         slices: Into how many experts a dense model is cut; None to choose.
         dtype: The type wanted for the trunk and for weights written anew; None to choose.
+        format: The weight format wanted for experts; None to leave published ones as they are.
         progress: Who is told how far the work is.
     """
 
@@ -34,6 +36,7 @@ class Order:
     name: str
     slices: int | None
     dtype: str | None
+    format: WeightFormat | None
     progress: Progress
 
     @cached_property
@@ -50,6 +53,7 @@ class Order:
             "name": self.name,
             "slices": self.slices,
             "dtype": self.dtype,
+            "format": self.format,
             "files": {name: [state.st_size, state.st_mtime_ns] for name, state in states.items()},
         }
 

@@ -1,4 +1,5 @@
-"""Prepares a safetensors checkpoint: the trunk stays where it is; experts stay too, or are cut from a dense model.
+"""Prepares a safetensors checkpoint: the trunk stays where it is; experts stay too, or are written in another
+weight format, or are cut from a dense model.
 
 Guarantees: of the checkpoint only the configuration and the tokenizer's files are copied; none of them is code.
 """
@@ -13,13 +14,15 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from ...kernels.formats import DTYPES
+from ...kernels.formats import DTYPES, WeightFormat
 from ..checkpoint import Checkpoint
 from ..families import FamilyAdapter, adapter_for
 from ..published_forms import CONFIG_KEYS, SCALE_INV
 from ..safetensors_header import WEIGHT_TYPES, CheckpointError
 from ..source_table import TRUNK_TYPES, TrunkTensor, unscaled
 from .checked_config import checked_config
+from .chosen_format import read_dtype, spec_in
+from .converted import write_converted
 from .expert_list import ExpertList
 from .order import Order, Parts
 from .output_folder import check_space
@@ -74,7 +77,7 @@ def prepare_safetensors(order: Order, folder: Path) -> Parts:
     experts = _experts(order, checkpoint, config, adapter, folder)
     return Parts(
         family=adapter.model_type,
-        dtype=order.dtype or _published_dtype(config) or experts.specs[0].dtype,
+        dtype=order.dtype or _published_dtype(config) or _float_type(experts),
         experts=experts,
         trunk_folder=checkpoint.folder,
         trunk_files={
@@ -89,6 +92,11 @@ def _published_dtype(config: Any) -> str | None:
     return next((name for name, dtype in DTYPES.items() if dtype == config.dtype), None)
 
 
+def _float_type(experts: ExpertList) -> str:
+    """What to compute in where the configuration does not say: as the weights are, or what quantized models are made of."""
+    return experts.specs[0].dtype if experts.specs[0].dtype in DTYPES else "bfloat16"
+
+
 def _experts(
     order: Order, checkpoint: Checkpoint, config: Any, adapter: FamilyAdapter, folder: Path
 ) -> ExpertList:
@@ -100,17 +108,21 @@ def _experts(
         )
     if not adapter.sliced:
         refuse_slices(order.slices)
-        return list_published(checkpoint, config, adapter, order.progress)
+        if order.format is None:
+            return list_published(checkpoint, config, adapter, order.progress)
+        return write_converted(checkpoint, config, adapter, order.format, folder, order.progress)
     first = adapter.on_disk(config, layers[0], 0)[0].name
     published = checkpoint.tensors[first].dtype if first in checkpoint.tensors else "F32"
-    dtype = order.dtype or WEIGHT_TYPES.get(published, "float32")
-    whole = checked_config(source, partial(adapter.spec, config, dtype, layers[0]))
-    check_space(folder, len(layers) * whole.expert_bytes)
+    form = (
+        order.format or order.dtype or WEIGHT_TYPES.get(published) or _published_dtype(config) or "bfloat16"
+    )
+    whole = checked_config(source, partial(adapter.spec, config, read_dtype(form), layers[0]))
+    check_space(folder, len(layers) * spec_in(whole, WeightFormat(form)).expert_bytes)
     return slice_dense(
-        CheckpointWeights(checkpoint, dtype),
+        CheckpointWeights(checkpoint, read_dtype(form)),
         config,
         adapter,
-        dtype=dtype,
+        form=WeightFormat(form),
         slices=order.slices,
         folder=folder,
         progress=order.progress,

@@ -17,10 +17,12 @@ from typing import Any
 import torch
 
 from ...errors import UsageError
-from ...kernels.formats import ExpertSpec
+from ...kernels.formats import ExpertSpec, WeightFormat
+from ...kernels.quantize import quantize
 from ..families import FamilyAdapter
 from ..progress import Progress
 from ..safetensors_header import CheckpointError
+from .chosen_format import read_dtype, spec_in
 from .expert_file import write_layer
 from .expert_list import ExpertList
 from .weights import Weights
@@ -66,22 +68,33 @@ def slice_dense(
     config: Any,
     adapter: FamilyAdapter,
     *,
-    dtype: str,
+    form: WeightFormat,
     slices: int | None,
     folder: Path,
     progress: Progress,
 ) -> ExpertList:
     """Writes the slices of every layer into `folder`.
 
+    Args:
+        weights: Read in `read_dtype(form)`.
+        config: The model's configuration.
+        adapter: Its family.
+        form: How the slices are stored.
+        slices: How many to cut; None to choose.
+        folder: Where they go.
+        progress: Who is told.
+
     Raises:
+        FormatError: the slices' sizes do not fit the format.
+        QuantizationError: a weight is infinite or not a number.
         SlicesError: the number asked for does not divide the intermediate size.
         CheckpointError: a tensor is missing or has another shape than the configuration says.
     """
     layers = adapter.moe_layers(config)
-    whole = adapter.spec(config, dtype, layers[0])
+    whole = adapter.spec(config, read_dtype(form), layers[0])
     count = choose_slices(whole.intermediate, slices)
-    spec = replace(whole, intermediate=whole.intermediate // count)
-    progress.start(f"Cutting into {count} slices a layer", whole.expert_bytes * len(layers))
+    spec = spec_in(replace(whole, intermediate=whole.intermediate // count), form)
+    progress.start(f"Cutting into {count} slices a layer", spec.expert_bytes * count * len(layers))
     files, entries = [], []
     try:
         for index, layer in enumerate(layers):
@@ -107,15 +120,16 @@ def _check_shapes(weights: Weights, names: list[str], whole: ExpertSpec) -> None
 
 def _slices(
     weights: Weights, names: list[str], spec: ExpertSpec, count: int, progress: Progress
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+) -> Iterator[list[torch.Tensor]]:
     gate, up, down = names
     width = spec.intermediate
     columns = weights.rows(down, 0, spec.hidden)  # [H, I]
     for start in range(0, count * width, width):
         stop = start + width
-        yield (
+        matrices = (
             weights.rows(gate, start, stop),  # [W, H]
             weights.rows(up, start, stop),  # [W, H]
             columns[:, start:stop].contiguous(),  # [H, W]
         )
+        yield [part for matrix in matrices for part in quantize(matrix, spec.format).tensors]
         progress.advance(spec.expert_bytes)

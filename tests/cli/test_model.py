@@ -35,7 +35,7 @@ def test_prepare_then_inspect(
         2,
         16,
     )
-    assert (facts["top_k"], facts["sliced"], facts["layout"], facts["dtype"]) == (
+    assert (facts["top_k"], facts["sliced"], facts["layout"], facts["format"]) == (
         2,
         False,
         "separate",
