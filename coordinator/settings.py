@@ -6,7 +6,6 @@ with it; nothing else in the coordinator reads the environment.
 
 from __future__ import annotations
 
-import os
 import tomllib
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +19,7 @@ from pydantic_settings import (
 )
 
 from ..errors import UsageError
+from ..home import folkmoot_home
 from .api.settings import ApiSettings
 from .dispatch.network_experts import DispatchSettings
 from .engine.settings import EngineSettings
@@ -31,11 +31,6 @@ PREFIX = "FOLKMOOT_COORDINATOR_"
 
 class SettingsError(UsageError):
     """A setting has a value that makes no sense."""
-
-
-def folkmoot_home() -> Path:
-    """Where Folkmoot keeps what it must remember: `FOLKMOOT_HOME`, or `.folkmoot` in the home folder."""
-    return Path(os.environ.get("FOLKMOOT_HOME") or Path.home() / ".folkmoot")
 
 
 class CoordinatorSettings(BaseSettings):

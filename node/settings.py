@@ -6,7 +6,6 @@ with it; nothing else in the node reads the environment.
 
 from __future__ import annotations
 
-import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -20,17 +19,13 @@ from pydantic_settings import (
 )
 
 from ..errors import UsageError
+from ..home import folkmoot_home
 from .limits import parse_bytes
 from .machine import default_memory_bytes, default_threads
 
 
 class SettingsError(UsageError):
     """A setting has a value that makes no sense."""
-
-
-def folkmoot_home() -> Path:
-    """Where Folkmoot keeps what it must remember: `FOLKMOOT_HOME`, or `.folkmoot` in the home folder."""
-    return Path(os.environ.get("FOLKMOOT_HOME") or Path.home() / ".folkmoot")
 
 
 def _amount(value: object) -> object:
