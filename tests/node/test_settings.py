@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from folkmoot.node.settings import NodeSettings, SettingsError, folkmoot_home
+from folkmoot.home import folkmoot_home
+from folkmoot.node.settings import NodeSettings, SettingsError
 
 
 def test_flags_beat_the_environment_which_beats_the_file_which_beats_defaults(
