@@ -93,14 +93,14 @@ class Flight:
         self._planned = 0
         self._excluded: dict[Host, float] = {}
         self._trouble_since: float | None = None
+        self._finite = True
         self._answer: torch.Tensor | None = None
 
     def launch(self, pairs: Pairs) -> None:
         """Plans and sends the call's frames. Called once, before `result`."""
-        if bool(torch.isfinite(self._hidden).all()):
+        self._finite = bool(torch.isfinite(self._hidden).all())
+        if self._finite:
             self._orphans = self._dispatch(pairs)
-        else:
-            self._orphans = pairs
 
     def result(self) -> torch.Tensor:
         """Waits for the answer: [T, H] float32.
@@ -110,7 +110,7 @@ class Flight:
             NotFiniteActivationsError: when `hidden` holds NaN or infinity.
         """
         if self._answer is None:
-            if self._orphans is not None and not bool(torch.isfinite(self._hidden).all()):
+            if not self._finite:
                 raise NotFiniteActivationsError(
                     f"the activations before layer {self._layer} are not finite",
                     advice="check the model's weights, or use a wider dtype",

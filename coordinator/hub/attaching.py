@@ -120,7 +120,11 @@ class Attachments(LinkServicer):
             self._reception.left(link)
             for task in (reader, writer, closed):
                 task.cancel()
-            await asyncio.gather(reader, writer, closed, return_exceptions=True)
+            ends = await asyncio.gather(reader, writer, closed, return_exceptions=True)
+            for fault in (end for end in ends if isinstance(end, Exception)):
+                # gRPC's own error only says that the node was gone before it was known here.
+                if not isinstance(fault, grpc.aio.InternalError):
+                    log.error("a fault ended the link of node %s", short(link.node), exc_info=fault)
 
     async def _shake_hands(self, context: Any) -> Link:
         hello = await self._expect(context, "hello")

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 STOP_GRACE_S = 2.0
 COVERAGE_LINE_EVERY_S = 2.0
+MAX_CALLS = 16384
+"""Links, downloads and enrolments at once; more are turned away before they cost memory."""
 
 
 class PortInUseError(UnavailableError):
@@ -85,7 +87,7 @@ class Hub:
             PortInUseError: when the address cannot be listened on.
         """
         settings = self.settings
-        server = grpc.aio.server(options=server_options())
+        server = grpc.aio.server(options=server_options(), maximum_concurrent_rpcs=MAX_CALLS)
         challenges = ChallengeTable(settings.challenge_lifetime_s)
         enrolments = Enrolments(
             self._identity,
@@ -114,6 +116,7 @@ class Hub:
         await server.start()
         self._server = server
         self._steward_task = asyncio.create_task(self._steward.run())
+        self._steward_task.add_done_callback(_tell_fault)
         log.info("listening for nodes on %s port %d", address, self._port)
 
     async def stop(self) -> None:
@@ -276,6 +279,12 @@ class Hub:
                 coverage.experts,
                 coverage.replicated,
             )
+
+
+def _tell_fault(task: asyncio.Task[None]) -> None:
+    """A steward that ends by itself has a fault: nobody is told what to hold from then on."""
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("placement has stopped by a fault; restart the coordinator", exc_info=task.exception())
 
 
 def reachable_address(host: str) -> str:

@@ -96,7 +96,7 @@ class Link:
 
     def verified(self, frame: SentFrame) -> None:
         """The frame's answer was found right; any thread."""
-        self.pace.served(frame)
+        self.pace.served(frame, self._loop.time())
         self._record.verified()
 
     def rejected(self, frame: SentFrame, error: FolkmootError, reason: str) -> None:

@@ -18,6 +18,9 @@ DEFAULT_SECONDS_PER_BYTE = 1e-10
 SHORTEST_SERVICE_S = 20e-6
 WEIGHT_OF_NEW = 0.2
 RECENT_PINGS = 8
+FORGET_HALF_S = 10.0
+"""A node that is not asked is taken for twice as fast after so long: or one slow moment would keep it idle for ever."""
+MOST_HALVINGS = 8.0
 SUSPECT_PENALTY_S = 1000.0
 FIRST_SUSPICION_S = 5.0
 LONGEST_SUSPICION_S = 60.0
@@ -32,6 +35,7 @@ class Pace:
         self._recent_s: deque[float] = deque(maxlen=RECENT_PINGS)
         self._shortest_s = 0.0
         self._seconds_per_byte = 0.0
+        self._served_at_s = 0.0
         self._reserved_s = 0.0
         self._out = 0
         self._misses = 0
@@ -57,7 +61,9 @@ class Pace:
         start_s = _coarse(self._shortest_s) + self._reserved_s
         if now_s < self._suspect_until_s:
             start_s += SUSPECT_PENALTY_S
-        return HostEstimate(start_s, _coarse(self._seconds_per_byte) or DEFAULT_SECONDS_PER_BYTE)
+        halvings = min((now_s - self._served_at_s) / FORGET_HALF_S, MOST_HALVINGS)
+        speed = _coarse(self._seconds_per_byte * 0.5**halvings)
+        return HostEstimate(start_s, speed or DEFAULT_SECONDS_PER_BYTE)
 
     def reserve(self, frame: SentFrame) -> None:
         """A frame is planned for this node."""
@@ -79,9 +85,10 @@ class Pace:
             self._recent_s.append(round_trip_s)
             self._shortest_s = min(self._recent_s)
 
-    def served(self, frame: SentFrame) -> None:
+    def served(self, frame: SentFrame, now_s: float) -> None:
         """A frame was answered, and the answer found right."""
         with self._lock:
+            self._served_at_s = now_s
             self._misses = 0
             self._suspect_until_s = 0.0
             sample = max(frame.service_s, SHORTEST_SERVICE_S) / frame.work

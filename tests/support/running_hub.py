@@ -55,6 +55,7 @@ class RunningHub:
             dispatch,
         )
         self.nodes: list[ScriptedNode] = []
+        self.calls: list[asyncio.Task[torch.Tensor]] = []
 
     async def join(self, fault: Fault | None = None, **options: Any) -> ScriptedNode:
         """Starts a scripted node and waits until the hub knows that it is attached."""
@@ -106,8 +107,7 @@ class RunningHub:
 
     async def check_waits_for(self, node: ScriptedNode) -> None:
         """Starts a call that ends without this node's answer, and waits until the node has its frame."""
-        call = asyncio.create_task(self.call(0, self.model.routing(1)))
-        call.add_done_callback(lambda done: done.exception())
+        self.calls.append(asyncio.create_task(self.call(0, self.model.routing(1))))
         await self.until(lambda: node.frames)
 
     async def check(self, layer: int, *, rows: int = 3, seed: int = 1) -> StepTally:
@@ -137,3 +137,4 @@ async def running_hub(
         for node in running.nodes:
             await node.leave()
         await running.hub.stop()
+        await asyncio.gather(*running.calls, return_exceptions=True)

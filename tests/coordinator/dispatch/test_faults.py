@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from folkmoot.coordinator.dispatch.flight import ExpertsUnavailableError, NotFin
 from folkmoot.models.pool import StepTally
 from folkmoot.tests.support.memory_experts import MemoryExperts
 from folkmoot.tests.support.running_hub import RunningHub, running_hub
-from folkmoot.tests.support.scripted_node import Fault
+from folkmoot.tests.support.scripted_node import Fault, ScriptedNode
 
 REJECTED = {
     Fault.OTHER_KEY: "signature_wrong",
@@ -30,6 +31,7 @@ REJECTED = {
     Fault.HUGE_LENGTH: "length",
     Fault.SHORT_DATA: "data",
 }
+PATIENT = {"expert_wait_s": 10.0}
 FAILED = {
     Fault.SILENT: "timed_out",
     Fault.OVERLOADED: "overloaded",
@@ -40,13 +42,27 @@ FAILED = {
 }
 
 
-async def until_asked(network: RunningHub, layer: int) -> StepTally:
-    """Calls, each right, until one of them met the bad node: which replica is asked is the planner's choice."""
-    for seed in range(20):
-        tally = await network.check(layer, seed=seed)
-        if tally.retries:
-            return tally
-    raise AssertionError("no frame ever went to the bad node")
+@dataclass
+class Meeting:
+    """A bad node that was asked while it was the only one, the good one that came then, and the call's accounting."""
+
+    bad: ScriptedNode
+    good: ScriptedNode
+    tally: StepTally
+
+
+async def meet(network: RunningHub, fault: Fault | None, *, layer: int = 0, paused: bool = False) -> Meeting:
+    """Lets a call meet the bad node first and a good one after; the answer must be right."""
+    (bad,) = await network.join_ready(fault)
+    if paused:
+        bad.paused.clear()
+    call = asyncio.create_task(network.check(layer))
+    await network.until(lambda: bad.frames)
+    good = await network.join()
+    tally = await call
+    assert tally.retries >= 1
+    assert tally.nodes == {good.node}
+    return Meeting(bad, good, tally)
 
 
 @pytest.mark.parametrize("fault", REJECTED, ids=lambda fault: fault.name)
@@ -54,11 +70,10 @@ async def test_a_bad_result_is_rejected_for_its_reason(
     fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    async with running_hub() as network:
-        bad, _ = await network.join_ready(fault, None)
-        tally = await until_asked(network, 0)
-        assert tally.results_rejected == 1
-        assert bad.node not in tally.nodes
+    async with running_hub(dispatch=PATIENT) as network:
+        met = await meet(network, fault)
+        bad = met.bad
+        assert met.tally.results_rejected == 1
         assert network.counters.totals().rejected == {REJECTED[fault]: 1}
         await network.until(lambda: network.seen(bad).state == "quarantined")
         assert REJECTED[fault] in network.seen(bad).reason
@@ -70,38 +85,35 @@ async def test_a_bad_result_is_rejected_for_its_reason(
         await network.until(lambda: bad.closing is not None)
         assert bad.closing is not None
         assert bad.closing.retry
-        assert (await network.check(1)).retries == 0, "it is not asked again"
+        assert (await network.check(1)).nodes == {met.good.node}, "it is not asked again"
 
 
 async def test_an_old_answer_under_a_new_number_is_rejected() -> None:
-    async with running_hub() as network:
-        bad, _ = await network.join_ready(Fault.REPLAY, None)
-        tally = StepTally()
-        for seed in range(40):
-            tally = await network.check(seed % 2, seed=seed)
-            if tally.retries:
-                break
+    async with running_hub(dispatch=PATIENT) as network:
+        (bad,) = await network.join_ready(Fault.REPLAY)
+        assert (await network.check(0, seed=5)).results_verified == 1, "the first answer is good"
+        call = asyncio.create_task(network.check(1))
+        await network.until(lambda: len(bad.frames) == 2)
+        good = await network.join()
+        tally = await call
         assert tally.results_rejected == 1
+        assert tally.nodes == {good.node}
         assert network.counters.totals().rejected == {"signature_wrong": 1}
-        assert network.seen(bad).results_verified == 1, "the first answer was good"
 
 
 @pytest.mark.parametrize("fault", FAILED, ids=lambda fault: fault.name)
 async def test_no_answer_goes_to_another_replica(fault: Fault) -> None:
-    async with running_hub(frame_deadline_s=0.2) as network:
-        bad, _ = await network.join_ready(fault, None)
-        tally = await until_asked(network, 0)
-        assert tally.results_rejected == 0
-        assert bad.node not in tally.nodes
-        assert network.counters.totals().failed == {FAILED[fault]: 1}
+    async with running_hub(frame_deadline_s=0.2, dispatch=PATIENT) as network:
+        met = await meet(network, fault)
+        assert met.tally.results_rejected == 0
+        assert set(network.counters.totals().failed) == {FAILED[fault]}
 
 
 async def test_an_answer_that_was_never_asked_for_costs_the_link() -> None:
-    async with running_hub() as network:
-        bad, _ = await network.join_ready(Fault.UNASKED, None)
-        await until_asked(network, 0)
+    async with running_hub(dispatch=PATIENT) as network:
+        met = await meet(network, Fault.UNASKED)
         assert network.counters.totals().rejected == {"unasked": 1}
-        assert network.seen(bad).state == "quarantined"
+        assert network.seen(met.bad).state == "quarantined"
 
 
 async def test_a_second_answer_to_a_frame_is_ignored() -> None:
@@ -116,11 +128,8 @@ async def test_a_second_answer_to_a_frame_is_ignored() -> None:
 
 
 async def test_a_late_answer_is_ignored() -> None:
-    async with running_hub(frame_deadline_s=0.1, misses_before_cut=10) as network:
-        slow, _ = await network.join_ready(None, None)
-        slow.paused.clear()
-        tally = await until_asked(network, 0)
-        assert slow.node not in tally.nodes
+    async with running_hub(frame_deadline_s=0.1, misses_before_cut=10, dispatch=PATIENT) as network:
+        slow = (await meet(network, None, paused=True)).bad
         slow.paused.set()
         await network.until(lambda: network.counters.totals().rejected == {"late": 1})
         assert network.seen(slow).state == "ready"

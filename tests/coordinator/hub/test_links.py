@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
 
@@ -158,28 +159,27 @@ async def test_harmless_noise_is_ignored() -> None:
 
 
 async def test_three_faults_and_a_node_is_not_let_in_again() -> None:
-    async with running_hub() as network:
-        await network.join_ready(None)
+    async with running_hub(dispatch={"expert_wait_s": 20.0}) as network:
         identity = Identity.generate()
+        call = asyncio.create_task(network.check(0))
+        bad = ScriptedNode(network.hub.invite, network.model)
         for strike in range(3):
             bad = await network.join(Fault.NO_SIGNATURE, identity=identity)
-            await network.settled()
-            seed = 0
-            while network.seen(bad).state != "quarantined":
-                await network.check(seed % 2, seed=seed)
-                seed += 1
             await network.until(lambda bad=bad: bad.closing is not None)
             assert bad.closing is not None
             assert bad.closing.retry == (strike < 2)
+            assert network.seen(bad).state == "quarantined"
         again = ScriptedNode(network.hub.invite, network.model, identity=identity)
         network.nodes.append(again)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await again.join()
-        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
-        again.ticket = bad.ticket
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await again.join()
-        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        for ticket in (b"", bad.ticket):
+            again.ticket = ticket
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await again.join()
+            assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        good = await network.join()
+        tally = await call
+        assert tally.nodes == {good.node}
+        assert tally.results_rejected == tally.retries == 3
 
 
 async def test_a_node_that_says_nothing_is_lost() -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from folkmoot.coordinator.dispatch.host import SentFrame
-from folkmoot.coordinator.hub.pace import DEFAULT_SECONDS_PER_BYTE, FIRST_SUSPICION_S, SUSPECT_PENALTY_S, Pace
+from folkmoot.coordinator.hub.pace import (
+    DEFAULT_SECONDS_PER_BYTE,
+    FIRST_SUSPICION_S,
+    FORGET_HALF_S,
+    SUSPECT_PENALTY_S,
+    Pace,
+)
 from folkmoot.protos.folkmoot.v1 import link_pb2
 
 
@@ -24,17 +30,17 @@ def test_an_unknown_node_is_taken_for_an_ordinary_one() -> None:
 def test_speed_is_learnt_from_answers() -> None:
     pace = Pace()
     for _ in range(30):
-        pace.served(frame(work=1e7, service_s=0.01))
+        pace.served(frame(work=1e7, service_s=0.01), now_s=0.0)
     assert pace.estimate(0.0).seconds_per_byte == pytest.approx(1e-9, rel=0.2)
     for _ in range(60):
-        pace.served(frame(work=1e7, service_s=0.001))
+        pace.served(frame(work=1e7, service_s=0.001), now_s=0.0)
     assert pace.estimate(0.0).seconds_per_byte == pytest.approx(1e-10, rel=0.25)
 
 
 def test_nodes_that_are_nearly_equal_count_as_equal() -> None:
     one, other = Pace(), Pace()
-    one.served(frame(service_s=0.00100))
-    other.served(frame(service_s=0.00108))
+    one.served(frame(service_s=0.00100), now_s=0.0)
+    other.served(frame(service_s=0.00108), now_s=0.0)
     assert one.estimate(0.0) == other.estimate(0.0)
 
 
@@ -69,6 +75,15 @@ def test_suspicion_grows_with_misses_and_ends_with_time_or_a_good_answer() -> No
     pace.missed(now_s=110.0)
     assert pace.estimate(110.0 + 1.5 * FIRST_SUSPICION_S).start_s >= SUSPECT_PENALTY_S
     assert pace.misses == 2
-    pace.served(frame(service_s=0.001))
+    pace.served(frame(service_s=0.001), now_s=110.0)
     assert pace.misses == 0
     assert pace.estimate(110.0).start_s == 0.0
+
+
+def test_a_slow_moment_is_forgotten_in_time() -> None:
+    pace = Pace()
+    pace.served(frame(work=1e7, service_s=0.1), now_s=50.0)
+    fresh = pace.estimate(50.0).seconds_per_byte
+    assert fresh == pytest.approx(1e-8, rel=0.2)
+    assert pace.estimate(50.0 + 3 * FORGET_HALF_S).seconds_per_byte == pytest.approx(fresh / 8)
+    assert pace.estimate(1e9).seconds_per_byte > 0

@@ -53,7 +53,7 @@ def test_coverage_never_shrinks_and_the_target_is_reached(
     sizes = {ExpertKey(0, expert): SIZE for expert in range(experts)}
     nodes = names(count)
     slots = max(2 * experts // count + 1, 1) + 1 + spare
-    memory = {node: slots * SIZE for node in nodes}
+    memory = dict.fromkeys(nodes, slots * SIZE)
     begin = {
         node: frozenset(random.sample(sorted(sizes), min(len(sizes), random.randint(0, slots - 1))))
         for node in nodes
