@@ -60,6 +60,7 @@ class Directory:
         self._held: dict[Host, frozenset[ExpertKey]] = {}
         self._replicas: dict[ExpertKey, int] = dict.fromkeys(manifest.experts, 0)
         self._covered = self._replicated = 0
+        self._by_layer: dict[int, dict[Host, set[int]]] = {layer: {} for layer in self._sizes}
         self._layers = {layer: self._build(layer) for layer in self._sizes}
         self._subscribers: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
@@ -93,6 +94,13 @@ class Directory:
         gained, lost = ready - before, before - ready
         self._count(gained, +1)
         self._count(lost, -1)
+        for key in gained:
+            self._by_layer[key.layer].setdefault(host, set()).add(key.expert)
+        for key in lost:
+            experts = self._by_layer[key.layer][host]
+            experts.remove(key.expert)
+            if not experts:
+                del self._by_layer[key.layer][host]
         for layer in {key.layer for key in gained} | {key.layer for key in lost}:
             self._layers[layer] = self._build(layer)
         if gained:
@@ -131,16 +139,12 @@ class Directory:
             self._replicated += (after >= 2) - (before >= 2)
 
     def _build(self, layer: int) -> LayerHosts:
-        sizes = self._sizes[layer]
-        hosts: list[Host] = []
-        holders: list[list[int]] = [[] for _ in sizes]
-        for host, held in self._held.items():
-            having = [expert for expert in range(len(sizes)) if ExpertKey(layer, expert) in held]
-            for expert in having:
-                holders[expert].append(len(hosts))
-            if having:
-                hosts.append(host)
-        return LayerHosts(tuple(hosts), tuple(map(tuple, holders)), sizes)
+        held = self._by_layer[layer]
+        holders: list[list[int]] = [[] for _ in self._sizes[layer]]
+        for index, experts in enumerate(held.values()):
+            for expert in experts:
+                holders[expert].append(index)
+        return LayerHosts(tuple(held), tuple(map(tuple, holders)), self._sizes[layer])
 
 
 def _sizes(manifest: Manifest, count: int, keys: Collection[ExpertKey]) -> tuple[int, ...]:
