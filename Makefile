@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PIP := $(BIN)/pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-slow lint type protos bench clean
+.PHONY: help setup demo test test-slow test-native lint type protos bench clean
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # torch comes first and alone: any other version pulls gigabytes of what no CPU needs.
 $(STAMP): pyproject.toml setup.py
@@ -36,6 +36,16 @@ test: $(DEV_STAMP)  ## run the default test suite
 
 test-slow: $(DEV_STAMP)  ## run the tests that take minutes each
 	$(BIN)/pytest -m slow --timeout 1800
+
+SANITIZED := -std=gnu11 -O1 -g -Wall -Wextra -Werror -fno-sanitize-recover=all -Ikernels/native
+NATIVE_SOURCES := tests/kernels/native_driver.c $(wildcard kernels/native/*.c)
+
+test-native: $(NATIVE_SOURCES) $(wildcard kernels/native/*.h)  ## run the native kernels under the address, undefined-behaviour and thread sanitizers
+	@mkdir -p build/native
+	$(CC) $(SANITIZED) -fsanitize=address,undefined -o build/native/driver-address $(NATIVE_SOURCES) -lpthread -lm
+	build/native/driver-address
+	$(CC) $(SANITIZED) -fsanitize=thread -o build/native/driver-thread $(NATIVE_SOURCES) -lpthread -lm
+	TSAN_OPTIONS=die_after_fork=0 build/native/driver-thread
 
 lint: $(DEV_STAMP)  ## check style, file lengths, room borders, and that generated code is current
 	$(BIN)/ruff check .

@@ -16,6 +16,8 @@ from typing_extensions import Buffer
 from ..errors import ModelError
 from .formats import ExpertSpec, Layout, matrix_tensors
 from .matrix import Matrix
+from .native_expert import expert_struct
+from .native_library import ExpertStruct
 
 
 class ExpertBytesError(ModelError):
@@ -30,11 +32,9 @@ class Expert:
         weights: Its tensors by role, each a view over the bytes given, shaped as in `ExpertSpec.tensors`.
         matrices: Its matrices `gate` [I, H], `up` [I, H] and `down` [H, I] (no gate where the layout has none), cut out of
             the weights; empty in the layouts that store them column by column.
-        addresses: Where its gate, up and down matrices begin, for the native kernels; zeros unless each is stored
-            contiguously, row by row, in a float format.
     """
 
-    __slots__ = ("addresses", "matrices", "spec", "weights")
+    __slots__ = ("_native", "matrices", "spec", "weights")
 
     def __init__(self, spec: ExpertSpec, parts: Sequence[Buffer]) -> None:
         """Makes views over one buffer for each tensor of `spec.tensors()`, in that order.
@@ -57,7 +57,15 @@ class Expert:
                 )
             self.weights[tensor.role] = _view(part, tensor.dtype).view(tensor.shape)
         self.matrices = _matrices(spec, self.weights)
-        self.addresses = _addresses(spec, self.matrices)
+        self._native: ExpertStruct | bool | None = False
+
+    @property
+    def native(self) -> ExpertStruct | None:
+        """Where its matrices lie, for the native kernels; None when torch has to compute it. Found at the first use, which
+        may read all of it."""
+        if isinstance(self._native, bool):
+            self._native = expert_struct(self)
+        return self._native
 
     @classmethod
     def load(cls, spec: ExpertSpec, data: Buffer) -> Expert:
@@ -98,13 +106,6 @@ def _matrices(spec: ExpertSpec, weights: Mapping[str, torch.Tensor]) -> dict[str
             return {}
     both = stored_matrix(spec, weights, "gate_up")
     return {"gate": both.take(gate), "up": both.take(up), "down": stored_matrix(spec, weights, "down")}
-
-
-def _addresses(spec: ExpertSpec, matrices: Mapping[str, Matrix]) -> tuple[int, int, int]:
-    if spec.layout not in (Layout.SEPARATE, Layout.FUSED) or spec.format.quantized:
-        return 0, 0, 0
-    gate, up, down = (matrices[role].values.data_ptr() for role in ("gate", "up", "down"))
-    return gate, up, down
 
 
 def _view(buffer: Buffer, dtype: torch.dtype) -> torch.Tensor:

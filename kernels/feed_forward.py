@@ -2,7 +2,7 @@
 
 Guarantees: `feed_forward` returns, for each row of `hidden`, the sum over the groups that name it of gate x expert(row),
 accumulated in float32. Sums of products are float32 whatever the weights' type; gate, up, their product and the
-expert's output are each rounded at most once to the weights' type (the arithmetic profile `float32-accumulate/1`).
+expert's output are each rounded at most once to the weights' type (the arithmetic profile `float32-accumulate/1`), and by the native kernels not at all.
 
 Letters: R rows, n rows of one group, H hidden size, I intermediate size.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import native_bf16
+from . import native_feed_forward
 from .expert import Expert
 from .torch_expert import expert_forward
 
@@ -46,10 +46,10 @@ def feed_forward(groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
     """
     output = torch.zeros(hidden.shape, dtype=torch.float32)  # [R, H]
     groups = [group for group in groups if group.rows.numel()]
-    if groups and native_bf16.runs(groups[0].expert.spec, hidden):
-        few = [group for group in groups if group.rows.numel() <= native_bf16.MOST_ROWS]
-        native_bf16.add_feed_forward(few, hidden.contiguous(), output)
-        groups = [group for group in groups if group.rows.numel() > native_bf16.MOST_ROWS]
+    native = [group for group in groups if native_feed_forward.runs(group, hidden)]
+    if native:
+        native_feed_forward.add_feed_forward(native[0].expert.spec, native, hidden.contiguous(), output)
+        groups = [group for group in groups if not native_feed_forward.runs(group, hidden)]
     only_row = hidden.shape[0] == 1
     for group in groups:
         rows = hidden if only_row else hidden.index_select(0, group.rows)  # [n, H]

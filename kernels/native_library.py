@@ -1,7 +1,8 @@
 """The native kernels, when the install could build them and this processor can run them.
 
 Guarantees: importing this touches no file; `load()` looks once; without the library everything works through torch. Arrays
-are handed over by address, so callers keep them alive, contiguous and of the types that the C header states.
+are handed over by address, so callers keep them alive, contiguous and of the types that the C header states. The
+interpreter's lock is released while the library computes.
 """
 
 from __future__ import annotations
@@ -12,20 +13,60 @@ import logging
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-ABI = 1
+from ..errors import FolkmootError
+
+ABI = 2
 _log = logging.getLogger(__name__)
+_NAMES = {"avx512": "AVX512-VNNI", "avx2": "AVX2-FMA", "neon": "NEON"}
+
+
+class NativeKernelError(FolkmootError):
+    """The native kernels refused what they were given."""
+
+
+class MatrixStruct(ctypes.Structure):
+    """`folkmoot_matrix` of the C header: where a matrix lies, and how far apart its rows are."""
+
+    _fields_ = (
+        ("values", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("minima", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("step", ctypes.c_int64),
+        ("scale_step", ctypes.c_int64),
+        ("bias_step", ctypes.c_int64),
+    )
+
+
+class ExpertStruct(ctypes.Structure):
+    """`folkmoot_expert`: one expert's matrices."""
+
+    _fields_ = (("gate", MatrixStruct), ("up", MatrixStruct), ("down", MatrixStruct))
 
 
 class GroupStruct(ctypes.Structure):
-    """`folkmoot_group` of the C header: one expert's three matrices, and the rows that go through it."""
+    """`folkmoot_group`: one expert, and the rows that go through it."""
 
     _fields_ = (
-        ("gate", ctypes.c_void_p),
-        ("up", ctypes.c_void_p),
-        ("down", ctypes.c_void_p),
+        ("expert", ctypes.c_void_p),
         ("rows", ctypes.c_void_p),
         ("gates", ctypes.c_void_p),
         ("n", ctypes.c_int64),
+    )
+
+
+class FormStruct(ctypes.Structure):
+    """`folkmoot_form`: what all experts of a call have in common."""
+
+    _fields_ = (
+        ("hidden", ctypes.c_int64),
+        ("intermediate", ctypes.c_int64),
+        ("format", ctypes.c_int32),
+        ("bias_format", ctypes.c_int32),
+        ("layout", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+        ("alpha", ctypes.c_float),
+        ("limit", ctypes.c_float),
     )
 
 
@@ -45,23 +86,66 @@ def load() -> ctypes.CDLL | None:
     if library.folkmoot_abi() != ABI:
         _log.warning("the native kernels are of another version; torch computes: install Folkmoot again")
         return None
-    if not library.folkmoot_has_bf16():
-        _log.info("this processor has no AVX512-BF16; torch computes, which is slower")
+    library.folkmoot_isa.restype = ctypes.c_char_p
+    if library.folkmoot_isa() is None:
+        _log.info("this processor has neither AVX512-VNNI nor AVX2 nor NEON; torch computes, which is slower")
         return None
-    pointer, size, count = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    library.folkmoot_linear_bf16.argtypes = (pointer, pointer, pointer, pointer, size, size, size, count)
-    library.folkmoot_swiglu_bf16.argtypes = (
-        ctypes.POINTER(GroupStruct),
+    pointer, size, number, form = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.POINTER(FormStruct)
+    groups, matrix = ctypes.POINTER(GroupStruct), ctypes.POINTER(MatrixStruct)
+    library.folkmoot_force_isa.argtypes = (ctypes.c_char_p,)
+    library.folkmoot_linear.argtypes = (
+        matrix,
+        number,
+        number,
+        size,
         size,
         pointer,
+        number,
+        size,
         pointer,
-        size,
-        size,
-        count,
+        ctypes.c_int,
     )
+    library.folkmoot_feed_forward.argtypes = (
+        form,
+        groups,
+        size,
+        pointer,
+        number,
+        size,
+        pointer,
+        ctypes.c_int,
+    )
+    library.folkmoot_fp8_has_nan.argtypes = (pointer, size)
+    library.folkmoot_read.argtypes = (pointer, size, ctypes.c_int)
+    library.folkmoot_read.restype = ctypes.c_uint64
     return library
+
+
+def check(status: int) -> None:
+    """Raises what a status of the library means.
+
+    Raises:
+        MemoryError: there was none for scratch.
+        IndexError: a group names a row that does not exist.
+        NativeKernelError: the library cannot do what it was asked for.
+    """
+    match status:
+        case 0:
+            return
+        case -2:
+            raise MemoryError("the native kernels found no memory for their scratch")
+        case -3:
+            raise IndexError("a group names a row that does not exist")
+        case _:
+            raise NativeKernelError(
+                f"the native kernels refused with {status}", advice="install Folkmoot again, and report this"
+            )
 
 
 def describe() -> str:
     """One phrase for a log line: what computes here."""
-    return "native AVX512-BF16 kernels" if load() is not None else "torch (no native kernels)"
+    library = load()
+    if library is None:
+        return "torch (no native kernels, slower)"
+    name = library.folkmoot_isa().decode()
+    return f"native {_NAMES.get(name, name)} kernels"

@@ -18,6 +18,8 @@ ROUNDING = {WeightFormat.FLOAT16: 2**-8, WeightFormat.BFLOAT16: 2**-5}
 """Bound for rows of a few elements, where roundings do not average out and a product may cancel."""
 EXACT = 2e-6
 """Relative error where nothing is rounded to less than float32."""
+NEARLY_EXACT = 1e-4
+"""The same where the native kernels multiply whole numbers: inputs have 16 bits and a scale for each group of 32."""
 EXACT_CANCELLED = 1e-4
 QUANTIZED = [form for form in ALL_FORMS if form[0].quantized]
 
@@ -92,7 +94,8 @@ def test_quantized_weights_meet_wide_rows_without_a_rounding(
     spec = ExpertSpec(192, 160, form, layout, activation)
     data, rows = random_bytes(spec, 7), torch.randn(20, 192, generator=torch.Generator().manual_seed(7))
     got = feed_forward([Group(Expert.load(spec, data), torch.arange(20), torch.ones(20))], rows)
-    assert relative_error(got, oracle(spec, data, rows)) <= EXACT
+    bound = EXACT if form is WeightFormat.FP8_BLOCK else NEARLY_EXACT
+    assert relative_error(got, oracle(spec, data, rows)) <= bound
 
 
 def test_rows_that_nobody_names_are_zero() -> None:

@@ -1,0 +1,58 @@
+/* What one instruction set has to offer to the drivers that all of them share. */
+#ifndef FOLKMOOT_BACKEND_H
+#define FOLKMOOT_BACKEND_H
+
+#include "folkmoot_kernels.h"
+
+/* n rows of inputs, packed for one format by one backend: `pack` made each, `packed_bytes` apart. */
+typedef struct {
+    const char *data;
+    int64_t n, K, step;
+} folkmoot_inputs;
+
+typedef struct {
+    const char *name;
+    /* How many bytes a packed row of K inputs has: a multiple of 64. */
+    int64_t (*packed_bytes)(int format, int64_t K);
+    /* One row x[K], float32, into what `products` of the format reads. */
+    void (*pack)(int format, const float *x, int64_t K, void *packed);
+    /* out[(i - begin) * n + j] = W[i, :] . x[j, :] for rows begin <= i < end of a matrix by rows. `begin` is a
+     * multiple of FOLKMOOT_ROWS, so that each sum has one order whoever computes it. */
+    void (*products[FOLKMOOT_FORMATS])(const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x,
+                                       float *out);
+    /* The same for columns begin <= i < end of a float matrix by columns, and out[j * (end - begin) + i - begin];
+     * inputs are plain float32 rows. */
+    void (*column_products)(int format, const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x,
+                            float *out);
+    /* inner[i] = activation(gate[i], up[i]) */
+    void (*activate)(const folkmoot_form *form, const float *gate, const float *up, float *inner, int64_t size);
+    /* to[i] = from[i], from a float format to float32 and back, rounded to nearest even. */
+    void (*widen)(int format, const void *from, float *to, int64_t size);
+    void (*narrow)(int format, const float *from, void *to, int64_t size);
+    uint64_t (*read)(const char *memory, int64_t bytes);
+} folkmoot_backend;
+
+/* Rows of a matrix that stay together, whoever computes them. */
+enum { FOLKMOOT_ROWS = 16 };
+
+/* The backend that computes, or NULL. */
+const folkmoot_backend *folkmoot_current_backend(void);
+
+extern const folkmoot_backend folkmoot_avx512, folkmoot_avx2, folkmoot_neon;
+
+/* Elements of a float format have 2 or 4 bytes. */
+static inline int64_t folkmoot_float_bytes(int format) { return format == FOLKMOOT_FLOAT32 ? 4 : 2; }
+
+/* How many bytes the values of K inputs have. */
+static inline int64_t folkmoot_value_bytes(int format, int64_t K) {
+    switch (format) {
+        case FOLKMOOT_FLOAT32: return 4 * K;
+        case FOLKMOOT_BFLOAT16:
+        case FOLKMOOT_FLOAT16: return 2 * K;
+        case FOLKMOOT_INT4:
+        case FOLKMOOT_MXFP4: return K / 2;
+        default: return K;
+    }
+}
+
+#endif

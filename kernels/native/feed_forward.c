@@ -1,0 +1,269 @@
+/* The experts of one layer on ragged rows, gated and pre-summed: one reading of each weight for all rows that need it.
+ *
+ * The threads go through all experts together, in three steps between which they meet: inputs are packed; gate, up and what
+ * stands after them are computed, each thread some of the I; and each thread adds all experts' outputs to some of the H,
+ * so that every sum has one order. Experts of very many rows come in slices, slices in batches of bounded scratch.
+ */
+#include "backend.h"
+#include "parallel.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SLICE_ROWS = 256,            /* rows of one expert that share a reading of its weights */
+    BATCH_ROWS = 1024,           /* rows of all slices of a batch */
+    TOGETHER = 4 * FOLKMOOT_ROWS /* outputs that one thread holds in scratch at a time, by rows; by columns: */,
+    COLUMNS_TOGETHER = 512
+};
+
+/* Some of the rows of a group. `start` is its first row among all of its batch. */
+typedef struct {
+    const folkmoot_expert *expert;
+    const int64_t *rows;
+    const float *gates;
+    int64_t n, start;
+    const char *inputs;
+} slice;
+
+typedef struct {
+    const folkmoot_backend *backend;
+    const folkmoot_form *form;
+    slice *slices;
+    int64_t count, pairs, most, R;
+    const char *hidden;
+    int hidden_format, by_columns;
+    float *output;
+    int64_t hidden_step, inner_step, scratch_bytes;
+    char *packed_hidden; /* [R], each hidden_step long */
+    char *inputs;        /* [pairs], the same rows in the order of the slices */
+    float *inner;        /* [pairs, I] */
+    char *packed_inner;  /* [pairs], each inner_step long */
+    char *scratch;
+    atomic_llong packed, gathered, first, between, second;
+} batch;
+
+static int input_format(const batch *job) { return job->by_columns ? FOLKMOOT_FLOAT32 : job->form->format; }
+
+static void pack_hidden(batch *job, folkmoot_team *team, float *wide) {
+    const int64_t H = job->form->hidden, bytes = H * folkmoot_float_bytes(job->hidden_format);
+    int64_t begin, end;
+    while (folkmoot_take(&job->packed, job->R, 1, team, &begin, &end)) {
+        for (int64_t r = begin; r < end; r++) {
+            job->backend->widen(job->hidden_format, job->hidden + r * bytes, wide, H);
+            job->backend->pack(input_format(job), wide, H, job->packed_hidden + r * job->hidden_step);
+        }
+    }
+}
+
+/* Rows that lie side by side are used where they are. */
+static void gather(batch *job, folkmoot_team *team) {
+    int64_t begin, end;
+    while (folkmoot_take(&job->gathered, job->count, 1, team, &begin, &end)) {
+        for (slice *part = job->slices + begin; part < job->slices + end; part++) {
+            int64_t j = 1;
+            while (j < part->n && part->rows[j] == part->rows[0] + j) j++;
+            if (j == part->n) {
+                part->inputs = job->packed_hidden + part->rows[0] * job->hidden_step;
+                continue;
+            }
+            char *to = job->inputs + part->start * job->hidden_step;
+            part->inputs = to;
+            for (j = 0; j < part->n; j++) {
+                memcpy(to + j * job->hidden_step, job->packed_hidden + part->rows[j] * job->hidden_step,
+                       (size_t)job->hidden_step);
+            }
+        }
+    }
+}
+
+static float bias_at(const batch *job, const folkmoot_matrix *matrix, int64_t i) {
+    const int64_t size = folkmoot_float_bytes(job->form->bias_format);
+    float bias;
+    job->backend->widen(job->form->bias_format, (const char *)matrix->bias + i * matrix->bias_step * size, &bias, 1);
+    return bias;
+}
+
+/* to[(i - begin) * n + j], biased, whatever the matrix's layout. */
+static void outputs(const batch *job, const folkmoot_matrix *matrix, int64_t begin, int64_t end, const folkmoot_inputs *x,
+                    float *to, float *scratch) {
+    const int64_t n = x->n, width = end - begin;
+    if (!job->by_columns) {
+        job->backend->products[job->form->format](matrix, begin, end, x, to);
+    } else {
+        float *turned = n == 1 ? to : scratch;
+        job->backend->column_products(job->form->format, matrix, begin, end, x, turned);
+        if (n > 1) {
+            for (int64_t j = 0; j < n; j++) {
+                for (int64_t i = 0; i < width; i++) to[i * n + j] = turned[j * width + i];
+            }
+        }
+    }
+    if (matrix->bias == NULL) return;
+    for (int64_t i = 0; i < width; i++) {
+        const float bias = bias_at(job, matrix, begin + i);
+        for (int64_t j = 0; j < n; j++) to[i * n + j] += bias;
+    }
+}
+
+/* Gate, up and activation of some outputs of one slice. */
+static void inner_of(const batch *job, const slice *part, int64_t begin, int64_t end, float *scratch) {
+    const folkmoot_form *form = job->form;
+    const folkmoot_inputs x = {part->inputs, part->n, form->hidden, job->hidden_step};
+    const int64_t n = part->n, width = end - begin, I = form->intermediate;
+    float *gate = scratch, *up = gate + width * n, *rest = up + width * n;
+    if (form->layout == FOLKMOOT_INTERLEAVED_COLUMNS) {
+        float *both = rest, *turned = rest + 2 * width * n;
+        outputs(job, &part->expert->gate, 2 * begin, 2 * end, &x, both, turned);
+        for (int64_t i = 0; i < width; i++) {
+            memcpy(gate + i * n, both + 2 * i * n, (size_t)n * sizeof(float));
+            memcpy(up + i * n, both + (2 * i + 1) * n, (size_t)n * sizeof(float));
+        }
+    } else {
+        if (form->activation != FOLKMOOT_RELU_SQUARED) outputs(job, &part->expert->gate, begin, end, &x, gate, rest);
+        outputs(job, &part->expert->up, begin, end, &x, up, rest);
+    }
+    job->backend->activate(form, gate, up, up, width * n);
+    float *inner = job->inner + part->start * I + begin;
+    for (int64_t j = 0; j < n; j++) {
+        for (int64_t i = 0; i < width; i++) inner[j * I + i] = up[i * n + j];
+    }
+}
+
+static void first_products(batch *job, folkmoot_team *team, float *scratch) {
+    const int64_t I = job->form->intermediate, together = job->by_columns ? COLUMNS_TOGETHER : TOGETHER;
+    const int64_t grain = job->by_columns ? COLUMNS_TOGETHER : FOLKMOOT_ROWS, padded = (I + grain - 1) / grain * grain;
+    int64_t begin, end;
+    while (folkmoot_take(&job->first, job->count * padded, grain, team, &begin, &end)) {
+        while (begin < end) {
+            const slice *part = job->slices + begin / padded;
+            const int64_t base = begin / padded * padded, i = begin - base;
+            const int64_t limit = end - base < I ? end - base : I, last = limit - i < together ? limit : i + together;
+            if (i < last) inner_of(job, part, i, last, scratch);
+            begin = last >= I ? base + padded : base + last;
+        }
+    }
+}
+
+static void pack_inner(batch *job, folkmoot_team *team) {
+    const int64_t I = job->form->intermediate;
+    int64_t begin, end;
+    while (folkmoot_take(&job->between, job->pairs, 1, team, &begin, &end)) {
+        for (int64_t p = begin; p < end; p++) {
+            job->backend->pack(input_format(job), job->inner + p * I, I, job->packed_inner + p * job->inner_step);
+        }
+    }
+}
+
+static void second_products(batch *job, folkmoot_team *team, float *scratch) {
+    const int64_t H = job->form->hidden, together = job->by_columns ? COLUMNS_TOGETHER : TOGETHER;
+    const int64_t grain = job->by_columns ? COLUMNS_TOGETHER : FOLKMOOT_ROWS;
+    int64_t begin, end;
+    while (folkmoot_take(&job->second, H, grain, team, &begin, &end)) {
+        for (const slice *part = job->slices; part < job->slices + job->count; part++) {
+            const int64_t n = part->n;
+            const folkmoot_inputs x = {job->packed_inner + part->start * job->inner_step, n, job->form->intermediate,
+                                       job->inner_step};
+            for (int64_t i = begin; i < end; i += together) {
+                const int64_t last = end - i < together ? end : i + together;
+                outputs(job, &part->expert->down, i, last, &x, scratch, scratch + (last - i) * n);
+                for (int64_t j = 0; j < n; j++) {
+                    float *to = job->output + part->rows[j] * H + i;
+                    for (int64_t k = 0; k < last - i; k++) to[k] += part->gates[j] * scratch[k * n + j];
+                }
+            }
+        }
+    }
+}
+
+static void batch_task(void *context, folkmoot_team *team, int index) {
+    batch *job = context;
+    float *scratch = (float *)(job->scratch + index * job->scratch_bytes);
+    pack_hidden(job, team, scratch);
+    folkmoot_meet(team);
+    gather(job, team);
+    folkmoot_meet(team);
+    first_products(job, team, scratch);
+    folkmoot_meet(team);
+    pack_inner(job, team);
+    folkmoot_meet(team);
+    second_products(job, team, scratch);
+}
+
+static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/* Takes slices from `from` on while they fit; returns how many. */
+static int64_t fill(batch *job, slice *from, int64_t available) {
+    int64_t count = 0;
+    job->slices = from;
+    job->pairs = 0;
+    while (count < available && (count == 0 || job->pairs + from[count].n <= BATCH_ROWS)) {
+        from[count].start = job->pairs;
+        job->pairs += from[count].n;
+        count++;
+    }
+    return job->count = count;
+}
+
+static int run(batch *job, slice *slices, int64_t count, int threads) {
+    const folkmoot_form *form = job->form;
+    const int64_t H = form->hidden, I = form->intermediate;
+    const int64_t together = job->by_columns ? COLUMNS_TOGETHER : TOGETHER, pairs = BATCH_ROWS < SLICE_ROWS * count ? BATCH_ROWS : SLICE_ROWS * count;
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; i++) total += slices[i].n;
+    const int64_t room = total < pairs ? total : pairs;
+    const int64_t floats = 6 * together * job->most > H ? 6 * together * job->most : H;
+    job->hidden_step = job->backend->packed_bytes(input_format(job), H);
+    job->inner_step = job->backend->packed_bytes(input_format(job), I);
+    job->scratch_bytes = aligned(floats * (int64_t)sizeof(float));
+    const int64_t inner_bytes = aligned(room * I * (int64_t)sizeof(float));
+    const int64_t bytes = (job->R + room) * job->hidden_step + inner_bytes + room * job->inner_step + threads * job->scratch_bytes;
+    char *memory = aligned_alloc(64, (size_t)bytes);
+    if (memory == NULL) return FOLKMOOT_NO_MEMORY;
+    job->packed_hidden = memory;
+    job->inputs = job->packed_hidden + job->R * job->hidden_step;
+    job->inner = (float *)(job->inputs + room * job->hidden_step);
+    job->packed_inner = (char *)job->inner + inner_bytes;
+    job->scratch = job->packed_inner + room * job->inner_step;
+    for (int64_t done = 0; done < count;) {
+        done += fill(job, slices + done, count - done);
+        job->gathered = job->first = job->between = job->second = 0;
+        folkmoot_parallel(batch_task, job, threads);
+    }
+    free(memory);
+    return FOLKMOOT_OK;
+}
+
+int folkmoot_feed_forward(const folkmoot_form *form, const folkmoot_group *groups, int64_t group_count, const void *hidden,
+                          int32_t hidden_format, int64_t R, float *output, int threads) {
+    batch job = {.backend = folkmoot_current_backend(), .form = form, .R = R, .hidden = hidden, .output = output};
+    job.hidden_format = hidden_format;
+    job.by_columns = form->layout != FOLKMOOT_BY_ROWS;
+    if (job.backend == NULL || form->format < 0 || form->format >= FOLKMOOT_FORMATS || hidden_format > FOLKMOOT_FLOAT16 ||
+        (job.by_columns && form->format > FOLKMOOT_FLOAT16)) {
+        return FOLKMOOT_NOT_HERE;
+    }
+    int64_t count = 0;
+    for (int64_t g = 0; g < group_count; g++) {
+        for (int64_t j = 0; j < groups[g].n; j++) {
+            if (groups[g].rows[j] < 0 || groups[g].rows[j] >= R) return FOLKMOOT_WRONG_ROW;
+        }
+        count += (groups[g].n + SLICE_ROWS - 1) / SLICE_ROWS;
+    }
+    if (count == 0) return FOLKMOOT_OK;
+    slice *slices = malloc((size_t)count * sizeof(slice));
+    if (slices == NULL) return FOLKMOOT_NO_MEMORY;
+    int64_t next = 0;
+    for (int64_t g = 0; g < group_count; g++) {
+        for (int64_t j = 0; j < groups[g].n; j += SLICE_ROWS) {
+            const int64_t n = groups[g].n - j < SLICE_ROWS ? groups[g].n - j : SLICE_ROWS;
+            slices[next++] = (slice){groups[g].expert, groups[g].rows + j, groups[g].gates + j, n, 0, NULL};
+            job.most = n > job.most ? n : job.most;
+        }
+    }
+    if (threads < 1) threads = 1;
+    if (threads > FOLKMOOT_MOST_THREADS) threads = FOLKMOOT_MOST_THREADS;
+    const int status = run(&job, slices, count, threads);
+    free(slices);
+    return status;
+}

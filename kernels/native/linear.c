@@ -1,0 +1,78 @@
+/* One linear layer by rows on few rows of inputs. */
+#include "backend.h"
+#include "parallel.h"
+
+#include <stdlib.h>
+
+/* Outputs that one thread holds in scratch at a time. */
+enum { TOGETHER = 4 * FOLKMOOT_ROWS };
+
+typedef struct {
+    const folkmoot_backend *backend;
+    const folkmoot_matrix *w;
+    int format, bias_format, x_format, threads;
+    int64_t n, N, K, packed_step;
+    const char *x;
+    char *y, *packed, *scratch;
+    int64_t scratch_bytes;
+    atomic_llong packed_rows, taken;
+} linear_job;
+
+static void pack_rows(linear_job *job, folkmoot_team *team, float *wide) {
+    int64_t begin, end;
+    const int64_t row_bytes = job->K * folkmoot_float_bytes(job->x_format);
+    while (folkmoot_take(&job->packed_rows, job->n, 1, team, &begin, &end)) {
+        for (int64_t j = begin; j < end; j++) {
+            job->backend->widen(job->x_format, job->x + j * row_bytes, wide, job->K);
+            job->backend->pack(job->format, wide, job->K, job->packed + j * job->packed_step);
+        }
+    }
+}
+
+static void outputs(const linear_job *job, int64_t begin, int64_t end, float *scratch) {
+    const folkmoot_backend *backend = job->backend;
+    const folkmoot_inputs x = {job->packed, job->n, job->K, job->packed_step};
+    const int64_t rows = end - begin, n = job->n, size = folkmoot_float_bytes(job->x_format);
+    float *sums = scratch, *row = scratch + TOGETHER * n, *bias = row + TOGETHER;
+    backend->products[job->format](job->w, begin, end, &x, sums);
+    for (int64_t i = 0; i < rows; i++) bias[i] = 0.0f;
+    if (job->w->bias != NULL) {
+        const int64_t at = begin * folkmoot_float_bytes(job->bias_format);
+        backend->widen(job->bias_format, (const char *)job->w->bias + at, bias, rows);
+    }
+    for (int64_t j = 0; j < n; j++) {
+        for (int64_t i = 0; i < rows; i++) row[i] = sums[i * n + j] + bias[i];
+        backend->narrow(job->x_format, row, job->y + (j * job->N + begin) * size, rows);
+    }
+}
+
+static void linear_task(void *context, folkmoot_team *team, int index) {
+    linear_job *job = context;
+    float *scratch = (float *)(job->scratch + index * job->scratch_bytes);
+    int64_t begin, end;
+    pack_rows(job, team, scratch);
+    folkmoot_meet(team);
+    while (folkmoot_take(&job->taken, job->N, FOLKMOOT_ROWS, team, &begin, &end)) {
+        for (int64_t i = begin; i < end; i += TOGETHER) outputs(job, i, end - i < TOGETHER ? end : i + TOGETHER, scratch);
+    }
+}
+
+int folkmoot_linear(const folkmoot_matrix *w, int32_t format, int32_t bias_format, int64_t N, int64_t K, const void *x,
+                    int32_t x_format, int64_t n, void *y, int threads) {
+    const folkmoot_backend *backend = folkmoot_current_backend();
+    if (backend == NULL || format < 0 || format >= FOLKMOOT_FORMATS || x_format > FOLKMOOT_FLOAT16) return FOLKMOOT_NOT_HERE;
+    if (n <= 0 || N <= 0) return FOLKMOOT_OK;
+    if (threads < 1) threads = 1;
+    if (threads > FOLKMOOT_MOST_THREADS) threads = FOLKMOOT_MOST_THREADS;
+    linear_job job = {.backend = backend, .w = w, .format = format, .bias_format = bias_format, .x_format = x_format};
+    job.n = n, job.N = N, job.K = K, job.x = x, job.y = y;
+    job.packed_step = backend->packed_bytes(format, K);
+    const int64_t floats = K > TOGETHER * (n + 2) ? K : TOGETHER * (n + 2);
+    job.scratch_bytes = (floats * (int64_t)sizeof(float) + 63) / 64 * 64;
+    job.packed = aligned_alloc(64, (size_t)(n * job.packed_step + threads * job.scratch_bytes));
+    if (job.packed == NULL) return FOLKMOOT_NO_MEMORY;
+    job.scratch = job.packed + n * job.packed_step;
+    folkmoot_parallel(linear_task, &job, threads);
+    free(job.packed);
+    return FOLKMOOT_OK;
+}
