@@ -101,8 +101,6 @@ class Roster:
                 if not expired:
                     plan = self.scheduler.plan(admit=is_open)
                     if plan is not None:
-                        if self._settings.lanes > 1:
-                            self.lock.notify_all()
                         return plan
                     self.lock.wait(None if is_open else COVERAGE_POLL_S)
                     continue

@@ -129,6 +129,17 @@ def test_cancelling_in_the_middle_frees_memory_and_touches_nobody_else(
     assert dropped.completion_tokens < 400
 
 
+def test_lanes_step_at_the_same_time(bench: EngineBench) -> None:
+    pool = FaultyPool(bench.local)
+    pool.fault = PoolFault.HELD
+    engine = bench.engine(pool=pool, lanes=2, covered=lambda: True)
+    ids = [prompt(20, number) for number in range(2)]
+    generations = [engine.submit(each, greedy(6)) for each in ids]
+    pool.wait_for_calls(2)  # neither answer has come, and both lanes wait for one
+    pool.fault = PoolFault.NONE
+    assert answers(generations) == [bench.expected(each, 6) for each in ids]
+
+
 def test_an_answer_cancelled_within_a_step_leaves_when_the_step_is_over(bench: EngineBench) -> None:
     pool = FaultyPool(bench.local)
     pool.fault = PoolFault.HELD
@@ -254,6 +265,7 @@ def test_log_probabilities_are_those_of_transformers(bench_of: BenchOf, family: 
     answer = engine.submit(ids, greedy(12, logprobs=5, ignore_eos=True)).wait(PATIENCE_S)
     answers(beside)
     wanted = bench.logprobs([*ids, *answer.token_ids])[len(ids) - 1 : -1]
+    assert len(answer.token_ids) == 12
     assert answer.logprobs is not None
     assert [entry.token_id for entry in answer.logprobs] == list(answer.token_ids)
     for row, entry in zip(wanted, answer.logprobs, strict=True):

@@ -190,6 +190,15 @@ def test_the_youngest_pays_for_the_oldest_and_comes_back() -> None:
     assert len(young.tokens) == emitted + 1
 
 
+def test_a_newcomer_that_would_soon_be_sent_back_waits() -> None:
+    subject, _, allocator = scheduler(pages=5)
+    first, second = add(subject, 8, 12)
+    step(subject)
+    assert allocator.free == 3
+    assert (first.state, second.state) == (State.READY, State.WAITING)
+    assert subject.preemptions == 0
+
+
 def test_lanes_share_what_is_ready() -> None:
     subject, _, _ = scheduler(pages=100, lanes=2)
     add(subject, 1, 1, 1)
