@@ -106,12 +106,11 @@ class StepLayout:
         together: dict[int, list[tuple[int, Chunk]]] = {}
         for row, chunk in self._chunks:
             first = _first_visible(cache, chunk.start)
-            pages = self._pages(chunk, first)
             copied = (chunk.end - first) * token_bytes(cache, self._dtype)
-            if chunk.end - chunk.start > 1 or (_rises_by_one(pages) and copied > COPY_BYTES):
+            if chunk.end - chunk.start > 1 or copied > COPY_BYTES:
                 pieces.append(self._alone(cache, row, chunk))
             else:
-                together.setdefault(len(pages).bit_length(), []).append((row, chunk))
+                together.setdefault(len(self._pages(chunk, first)).bit_length(), []).append((row, chunk))
         for members in together.values():
             if len(members) == 1:
                 pieces.append(self._alone(cache, *members[0]))
