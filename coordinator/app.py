@@ -29,6 +29,7 @@ from .generation_defaults import api_settings
 from .http_server import HttpServer
 from .hub.hub import Hub
 from .hub.join_secret import load_or_create_join_secret
+from .hub.placement_memory import PlacementMemory
 from .metrics import NetworkCollector
 from .settings import CoordinatorSettings
 
@@ -73,7 +74,8 @@ class Coordinator:
         tls = TlsIdentity.load_or_create(settings.state_dir, identity)
         join_secret = load_or_create_join_secret(settings.state_dir)
         self._http = HttpServer(settings.api_host, settings.api_port)
-        hub = Hub(settings.hub, identity, tls, join_secret, prepared, self.counters)
+        memory = PlacementMemory(settings.state_dir, prepared.manifest)
+        hub = Hub(settings.hub, identity, tls, join_secret, prepared, self.counters, memory)
         await hub.start()
         self._hub = hub
         self.registry.register(NetworkCollector(hub.snapshot))

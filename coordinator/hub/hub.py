@@ -33,6 +33,7 @@ from .challenges import ChallengeTable
 from .enrolment import Enrolments
 from .experts_service import ExpertBlobs, ExpertSource
 from .link import Link
+from .placement_memory import PlacementMemory
 from .roster import Member, NodeState, Roster
 from .settings import HubSettings
 from .snapshot import NetworkSnapshot, NodeSnapshot
@@ -61,7 +62,9 @@ class Hub:
         join_secret: bytes,
         source: ExpertSource,
         counters: DispatchCounters,
+        memory: PlacementMemory | None = None,
     ) -> None:
+        """`memory` keeps who was told to hold what over a restart."""
         self.settings = settings
         self.directory = Directory(source.manifest)
         self._identity = identity
@@ -70,7 +73,7 @@ class Hub:
         self._manifest = source.manifest
         self._counters = counters
         self._roster = Roster()
-        self._steward = Steward(source.manifest, self._roster, self.directory, settings)
+        self._steward = Steward(source.manifest, self._roster, self.directory, settings, memory)
         self._steward_task: asyncio.Task[None] | None = None
         self._blobs = ExpertBlobs(
             source, identity.public, settings.fetch_streams_per_node, settings.fetch_threads
@@ -113,6 +116,7 @@ class Hub:
                 f"nothing can listen on {address} port {settings.port}",
                 advice="another program may use it: name another with --port, or 0 for any free one",
             ) from error
+        await self._steward.recall()
         await server.start()
         self._server = server
         self._steward_task = asyncio.create_task(self._steward.run())
@@ -158,7 +162,7 @@ class Hub:
             model=self._manifest.name,
             manifest=self._manifest.digest,
             coverage=self.directory.coverage,
-            nodes=tuple(NodeSnapshot.of(member) for member in self._roster.all()),
+            nodes=tuple(NodeSnapshot.of(member) for member in self._roster.enrolled_members()),
             totals=self._counters.totals(),
         )
 

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 ROOM_FOR_CONTROL = 256
 """Messages that are not frames and may wait for a slow reader."""
 
+LONGEST_DEADLINE_S = 3600.0
 FIRST_PING_PAUSE_S = 0.05
 
 _REFUSALS = {
@@ -88,7 +89,8 @@ class Link:
     def deadline_s(self, rows: int) -> float:
         """How long a frame of so many rows may take; any thread."""
         settings = self._settings
-        return settings.frame_deadline_s + settings.row_deadline_s * (rows + self._outstanding.rows_ahead)
+        rows_s = settings.row_deadline_s * (rows + self._outstanding.rows_ahead)
+        return min(settings.frame_deadline_s + rows_s, LONGEST_DEADLINE_S)
 
     def reserve(self, frame: SentFrame) -> None:
         """Counts a planned frame as work to come; any thread."""

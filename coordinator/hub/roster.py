@@ -68,7 +68,7 @@ class Member:
 
     Attributes:
         node: Who it is.
-        name: What people call it.
+        name: What people call it; empty until it enrols with this process.
         state, reason: Where it stands, and why if that needs a reason.
         link: Its link; None while it has none.
         memory_bytes: What it lends.
@@ -155,13 +155,25 @@ class Roster:
         member.name = name or f"node {short(node)}"
         return member
 
+    def expected(self, node: NodeId, memory_bytes: int, assigned: frozenset[ExpertKey]) -> Member:
+        """A node of this coordinator's last life, which may come back; `find` does not know it until it enrols."""
+        member = self._members[node] = Member(
+            node, memory_bytes=memory_bytes, usable_bytes=memory_bytes, assigned=assigned, counted_on=True
+        )
+        return member
+
     def find(self, node: NodeId) -> Member | None:
         """The member of a node, when it has enrolled in this process's life."""
-        return self._members.get(node)
+        member = self._members.get(node)
+        return member if member is not None and member.name else None
 
     def all(self) -> list[Member]:
-        """All members, in the order in which they first enrolled."""
+        """All members, in the order in which they were first known."""
         return list(self._members.values())
+
+    def enrolled_members(self) -> list[Member]:
+        """Members that have enrolled in this process's life."""
+        return [member for member in self._members.values() if member.name]
 
     def attached(self) -> list[Member]:
         """Members that have a link."""

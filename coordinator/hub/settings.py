@@ -33,6 +33,7 @@ class HubSettings:
         misses_before_cut: A node that misses so many deadlines in a row loses its link.
         faults_before_ban: A node whose results were rejected on so many links is not let in again.
         lost_grace_s: How long a lost node's experts wait for its return before they are placed elsewhere.
+        restart_grace_s: How long, after a start, nodes of the last time are waited for before experts are placed elsewhere.
         settle_s: How long to wait for more changes before experts are placed.
         fetch_streams_per_node: Downloads that one node may run at once.
         fetch_threads: Threads that read weights from disk.
@@ -53,6 +54,7 @@ class HubSettings:
     misses_before_cut: int = 3
     faults_before_ban: int = 3
     lost_grace_s: float = 10.0
+    restart_grace_s: float = 5.0
     settle_s: float = 0.25
     fetch_streams_per_node: int = 16
     fetch_threads: int = 4

@@ -17,6 +17,7 @@ from ...protos.folkmoot.v1 import link_pb2
 from ..dispatch.directory import Directory
 from ..placement.balanced import NodeCapacity, Target, place
 from ..placement.transition import Holder, next_assignments
+from .placement_memory import PlacementMemory, Remembered
 from .roster import Member, Roster
 from .settings import HubSettings
 
@@ -27,13 +28,20 @@ class Steward:
     """Places one model's experts on the members of a roster. Event loop only."""
 
     def __init__(
-        self, manifest: Manifest, roster: Roster, directory: Directory, settings: HubSettings
+        self,
+        manifest: Manifest,
+        roster: Roster,
+        directory: Directory,
+        settings: HubSettings,
+        memory: PlacementMemory | None,
     ) -> None:
+        """`memory` keeps assignments over a restart; None forgets them."""
         self._sizes = {key: manifest.expert_bytes(key) for key in manifest.experts}
         self._layers_together = manifest.sliced
         self._roster = roster
         self._directory = directory
         self._settings = settings
+        self._memory = memory
         self._target: Target = {}
         self._target_is_old = False
         self._wake = asyncio.Event()
@@ -66,7 +74,31 @@ class Steward:
                     replicas=self._settings.replicas,
                     layers_together=self._layers_together,
                 )
-            self._assign()
+            if self._assign() and self._memory is not None:
+                known = {
+                    member.node: Remembered(member.memory_bytes, member.assigned)
+                    for member in self._roster.all()
+                    if member.assigned
+                }
+                await asyncio.to_thread(self._memory.save, known)
+
+    async def recall(self) -> None:
+        """Counts on the nodes of the last time for a moment, so that none is given what another still has."""
+        if self._memory is None:
+            return
+        expected = [
+            self._roster.expected(node, known.memory_bytes, known.assigned)
+            for node, known in (await asyncio.to_thread(self._memory.load)).items()
+        ]
+        if expected:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._settings.restart_grace_s, self._stop_expecting, expected)
+
+    def _stop_expecting(self, expected: list[Member]) -> None:
+        for member in expected:
+            if not member.name:
+                member.counted_on = False
+        self.members_changed()
 
     def _capacities(self) -> list[NodeCapacity]:
         return [
@@ -75,13 +107,17 @@ class Steward:
             if member.counted_on
         ]
 
-    def _assign(self) -> None:
+    def _assign(self) -> bool:
+        """Tells nodes what has changed for them; whether anything had."""
         members = {member.node: member for member in self._roster.attached() if member.node in self._target}
         holders = [Holder(node, member.usable_bytes, member.routable) for node, member in members.items()]
+        changed = False
         for node, keys in next_assignments(self._target, holders, self._sizes).items():
             member = members[node]
             if not member.epoch or frozenset(keys) != member.assigned:
                 self._tell(member, keys)
+                changed = True
+        return changed
 
     def _tell(self, member: Member, keys: tuple[ExpertKey, ...]) -> None:
         before = member.assigned if member.epoch else frozenset()

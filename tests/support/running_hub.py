@@ -15,6 +15,7 @@ import torch
 from folkmoot.coordinator.dispatch.counters import DispatchCounters
 from folkmoot.coordinator.dispatch.network_experts import DispatchSettings, NetworkExperts
 from folkmoot.coordinator.hub.hub import Hub
+from folkmoot.coordinator.hub.placement_memory import PlacementMemory
 from folkmoot.coordinator.hub.settings import HubSettings
 from folkmoot.coordinator.hub.snapshot import NodeSnapshot
 from folkmoot.ids import NodeId
@@ -39,12 +40,18 @@ FAST = {
 class RunningHub:
     """A hub and what tests do with it."""
 
-    def __init__(self, model: MemoryExperts, hub: HubSettings, dispatch: DispatchSettings) -> None:
+    def __init__(
+        self,
+        model: MemoryExperts,
+        hub: HubSettings,
+        dispatch: DispatchSettings,
+        memory: PlacementMemory | None,
+    ) -> None:
         self.model = model
         self.identity = Identity.generate()
         self.counters = DispatchCounters()
         self.hub = Hub(
-            hub, self.identity, TlsIdentity.generate(self.identity), JOIN_SECRET, model, self.counters
+            hub, self.identity, TlsIdentity.generate(self.identity), JOIN_SECRET, model, self.counters, memory
         )
         self.pool = NetworkExperts(
             asyncio.get_running_loop(),
@@ -122,13 +129,18 @@ class RunningHub:
 
 @asynccontextmanager
 async def running_hub(
-    model: MemoryExperts | None = None, *, dispatch: dict[str, Any] | None = None, **hub: Any
+    model: MemoryExperts | None = None,
+    *,
+    dispatch: dict[str, Any] | None = None,
+    memory: PlacementMemory | None = None,
+    **hub: Any,
 ) -> AsyncIterator[RunningHub]:
     """A hub that listens, with settings for tests; `hub` and `dispatch` override them."""
     running = RunningHub(
         model or MemoryExperts(),
         HubSettings(**{**FAST, **hub}),
         DispatchSettings(**{"expert_wait_s": 2.0, **(dispatch or {})}),
+        memory,
     )
     await running.hub.start()
     try:
