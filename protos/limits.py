@@ -15,7 +15,7 @@ MAX_TENSOR_BYTES: Final = 56 << 20
 MAX_ROWS_PER_FRAME: Final = 1024
 MAX_PAIRS_PER_FRAME: Final = 128 * MAX_ROWS_PER_FRAME
 """Row and expert pairs in one frame: as if each row went to 128 experts of one node."""
-CHUNK_BYTES: Final = 1 << 20
+CHUNK_BYTES: Final = 256 << 10
 """The most that one chunk of a manifest or expert blob carries."""
 MAX_NAME: Final = 64
 """Characters in a node's name."""
