@@ -34,7 +34,7 @@ class Expert:
             the weights; empty in the layouts that store them column by column.
     """
 
-    __slots__ = ("_native", "matrices", "spec", "weights")
+    __slots__ = ("__weakref__", "_native", "matrices", "spec", "weights")
 
     def __init__(self, spec: ExpertSpec, parts: Sequence[Buffer]) -> None:
         """Makes views over one buffer for each tensor of `spec.tensors()`, in that order.
