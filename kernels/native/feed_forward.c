@@ -11,10 +11,12 @@
 #include <string.h>
 
 enum {
-    SLICE_ROWS = 256,            /* rows of one expert that share a reading of its weights */
-    BATCH_ROWS = 1024,           /* rows of all slices of a batch */
-    TOGETHER = 4 * FOLKMOOT_ROWS /* outputs that one thread holds in scratch at a time, by rows; by columns: */,
-    COLUMNS_TOGETHER = 512
+    SLICE_ROWS = 256,    /* rows of one expert that share a reading of its weights */
+    BATCH_ROWS = 1024,   /* rows of all slices of a batch */
+    COLUMN_GRAIN = 512,  /* outputs that one thread takes at least, by columns; by rows it is FOLKMOOT_ROWS */
+    MOST_TOGETHER = 512, /* outputs that one thread computes before it turns to another matrix, */
+    MOST_SUMS = 4096,    /* or fewer, so that with all their rows they are about this many, */
+    SOON = 4096          /* whose first bytes are on their way by then */
 };
 
 /* Some of the rows of a group. `start` is its first row among all of its batch. */
@@ -30,7 +32,7 @@ typedef struct {
     const folkmoot_backend *backend;
     const folkmoot_form *form;
     slice *slices;
-    int64_t count, pairs, most, R;
+    int64_t count, pairs, R;
     const char *hidden;
     int hidden_format, by_columns;
     float *output;
@@ -42,6 +44,20 @@ typedef struct {
     char *scratch;
     atomic_llong packed, gathered, first, between, second;
 } batch;
+
+static int64_t grain_of(const batch *job) { return job->by_columns ? COLUMN_GRAIN : FOLKMOOT_ROWS; }
+
+static int64_t together(const batch *job, int64_t n) {
+    const int64_t grain = grain_of(job), few = MOST_SUMS / n / grain * grain;
+    return few > MOST_TOGETHER ? MOST_TOGETHER : few > grain ? few : grain;
+}
+
+/* Asks for where reading will go on, which no prefetch ahead of the reading knows of. */
+static void soon(const batch *job, const folkmoot_matrix *matrix, int64_t row) {
+    if (job->by_columns) return;
+    const char *values = (const char *)matrix->values + row * matrix->step;
+    for (int64_t at = 0; at < SOON; at += 64) __builtin_prefetch(values + at, 0, 2);
+}
 
 static int input_format(const batch *job) { return job->by_columns ? FOLKMOOT_FLOAT32 : job->form->format; }
 
@@ -120,7 +136,10 @@ static void inner_of(const batch *job, const slice *part, int64_t begin, int64_t
             memcpy(up + i * n, both + (2 * i + 1) * n, (size_t)n * sizeof(float));
         }
     } else {
-        if (form->activation != FOLKMOOT_RELU_SQUARED) outputs(job, &part->expert->gate, begin, end, &x, gate, rest);
+        if (form->activation != FOLKMOOT_RELU_SQUARED) {
+            soon(job, &part->expert->up, begin);
+            outputs(job, &part->expert->gate, begin, end, &x, gate, rest);
+        }
         outputs(job, &part->expert->up, begin, end, &x, up, rest);
     }
     job->backend->activate(form, gate, up, up, width * n);
@@ -131,14 +150,14 @@ static void inner_of(const batch *job, const slice *part, int64_t begin, int64_t
 }
 
 static void first_products(batch *job, folkmoot_team *team, float *scratch) {
-    const int64_t I = job->form->intermediate, together = job->by_columns ? COLUMNS_TOGETHER : TOGETHER;
-    const int64_t grain = job->by_columns ? COLUMNS_TOGETHER : FOLKMOOT_ROWS, padded = (I + grain - 1) / grain * grain;
+    const int64_t I = job->form->intermediate, grain = grain_of(job), padded = (I + grain - 1) / grain * grain;
     int64_t begin, end;
     while (folkmoot_take(&job->first, job->count * padded, grain, team, &begin, &end)) {
         while (begin < end) {
             const slice *part = job->slices + begin / padded;
             const int64_t base = begin / padded * padded, i = begin - base;
-            const int64_t limit = end - base < I ? end - base : I, last = limit - i < together ? limit : i + together;
+            const int64_t limit = end - base < I ? end - base : I, width = together(job, part->n);
+            const int64_t last = limit - i < width ? limit : i + width;
             if (i < last) inner_of(job, part, i, last, scratch);
             begin = last >= I ? base + padded : base + last;
         }
@@ -156,16 +175,16 @@ static void pack_inner(batch *job, folkmoot_team *team) {
 }
 
 static void second_products(batch *job, folkmoot_team *team, float *scratch) {
-    const int64_t H = job->form->hidden, together = job->by_columns ? COLUMNS_TOGETHER : TOGETHER;
-    const int64_t grain = job->by_columns ? COLUMNS_TOGETHER : FOLKMOOT_ROWS;
+    const int64_t H = job->form->hidden;
     int64_t begin, end;
-    while (folkmoot_take(&job->second, H, grain, team, &begin, &end)) {
+    while (folkmoot_take(&job->second, H, grain_of(job), team, &begin, &end)) {
         for (const slice *part = job->slices; part < job->slices + job->count; part++) {
-            const int64_t n = part->n;
+            const int64_t n = part->n, width = together(job, n);
+            if (part + 1 < job->slices + job->count) soon(job, &part[1].expert->down, begin);
             const folkmoot_inputs x = {job->packed_inner + part->start * job->inner_step, n, job->form->intermediate,
                                        job->inner_step};
-            for (int64_t i = begin; i < end; i += together) {
-                const int64_t last = end - i < together ? end : i + together;
+            for (int64_t i = begin; i < end; i += width) {
+                const int64_t last = end - i < width ? end : i + width;
                 outputs(job, &part->expert->down, i, last, &x, scratch, scratch + (last - i) * n);
                 for (int64_t j = 0; j < n; j++) {
                     float *to = job->output + part->rows[j] * H + i;
@@ -208,11 +227,13 @@ static int64_t fill(batch *job, slice *from, int64_t available) {
 static int run(batch *job, slice *slices, int64_t count, int threads) {
     const folkmoot_form *form = job->form;
     const int64_t H = form->hidden, I = form->intermediate;
-    const int64_t together = job->by_columns ? COLUMNS_TOGETHER : TOGETHER, pairs = BATCH_ROWS < SLICE_ROWS * count ? BATCH_ROWS : SLICE_ROWS * count;
-    int64_t total = 0;
-    for (int64_t i = 0; i < count; i++) total += slices[i].n;
-    const int64_t room = total < pairs ? total : pairs;
-    const int64_t floats = 6 * together * job->most > H ? 6 * together * job->most : H;
+    int64_t total = 0, floats = H;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t sums = 6 * together(job, slices[i].n) * slices[i].n;
+        total += slices[i].n;
+        floats = sums > floats ? sums : floats;
+    }
+    const int64_t room = total < BATCH_ROWS ? total : BATCH_ROWS;
     job->hidden_step = job->backend->packed_bytes(input_format(job), H);
     job->inner_step = job->backend->packed_bytes(input_format(job), I);
     job->scratch_bytes = aligned(floats * (int64_t)sizeof(float));
@@ -258,7 +279,6 @@ int folkmoot_feed_forward(const folkmoot_form *form, const folkmoot_group *group
         for (int64_t j = 0; j < groups[g].n; j += SLICE_ROWS) {
             const int64_t n = groups[g].n - j < SLICE_ROWS ? groups[g].n - j : SLICE_ROWS;
             slices[next++] = (slice){groups[g].expert, groups[g].rows + j, groups[g].gates + j, n, 0, NULL};
-            job.most = n > job.most ? n : job.most;
         }
     }
     if (threads < 1) threads = 1;

@@ -52,7 +52,11 @@ INLINE void add_block(const int format, const char *values, const char *scales, 
         return;
     }
     float each[MOST_IN_BLOCK][LANES];
-    UNROLLED for (int j = 0; j < count; j++) store_floats(each[j], scale[j]);
+    UNROLLED for (int j = 0; j < count; j++) {
+        store_floats(each[j], scale[j]);
+        /* Read back from memory a scale costs nothing; compilers that know it by heart shuffle for each instead. */
+        __asm__("" : "+m"(each[j]));
+    }
     UNROLLED for (int g = 0; g < LANES; g++) {
         ints products[MOST_IN_BLOCK];
         UNROLLED for (int j = 0; j < count; j++) products[j] = no_ints();
@@ -71,19 +75,17 @@ INLINE void add_block(const int format, const char *values, const char *scales, 
 }
 
 /* One weight row with `count` rows of x; out[j]. */
-INLINE void integer_tile(const int format, const folkmoot_matrix *matrix, int64_t row, const folkmoot_inputs *inputs,
-                         int64_t j0, float *out, const int count) {
+INLINE void integer_row(const int format, const folkmoot_matrix *matrix, int64_t row, int64_t K, const packed_row *x,
+                        float *out, const int count) {
     const int value_bytes = format == FOLKMOOT_INT4 || format == FOLKMOOT_MXFP4 ? BLOCK / 2 : BLOCK;
     const int scale_bytes = format == FOLKMOOT_MXFP4 ? LANES : format == FOLKMOOT_INT8_CHANNEL ? 0 : 2 * LANES;
     const char *values = (const char *)matrix->values + row * matrix->step;
     const char *scales = matrix->scales, *minima = matrix->minima;
-    packed_row x[MOST_IN_BLOCK];
     floats sums[2 * MOST_IN_BLOCK];
-    UNROLLED for (int j = 0; j < count; j++) x[j] = row_of(inputs, j0 + j);
     UNROLLED for (int i = 0; i < 2 * count; i++) sums[i] = zeros();
     if (scale_bytes) scales += row * matrix->scale_step * (scale_bytes / LANES);
     if (format == FOLKMOOT_INT4) minima += row * matrix->scale_step * 2;
-    const int64_t whole = inputs->K / BLOCK;
+    const int64_t whole = K / BLOCK;
     int64_t block = 0;
     for (; block < whole; block++) {
         UNROLLED for (int line = 0; line < value_bytes; line += LINE) prefetch_line(values + line);
@@ -94,8 +96,8 @@ INLINE void integer_tile(const int format, const folkmoot_matrix *matrix, int64_
         if (scale_bytes) scales += scale_bytes;
         if (format == FOLKMOOT_INT4) minima += scale_bytes;
     }
-    if (block * BLOCK < inputs->K) {
-        const int64_t rest = inputs->K - block * BLOCK, groups = rest / GROUP;
+    if (block * BLOCK < K) {
+        const int64_t rest = K - block * BLOCK, groups = rest / GROUP;
         char last[BLOCK] = {0}, last_scales[2 * LANES] = {0}, last_minima[2 * LANES] = {0};
         memcpy(last, values, (size_t)folkmoot_value_bytes(format, rest));
         if (scale_bytes) memcpy(last_scales, scales, (size_t)(groups * (scale_bytes / LANES)));
@@ -106,27 +108,39 @@ INLINE void integer_tile(const int format, const folkmoot_matrix *matrix, int64_
     UNROLLED for (int j = 0; j < count; j++) out[j] = channel * sum_of(add(sums[j], sums[count + j]));
 }
 
+/* The same for rows begin..end; out[i * inputs->n + j]. */
+INLINE void integer_tile(const int format, const folkmoot_matrix *matrix, int64_t begin, int64_t end,
+                         const folkmoot_inputs *inputs, int64_t j0, float *out, const int count) {
+    packed_row x[MOST_IN_BLOCK];
+    UNROLLED for (int j = 0; j < count; j++) x[j] = row_of(inputs, j0 + j);
+    for (int64_t i = begin; i < end; i++, out += inputs->n) integer_row(format, matrix, i, inputs->K, x, out, count);
+}
+
+typedef void (*integer_function)(const folkmoot_matrix *, int64_t, int64_t, const folkmoot_inputs *, int64_t, float *);
+
 #define INTEGER_TILE(name, format, count)                                                                              \
-    static void name##_##count(const folkmoot_matrix *m, int64_t row, const folkmoot_inputs *x, int64_t j, float *out) { \
-        integer_tile(format, m, row, x, j, out, count);                                                                \
+    static void name##_##count(const folkmoot_matrix *m, int64_t begin, int64_t end, const folkmoot_inputs *x,         \
+                               int64_t j, float *out) {                                                                \
+        integer_tile(format, m, begin, end, x, j, out, count);                                                         \
     }
 
 #define INTEGER_PRODUCTS(name, format)                                                                                 \
     INTEGER_TILE(name, format, 1) INTEGER_TILE(name, format, 2) INTEGER_TILE(name, format, 3)                          \
     INTEGER_TILE(name, format, 4)                                                                                      \
     static void name(const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x, float *out) {     \
-        static const tile_function tiles[] = {0, name##_1, name##_2, name##_3, name##_4};                              \
+        static const integer_function tiles[] = {0, name##_1, name##_2, name##_3, name##_4};                           \
         integer_products(w, begin, end, x, out, tiles);                                                                \
     }
 
 /* A few weight rows stay in cache while all of x passes, block by block. */
 static void integer_products(const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x, float *out,
-                             const tile_function *tiles) {
-    for (int64_t row = begin; row < end; row += FOLKMOOT_ROWS) {
-        const int64_t last = end - row < FOLKMOOT_ROWS ? end : row + FOLKMOOT_ROWS;
+                             const integer_function *tiles) {
+    const int64_t height = x->n <= MOST_IN_BLOCK ? end - begin : FOLKMOOT_ROWS;
+    for (int64_t row = begin; row < end; row += height) {
+        const int64_t last = end - row < height ? end : row + height;
         for (int64_t j = 0; j < x->n; j += MOST_IN_BLOCK) {
             const int64_t count = x->n - j < MOST_IN_BLOCK ? x->n - j : MOST_IN_BLOCK;
-            for (int64_t i = row; i < last; i++) tiles[count](w, i, x, j, out + (i - begin) * x->n + j);
+            tiles[count](w, row, last, x, j, out + (row - begin) * x->n + j);
         }
     }
 }
