@@ -1,29 +1,26 @@
 """The expert feed-forward through the Triton kernels.
 
-Guarantees: what it returns differs from the CPU's answer only by roundings that the arithmetic profile allows; an expert is
-packed and copied to the GPU once, when it is first used, and leaves the GPU's memory when the expert goes.
+Guarantees: what it returns differs from the CPU's answer only by roundings that the arithmetic profile allows; each
+row's outputs are summed in the order of the groups, so the same call gives the same bits.
 
 Letters: R rows, H hidden size, I intermediate size, S slots.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 import triton
 import triton.language as tl
 
-from ...errors import CapacityError
-from ..expert import Expert
 from ..formats import DTYPES, Activation, WeightFormat
 from . import products
 from .grouping import schedule
 from .packing import Place, biased, pack, packing
+from .resident import Resident, device_memory
 
 if TYPE_CHECKING:
     from ..feed_forward import Group
@@ -51,17 +48,16 @@ _TRITON_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.f
 _NOWHERE = Place(0, 0, 0, 0)
 
 
-class DeviceMemoryError(CapacityError):
-    """A GPU's memory is too small for the experts that it should run."""
-
-
-class GpuFeedForward:
+class TritonFeedForward:
     """Runs experts on one GPU. May be called from several threads."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._packed: WeakKeyDictionary[Expert, torch.Tensor] = WeakKeyDictionary()
-        self._lock = threading.Lock()
+        self._buffers = Resident(lambda expert: pack(expert).to(device))
+
+    def describe(self) -> str:
+        """One phrase for a log line."""
+        return f"Triton kernels on {self.device}"
 
     def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
         """Runs each group's rows through its expert and sums, for each row, the gated outputs.
@@ -80,18 +76,13 @@ class GpuFeedForward:
         groups = [group for group in groups if group.rows.numel()]
         if not groups:
             return torch.zeros(hidden.shape, dtype=torch.float32)
-        try:
+        with device_memory(self.device):
             return self._run(groups, hidden).cpu()
-        except torch.OutOfMemoryError as error:
-            raise DeviceMemoryError(
-                f"{self.device} has too little memory for the experts of this layer",
-                advice="host fewer experts: give the node less memory",
-            ) from error
 
     def _run(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
         spec = groups[0].expert.spec
         places = packing(spec).places
-        buffers = [self._resident(group.expert) for group in groups]
+        buffers = [self._buffers.of(group.expert) for group in groups]
         plan = schedule(groups, hidden.shape[0], HEIGHT)
         on = self.device
         addresses = torch.tensor([buffer.data_ptr() for buffer in buffers], dtype=torch.int64).to(on)
@@ -124,15 +115,6 @@ class GpuFeedForward:
             answer, output, row_slots, size, row_slots.shape[1], WIDTH=WIDTH
         )
         return output
-
-    def _resident(self, expert: Expert) -> torch.Tensor:
-        with self._lock:
-            found = self._packed.get(expert)
-        if found is None:
-            found = pack(expert).to(self.device)
-            with self._lock:
-                self._packed[expert] = found
-        return found
 
 
 def _dot_type(compute: torch.dtype) -> tl.dtype:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +74,7 @@ def pack(expert: Expert) -> torch.Tensor:
     """The buffer of one expert, uint8, in the CPU's memory."""
     plan = packing(expert.spec)
     buffer = torch.zeros(plan.size, dtype=torch.uint8)
-    for role, matrix, bias in _by_rows(expert):
+    for role, (matrix, bias) in by_rows(expert).items():
         place = plan.places[role]
         for offset, tensor in zip((place.values, place.scales, place.minima), matrix.tensors, strict=False):
             _put(buffer, offset, tensor)
@@ -83,23 +83,23 @@ def pack(expert: Expert) -> torch.Tensor:
     return buffer
 
 
-def _by_rows(expert: Expert) -> Iterator[tuple[str, Matrix, torch.Tensor | None]]:
+def by_rows(expert: Expert) -> dict[str, tuple[Matrix, torch.Tensor | None]]:
+    """`gate` (if there is one), `up` and `down` row by row, whatever the layout, each with its bias: views, no copies."""
     spec, weights, matrices = expert.spec, expert.weights, expert.matrices
-    half = spec.intermediate
-    if spec.layout is Layout.FUSED_TRANSPOSED:
-        both, down = weights["gate_up"].T, weights["down"].T
-        matrices = {"gate": Matrix(spec.format, both[:half]), "up": Matrix(spec.format, both[half:])}
-        matrices["down"] = Matrix(spec.format, down)
-    elif spec.layout is Layout.INTERLEAVED_BIASED:
-        both, down = weights["gate_up"].T, weights["down"].T
-        matrices = {"gate": Matrix(spec.format, both[0::2]), "up": Matrix(spec.format, both[1::2])}
-        matrices["down"] = Matrix(spec.format, down)
-    biases = {}
+    if not spec.layout.row_major:
+        both, half = weights["gate_up"].T, spec.intermediate
+        halves = (
+            (both[:half], both[half:]) if spec.layout is Layout.FUSED_TRANSPOSED else (both[0::2], both[1::2])
+        )
+        views = (*halves, weights["down"].T)
+        matrices = {
+            role: Matrix(spec.format, view) for role, view in zip(("gate", "up", "down"), views, strict=True)
+        }
+    biases: dict[str, torch.Tensor] = {}
     if biased(spec):
         both = weights["gate_up_bias"]
         biases = {"gate": both[0::2], "up": both[1::2], "down": weights["down_bias"]}
-    for role, matrix in matrices.items():
-        yield role, matrix, biases.get(role)
+    return {role: (matrix, biases.get(role)) for role, matrix in matrices.items()}
 
 
 def _put(buffer: torch.Tensor, offset: int, tensor: torch.Tensor) -> None:
