@@ -17,6 +17,7 @@ import grpc
 
 from ..errors import FolkmootError, TrustError, UsageError
 from ..ids import NodeId, short
+from ..kernels.backend import choose_backend
 from ..models.manifest import Manifest
 from ..protos.limits import channel_options
 from ..trust.invite import Invite
@@ -52,6 +53,7 @@ class NodeDaemon:
         self.settings = settings
         self.shelf = Shelf()
         self.status = Status()
+        self.backend = choose_backend()
         self._backoff = Backoff(
             settings.reconnect_first_s, settings.reconnect_cap_s, random_generator or random.Random()
         )
@@ -72,7 +74,9 @@ class NodeDaemon:
 
     def make_executor(self, session: Session, manifest: Manifest, send: Send) -> Executor:
         """The executor of a link's life; the place to override in order to answer otherwise."""
-        return Executor(session, manifest, self.shelf, send, threads=self.settings.threads)
+        return Executor(
+            session, manifest, self.shelf, send, threads=self.settings.threads, backend=self.backend
+        )
 
     async def start(self) -> None:
         """Opens the state folder and begins to join; returns before the coordinator has answered.
@@ -100,6 +104,7 @@ class NodeDaemon:
             self.settings.threads,
             self.settings.state_dir,
         )
+        log.info("experts are computed by %s", self.backend.describe())
         self._living = asyncio.create_task(self._live(invite))
 
     async def wait(self) -> None:

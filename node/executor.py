@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from ..ids import ExpertKey
-from ..kernels.feed_forward import feed_forward
+from ..kernels.backend import Backend, Processor
 from ..models.manifest import Manifest
 from ..protos.codec import encode_tensor, raw_bytes
 from ..protos.folkmoot.v1 import link_pb2, tensor_pb2
@@ -52,7 +52,14 @@ class Executor:
     """The compute thread of one session. All methods but `answer`, and what it calls, belong to the event loop."""
 
     def __init__(
-        self, session: Session, manifest: Manifest, shelf: Shelf, send: Send, *, threads: int
+        self,
+        session: Session,
+        manifest: Manifest,
+        shelf: Shelf,
+        send: Send,
+        *,
+        threads: int,
+        backend: Backend | None = None,
     ) -> None:
         self.session = session
         self.manifest = manifest
@@ -61,6 +68,7 @@ class Executor:
         self._reader = FrameReader(manifest, shelf, session.max_rows_per_frame)
         self._send = send
         self._threads = threads
+        self._backend = backend or Processor()
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Arrival | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="folkmoot-executor", daemon=True)
@@ -127,7 +135,7 @@ class Executor:
 
     def compute(self, work: Work) -> torch.Tensor:
         """[R, H] float32: per row, the gated sum over the work's experts."""
-        return feed_forward(work.groups, work.hidden)
+        return self._backend.feed_forward(work.groups, work.hidden)
 
     def task(self, frame: link_pb2.Frame, work: Work) -> TaskStatement:
         """What an answer to the frame is bound to."""

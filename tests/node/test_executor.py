@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from folkmoot.kernels.backend import Processor
+from folkmoot.kernels.feed_forward import Group
 from folkmoot.models.manifest import Manifest
+from folkmoot.node import daemon
 from folkmoot.node.daemon import NodeDaemon
 from folkmoot.node.executor import Executor, Send
 from folkmoot.node.frames import Work
@@ -176,3 +180,31 @@ async def test_each_injected_fault_is_what_it_says(
             assert answer.signature == first.signature
     finally:
         await node.stop()
+
+
+async def test_a_node_computes_with_the_backend_that_was_chosen(
+    coordinator: ScriptedCoordinator,
+    experts: BareExperts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Gpu(Processor):
+        rows = 0
+
+        def describe(self) -> str:
+            return "a GPU of this test"
+
+        def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+            self.rows += hidden.shape[0]
+            return super().feed_forward(groups, hidden)
+
+    gpu = Gpu()
+    monkeypatch.setattr(daemon, "choose_backend", lambda: gpu)
+    caplog.set_level(logging.INFO)
+    async with running_node(coordinator.invite, tmp_path / "node"):
+        link = await coordinator.link()
+        await link.settled(link.assign(experts.keys), ready=experts.keys)
+        assert isinstance(await link.answer(frame_of(link)), link_pb2.Result)
+    assert gpu.rows == 4
+    assert "computed by a GPU of this test" in caplog.text
