@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PIP := $(BIN)/pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-slow test-native lint type protos bench clean
+.PHONY: help setup demo test test-slow test-native lint type protos bench bench-kernels clean
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # torch comes first and alone: any other version pulls gigabytes of what no CPU needs.
 $(STAMP): pyproject.toml setup.py
@@ -63,6 +63,9 @@ protos: $(DEV_STAMP)  ## generate the modules of the wire contract again
 
 bench: $(STAMP)  ## measure transformers, LocalExperts and a network of two nodes on the model moe-4l, in one run
 	$(BIN)/folkmoot-bench moe-4l
+
+bench-kernels: $(STAMP)  ## measure the expert kernels against memory, F.linear and grouped_mm
+	$(BIN)/folkmoot-bench kernels
 
 clean:  ## remove what was built; the virtual environment and downloaded models stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -92,17 +92,33 @@ def _prompts(count: int, vocabulary: int) -> list[list[int]]:
     return prompts
 
 
+def measure_kernels(quick: bool) -> dict[str, Any]:
+    """Measures the expert kernels and returns the report."""
+    from . import kernels
+
+    return kernels.measure(quick)
+
+
+def show_kernels(report: dict[str, Any]) -> None:
+    """Prints the report's rows."""
+    from . import kernels
+
+    kernels.show(report)
+
+
 def main() -> None:
-    """The command: `folkmoot-bench moe-4l`."""
+    """The command: `folkmoot-bench moe-4l` or `folkmoot-bench kernels [--quick]`."""
     parser = argparse.ArgumentParser(prog="folkmoot-bench", description=__doc__)
-    parser.add_argument("benchmark", choices=["moe-4l"])
-    name = parser.parse_args().benchmark
+    parser.add_argument("benchmark", choices=["moe-4l", "kernels"])
+    parser.add_argument("--quick", action="store_true", help="kernels alone: only show that it works")
+    arguments = parser.parse_args()
+    name = arguments.benchmark
     logging.basicConfig(level=logging.WARNING)
     os.environ["FOLKMOOT_HOME"] = str(FOLDER.absolute() / "home")
-    report = moe_4l()
+    report = alone(measure_kernels, arguments.quick) if name == "kernels" else moe_4l()
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    show(report)
+    show_kernels(report) if name == "kernels" else show(report)
     print(f"written to {FOLDER / name}.json", file=sys.stderr)
 
 
