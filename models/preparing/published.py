@@ -102,7 +102,7 @@ def _check(name: str, file: str, part: TensorLocation, wanted: TensorSpec) -> No
     if part.dtype != CODES[wanted.dtype]:
         raise CheckpointError(
             f"{name} in {file} is of type {part.dtype}, but its format has {CODES[wanted.dtype]} there",
-            advice="convert the model so that all experts have one type",
+            advice="use the model's bfloat16, float16 or float32 version",
         )
 
 

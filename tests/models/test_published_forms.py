@@ -68,6 +68,17 @@ def test_fp8_gives_the_logits_of_transformers(
     agree(prepared, twin, tolerance)
 
 
+@pytest.mark.parametrize("form", [None, "fp32"])
+def test_a_dense_model_in_fp8_is_cut_into_what_transformers_makes_of_it(
+    form: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_feed_forward, "load", lambda: None)
+    published, twin = fp8_pair("llama", tmp_path, intermediate_size=288, hidden_size=192)
+    prepared = prepare(str(published), tmp_path / "prepared", slices=3, weight_format=form)
+    assert {spec.format for spec in prepared.manifest.specs} == {WeightFormat.FLOAT32}
+    agree(prepared, twin, EXACT)
+
+
 def test_mxfp4_gives_the_logits_of_transformers(tolerance: float, tmp_path: Path) -> None:
     published, twin = mxfp4_pair(tmp_path)
     prepared = prepare(str(published), tmp_path / "prepared")
