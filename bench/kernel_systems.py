@@ -52,7 +52,7 @@ class WorkingSet:
         starts = range(0, buffer.size - step + 1, step)
         for start in starts:
             buffer[start : start + data.size] = data
-        experts = tuple(Expert.load(spec, buffer[start : start + data.size]) for start in starts)
+        experts = tuple(Expert.load(spec, buffer[start : start + data.size].data) for start in starts)
         return cls(spec, experts, buffer)
 
     @property

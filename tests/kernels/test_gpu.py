@@ -103,7 +103,7 @@ def test_each_pair_has_one_slot_in_a_block_of_its_expert(members: list[set[int]]
         assert len(slots) == sum(row == other for _, other in pairs)
         for slot in slots:
             group = groups[int(plan.block_groups[slot // height])]
-            assert plan.gates[slot] == group.gates[(group.rows == row).nonzero().item()]
+            assert plan.gates[slot] == group.gates[int((group.rows == row).nonzero())]
     assert bool((plan.gates[plan.rows < 0] == 0).all())
 
 

@@ -29,7 +29,7 @@ def guarded_expert(spec: ExpertSpec, data: bytes) -> Expert:
     parts, start = [], 0
     for tensor in spec.tensors():
         end = start + spec.tensor_bytes(tensor)
-        parts.append(guarded(data[start:end]))
+        parts.append(guarded(data[start:end]).data)
         start = end
     return Expert(spec, parts)
 

@@ -51,7 +51,7 @@ def test_no_weight_is_off_by_more_than_half_a_step(
     weights = (torch.randn(rows, columns * unit(form), generator=generator) + shift) * size
     matrix = quantize(weights, form)
     assert matrix.scales is not None
-    error = (dequantize(matrix).double() - weights.double()).abs().unflatten(1, (-1, unit(form)))
+    error = (dequantize(matrix).double() - weights.double()).abs().reshape(rows, -1, unit(form))
     step = matrix.scales.double().reshape(rows, -1, 1)
     # At the ends of the range a scale that was rounded down adds a sixteenth of a step; float16's smallest number, and
     # the rounding of int4's minimum, are what is left where weights are tiny or far from zero.

@@ -10,7 +10,7 @@ import torch
 
 from folkmoot.ids import ExpertKey
 from folkmoot.kernels.expert import Expert
-from folkmoot.kernels.feed_forward import expert_forward
+from folkmoot.kernels.torch_expert import expert_forward
 from folkmoot.models.local import LocalExperts, by_expert
 from folkmoot.models.pool import StepTally
 from folkmoot.tests.support.prepared_models import TinyModels

@@ -5,6 +5,8 @@ It is a process of its own because Triton decides when it is first imported whet
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
@@ -23,7 +25,7 @@ DOWN_INTEGERS = ["size", "intermediate", "down_values", "down_scales", "down_min
 
 
 def compile_kernel(
-    function: object, types: dict[str, str], constants: dict[str, object], architecture: int
+    function: object, types: Mapping[str, str], constants: Mapping[str, object], architecture: int
 ) -> None:
     """Compiles one variant of a kernel.
 
@@ -34,7 +36,7 @@ def compile_kernel(
         architecture: NVIDIA's number of the kind of GPU.
     """
     signature = {**types, **dict.fromkeys(constants, "constexpr")}
-    source = ASTSource(fn=function, signature=signature, constexprs=constants)
+    source = ASTSource(fn=function, signature=signature, constexprs=dict(constants))
     made = triton.compile(source, target=GPUTarget("cuda", architecture, 32))
     assert made.asm["cubin"]
 
@@ -43,7 +45,7 @@ def main() -> None:
     """Compiles the variants, with all activations in turn."""
     for architecture, forms in VARIANTS.items():
         for form in forms:
-            shared = {
+            shared: dict[str, object] = {
                 "FORMAT": form,
                 "BIASED": form == 7,
                 "HEIGHT": 16,

@@ -105,6 +105,7 @@ def _matrix(spec: ExpertSpec, role: str, parts: dict[str, tuple[TensorSpec, byte
         return _float(data, tensor.dtype).reshape(tensor.shape)
     held, scales = parts[f"{role}_scales"]
     rows = tensor.shape[0]
+    values: Array
     match spec.format:
         case WeightFormat.INT8:
             values = np.frombuffer(data, np.int8).astype(np.float64).reshape(rows, -1, 32)
@@ -123,8 +124,8 @@ def _matrix(spec: ExpertSpec, role: str, parts: dict[str, tuple[TensorSpec, byte
             return values.reshape(tensor.shape) * spread
         case _:
             codes = _halves(data)
-            sizes = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])[codes & 7] * np.where(codes & 8, -1, 1)
-            powers = 2.0 ** (np.frombuffer(scales, np.uint8).astype(np.float64) - 127)
+            sizes: Array = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])[codes & 7] * np.where(codes & 8, -1, 1)
+            powers: Array = 2.0 ** (np.frombuffer(scales, np.uint8).astype(np.float64) - 127)
             return (sizes.reshape(rows, -1, 32) * powers.reshape(rows, -1, 1)).reshape(rows, -1)
 
 
