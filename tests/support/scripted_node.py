@@ -296,11 +296,11 @@ class ScriptedNode:
         gates = torch.frombuffer(bytearray(frame.gates.data), dtype=torch.float32)
         groups = [
             Group(
-                self.model.expert(ExpertKey(layer, int(expert))),
+                self.model.expert(ExpertKey(layer, expert)),
                 rows[experts == expert],
                 gates[experts == expert],
             )
-            for expert in experts.unique()
+            for expert in sorted(set(experts.tolist()))
         ]
         return feed_forward(groups, hidden)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -17,11 +19,14 @@ from folkmoot.tests.support.scripted_node import ScriptedNode
 from folkmoot.trust.keys import Identity
 from folkmoot.trust.tickets import check_ticket, issue_ticket
 
+if TYPE_CHECKING:
+    from folkmoot.protos.folkmoot.v1.enrolment_pb2_grpc import EnrolmentAsyncStub
+
 IDENTITY_POINT = b"\x01" + bytes(31)
 """The neutral element: one constant signature fits every message under it."""
 
 
-async def challenge(network: RunningHub, node: ScriptedNode) -> tuple[EnrolmentStub, bytes, bytes]:
+async def challenge(network: RunningHub, node: ScriptedNode) -> tuple[EnrolmentAsyncStub, bytes, bytes]:
     network.nodes.append(node)
     stub = EnrolmentStub(await node.channel())
     nonce = secrets.token_bytes(32)
@@ -32,9 +37,9 @@ async def challenge(network: RunningHub, node: ScriptedNode) -> tuple[EnrolmentS
     return stub, nonce, reply.coordinator_nonce
 
 
-async def refused(call: object) -> tuple[grpc.StatusCode, str]:
+async def refused(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call  # type: ignore[misc]
+        await call
     return caught.value.code(), caught.value.details() or ""
 
 
@@ -140,7 +145,7 @@ async def test_fields_of_the_wrong_length(change: dict[str, object]) -> None:
 
 async def test_tickets_that_do_not_let_in() -> None:
     async with running_hub() as network:
-        tickets = {
+        tickets: dict[str, Callable[[Identity], bytes]] = {
             "forged": lambda node: issue_ticket(Identity.generate(), node.public, 1 << 40),
             "foreign": lambda node: issue_ticket(network.identity, Identity.generate().public, 1 << 40),
             "expired": lambda node: issue_ticket(network.identity, node.public, 1000),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -22,6 +22,9 @@ from folkmoot.tests.support.scripted_node import ScriptedNode
 from folkmoot.trust.keys import Identity
 from folkmoot.trust.tickets import issue_ticket
 
+if TYPE_CHECKING:
+    from folkmoot.protos.folkmoot.v1.experts_pb2_grpc import ExpertsAsyncStub
+
 KEY = ExpertKey(1, 2)
 
 
@@ -30,7 +33,7 @@ def large() -> MemoryExperts:
     return MemoryExperts(layers=(0, 1), experts=3, hidden=512, intermediate=384)
 
 
-async def stub_of(network: RunningHub) -> tuple[ExpertsStub, ScriptedNode]:
+async def stub_of(network: RunningHub) -> tuple[ExpertsAsyncStub, ScriptedNode]:
     node = ScriptedNode(network.hub.invite, network.model)
     network.nodes.append(node)
     await node.enrol()
@@ -129,7 +132,7 @@ async def test_streams_of_one_node_are_bounded_and_counted_down() -> None:
         stub, node = await stub_of(network)
         other, another = await stub_of(network)
 
-        async def whole(chosen: ExpertsStub, ticket: bytes) -> int:
+        async def whole(chosen: ExpertsAsyncStub, ticket: bytes) -> int:
             return sum([len(chunk.data) async for chunk in chosen.Fetch(fetch(network, ticket))])
 
         streams = [asyncio.create_task(whole(stub, node.ticket)) for _ in range(2)]

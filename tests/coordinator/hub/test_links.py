@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -36,11 +37,17 @@ def hello(node: ScriptedNode, **changes: object) -> link_pb2.NodeMessage:
     return link_pb2.NodeMessage(hello=link_pb2.Hello(**{**fields, **changes}))  # type: ignore[arg-type]
 
 
-async def ends_with(call: grpc.aio.StreamStreamCall) -> grpc.StatusCode:
+async def ends_with(call: grpc.aio.StreamStreamCall[Any, Any]) -> grpc.StatusCode:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         while await call.read() is not grpc.aio.EOF:
             pass
     return caught.value.code()
+
+
+async def closed(network: RunningHub, node: ScriptedNode) -> link_pb2.Closing:
+    await network.until(lambda: node.closing is not None)
+    assert node.closing is not None
+    return node.closing
 
 
 async def test_the_welcome_names_the_model_and_is_signed() -> None:
@@ -48,7 +55,9 @@ async def test_the_welcome_names_the_model_and_is_signed() -> None:
         node = await enrolled(network)
         call = LinkStub(await node.channel()).Attach()
         await call.write(hello(node))
-        welcome = (await call.read()).welcome
+        answer = await call.read()
+        assert isinstance(answer, link_pb2.CoordinatorMessage)
+        welcome = answer.welcome
         manifest = network.model.manifest
         assert welcome.manifest_digest == manifest.digest
         assert welcome.manifest_length == len(manifest.encoded)
@@ -102,9 +111,7 @@ async def test_a_second_link_takes_the_place_of_the_first() -> None:
     async with running_hub() as network:
         (first,) = await network.join_ready(None)
         second = await network.join(identity=first.identity)
-        await network.until(lambda: first.closing is not None)
-        assert first.closing is not None
-        assert not first.closing.retry
+        assert not (await closed(network, first)).retry
         await network.settled()
         assert len(network.hub.snapshot().nodes) == 1
         await network.check(0)
@@ -132,9 +139,7 @@ async def test_a_message_that_does_not_belong_costs_the_link(message: link_pb2.N
     async with running_hub() as network:
         node, other = await network.join_ready(None, None)
         await node.send(message)
-        await network.until(lambda: node.closing is not None)
-        assert node.closing is not None
-        assert "wire contract" in node.closing.reason
+        assert "wire contract" in (await closed(network, node)).reason
         await network.until(lambda: network.seen(node).state == "lost")
         assert (await network.check(0)).nodes == {other.node}
 
@@ -143,7 +148,10 @@ async def test_bytes_that_are_no_message_cost_the_link() -> None:
     async with running_hub() as network:
         (good,) = await network.join_ready(None)
         channel = await good.channel()
-        call = channel.stream_stream("/folkmoot.v1.Link/Attach")()
+        attach: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+            "/folkmoot.v1.Link/Attach"
+        )
+        call = attach()
         await call.write(b"\xff\xff\xff\xff")
         assert await ends_with(call) is grpc.StatusCode.INVALID_ARGUMENT
         await network.check(0)
@@ -165,9 +173,8 @@ async def test_three_faults_and_a_node_is_not_let_in_again() -> None:
         bad = ScriptedNode(network.hub.invite, network.model)
         for strike in range(3):
             bad = await network.join(Fault.NO_SIGNATURE, identity=identity)
-            await network.until(lambda bad=bad: bad.closing is not None)
-            assert bad.closing is not None
-            assert bad.closing.retry == (strike < 2)
+            closing = await closed(network, bad)
+            assert closing.retry == (strike < 2)
             assert network.seen(bad).state == "quarantined"
         again = ScriptedNode(network.hub.invite, network.model, identity=identity)
         network.nodes.append(again)

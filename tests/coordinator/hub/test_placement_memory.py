@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,15 @@ import pytest
 from folkmoot.coordinator.hub.placement_memory import PLACEMENT_FILE, PlacementMemory, Remembered
 from folkmoot.ids import ExpertKey, NodeId
 from folkmoot.tests.support.memory_experts import MemoryExperts
-from folkmoot.tests.support.running_hub import running_hub
+from folkmoot.tests.support.running_hub import RunningHub, running_hub
+from folkmoot.tests.support.scripted_node import ScriptedNode
 
 NODE = NodeId("ab" * 32)
 KNOWN = {NODE: Remembered(12345, frozenset({ExpertKey(0, 1), ExpertKey(1, 3)}))}
+
+
+async def assigned(network: RunningHub, node: ScriptedNode) -> None:
+    await network.until(lambda: node.assigned)
 
 
 def test_what_was_saved_is_there_again(tmp_path: Path) -> None:
@@ -43,11 +49,11 @@ def test_another_models_placement_is_not_taken(tmp_path: Path) -> None:
         lambda text: "\x00\xff",
     ],
 )
-def test_a_damaged_file_is_passed_over(tmp_path: Path, change: object) -> None:
+def test_a_damaged_file_is_passed_over(tmp_path: Path, change: Callable[[str], str]) -> None:
     memory = PlacementMemory(tmp_path, MemoryExperts().manifest)
     memory.save(KNOWN)
     path = tmp_path / PLACEMENT_FILE
-    path.write_text(change(path.read_text()))  # type: ignore[operator]
+    path.write_text(change(path.read_text()))
     assert memory.load() == {}
 
 
@@ -69,7 +75,7 @@ async def test_after_a_restart_every_node_is_told_what_it_was_told_before(tmp_pa
         assert network.hub.snapshot().nodes == (), "who has not come back is not shown"
         for node in reversed(nodes):
             again = await network.join(identity=node.identity)
-            await network.until(lambda again=again: again.assigned)
+            await assigned(network, again)
             assert set(again.assigned) == before[again.node]
             assert again.epoch == 1
         await network.settled()
