@@ -139,8 +139,9 @@ async def test_an_expert_damaged_on_disk_is_removed_and_fetched_again(
             break
         digest = experts.manifest.experts[experts.keys[0]].sha256
         blob = tmp_path / "node" / "experts" / digest[:2] / digest
-        data = bytearray(blob.read_bytes())
-        data[100] ^= 1
+        whole = bytearray(blob.read_bytes())
+        whole[100] ^= 1
+        data = bytes(whole)
         blob.write_bytes({"flip": data, "cut": data[:100], "empty": b""}[damage])
     assert [key for key, _ in coordinator.fetches[len(experts.keys) :]] == [experts.keys[0]]
     if damage == "flip":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,11 +108,12 @@ async def test_before_the_manifest_is_there_frames_are_refused_pings_answered_an
 
 
 async def test_the_outbox_keeps_order_and_makes_readers_wait_when_it_is_full() -> None:
-    outbox, left = Outbox(), []
+    outbox = Outbox()
+    left: list[int] = []
     for number in range(MAX_WAITING):
         await asyncio.wait_for(outbox.room(), 1)
         message = link_pb2.NodeMessage(pong=link_pb2.Pong(token=number))
-        outbox.post(message, lambda number=number: left.append(number))
+        outbox.post(message, partial(left.append, number))
     room = asyncio.create_task(outbox.room())
     await asyncio.sleep(0)
     assert not room.done()
