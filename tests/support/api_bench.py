@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from folkmoot.coordinator.api import ApiSettings, create_app
 
-from .tiny_models import tiny_tokenizer
 from .live_server import live_server
 from .scripted_engine import NODES, ScriptedEngine
+from .tiny_models import tiny_tokenizer
 
 MODEL = "tiny/moe"
 
