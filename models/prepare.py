@@ -48,7 +48,7 @@ def prepare(
         dtype: The type that the trunk computes in and that weights get which are written anew; None keeps what is
             published, or bfloat16 for GGUF.
         weight_format: The format that experts are stored in, such as `int8`, `int4` or `bf16`; they are written anew then,
-            row by row, and the model's own name ends with it. None keeps what is published.
+            row by row, and the name that is chosen where `out` is None ends with it. None keeps what is published.
         sign: Signs the manifest; None leaves it unsigned.
         progress: Told how far the work is.
 
