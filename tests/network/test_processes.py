@@ -152,19 +152,19 @@ def test_a_node_is_killed_in_the_middle_of_a_stream(
     network: ProcessNetwork, client: openai.OpenAI, model: TinyModel
 ) -> None:
     ask = {**LONG, "model": model.prepared.name, "messages": MESSAGES, "stream": True, "logprobs": True}
-    whole = network.until(lambda state: state["coverage"]["replicated"] == state["coverage"]["experts"])
+    network.until(lambda state: state["coverage"]["replicated"] == state["coverage"]["experts"])
     undisturbed = collect(client.chat.completions.create(**ask))
     assert len(undisturbed.tokens) == LONG["max_tokens"]
-    served = {name: network.node(name)["results_verified"] - verified(whole, name) for name in NODES}
-    busiest = max(served, key=lambda name: served[name])
-    assert served[busiest] >= LONG["max_tokens"] // 4
 
+    before = network.until(lambda _: True)
     stream = iter(client.chat.completions.create(**ask))
     told = collect(next(stream) for _ in range(20))
+    now = network.until(lambda _: True)
+    busiest = max(NODES, key=lambda name: verified(now, name) - verified(before, name))
     network.kill(busiest)
     after = network.until(lambda state: state_of(state, busiest) == "lost")
     rest = collect(stream)
-    end = network.until(lambda state: True)
+    end = network.until(lambda _: True)
 
     assert told.tokens + rest.tokens == undisturbed.tokens
     assert told.text + rest.text == undisturbed.text
