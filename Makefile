@@ -37,7 +37,7 @@ test: $(DEV_STAMP)  ## run the default test suite
 test-slow: $(DEV_STAMP)  ## run the tests that take minutes each
 	$(BIN)/pytest -m slow --timeout 1800
 
-SANITIZED := -std=gnu11 -O1 -g -Wall -Wextra -Werror -fno-sanitize-recover=all -Ikernels/native
+SANITIZED := -std=gnu11 -O1 -g -Wall -Wextra -Werror -fno-sanitize-recover=all -Ikernels/native -DFOLKMOOT_WORTH_BYTES=1024
 NATIVE_SOURCES := tests/kernels/native_driver.c $(wildcard kernels/native/*.c)
 
 test-native: $(NATIVE_SOURCES) $(wildcard kernels/native/*.h)  ## run the native kernels under the address, undefined-behaviour and thread sanitizers

@@ -23,11 +23,28 @@ from ..kernels.native_feed_forward import add_feed_forward
 from ..kernels.quantize import dequantize, quantize
 from ..kernels.torch_expert import expert_forward
 
-MOST_EXPERTS = 8
-"""Experts of one call: as many as the models have active for a token, or fewer where they are large."""
 _ALIGNMENT = 4096
-Run = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
-"""(number of the call, rows [R, H] bfloat16, gates [R] float32) to [R, H] float32."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one call computes: experts of the working set that lie side by side, each on all rows.
+
+    Attributes:
+        first: The first expert.
+        count: How many.
+        rows: [R, H] bfloat16.
+        gates: [R] float32.
+    """
+
+    first: int
+    count: int
+    rows: torch.Tensor
+    gates: torch.Tensor
+
+
+Run = Callable[[Call], torch.Tensor]
+"""Computes a call: [R, H] float32."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class WorkingSet:
     @classmethod
     def fill(cls, spec: ExpertSpec, buffer: npt.NDArray[np.uint8]) -> WorkingSet:
         """Fills a buffer with as many copies of a random expert as fit; one has to."""
-        data = np.frombuffer(expert_bytes(spec), np.uint8)
+        data = np.frombuffer(_random_expert(spec), np.uint8)
         step = -(-data.size // _ALIGNMENT) * _ALIGNMENT
         starts = range(0, buffer.size - step + 1, step)
         for start in starts:
@@ -55,27 +72,22 @@ class WorkingSet:
         experts = tuple(Expert.load(spec, buffer[start : start + data.size].data) for start in starts)
         return cls(spec, experts, buffer)
 
-    @property
-    def together(self) -> int:
-        """Experts of one call."""
-        return max(1, min(MOST_EXPERTS, len(self.experts) // 2))
+    def call(self, number: int, count: int, rows: torch.Tensor, gates: torch.Tensor) -> Call:
+        """The call of a number: each takes the `count` experts after those of the one before."""
+        count = max(1, min(count, len(self.experts) // 2))
+        return Call(number % (len(self.experts) // count) * count, count, rows, gates)
 
-    def first_of_call(self, call: int) -> int:
-        """Which expert a call begins with."""
-        return call % (len(self.experts) // self.together) * self.together
+    def of(self, call: Call) -> tuple[Expert, ...]:
+        """The experts of a call."""
+        return self.experts[call.first : call.first + call.count]
 
-    def of_call(self, call: int) -> tuple[Expert, ...]:
-        """The experts that a call computes."""
-        first = self.first_of_call(call)
-        return self.experts[first : first + self.together]
-
-    def groups(self, call: int, gates: torch.Tensor) -> list[Group]:
+    def groups(self, call: Call) -> list[Group]:
         """The same with all rows to each of them."""
-        rows = torch.arange(gates.numel())
-        return [Group(expert, rows, gates) for expert in self.of_call(call)]
+        rows = torch.arange(call.gates.numel())
+        return [Group(expert, rows, call.gates) for expert in self.of(call)]
 
 
-def expert_bytes(spec: ExpertSpec) -> bytes:
+def _random_expert(spec: ExpertSpec) -> bytes:
     """The canonical bytes of a random expert whose weights are of the size that trained ones have."""
     generator = torch.Generator().manual_seed(1)
     parts: list[torch.Tensor] = []
@@ -106,18 +118,18 @@ def systems(work: WorkingSet, native: bool) -> dict[str, Run]:
     write it in torch."""
     spec = work.spec
 
-    def ours(call: int, rows: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
-        return feed_forward(work.groups(call, gates), rows)
+    def ours(call: Call) -> torch.Tensor:
+        return feed_forward(work.groups(call), call.rows)
 
-    def natively(call: int, rows: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
-        output = torch.zeros(rows.shape)
-        add_feed_forward(spec, work.groups(call, gates), rows, output)
+    def natively(call: Call) -> torch.Tensor:
+        output = torch.zeros(call.rows.shape)
+        add_feed_forward(spec, work.groups(call), call.rows, output)
         return output
 
-    def by_torch(call: int, rows: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
-        output = torch.zeros(rows.shape)
-        for expert in work.of_call(call):
-            output.addcmul_(expert_forward(expert, rows).float(), gates.unsqueeze(1))
+    def by_torch(call: Call) -> torch.Tensor:
+        output = torch.zeros(call.rows.shape)
+        for expert in work.of(call):
+            output.addcmul_(expert_forward(expert, call.rows).float(), call.gates.unsqueeze(1))
         return output
 
     found: dict[str, Run] = {"folkmoot": ours}
@@ -135,13 +147,13 @@ def systems(work: WorkingSet, native: bool) -> dict[str, Run]:
 def plain_linear(work: WorkingSet) -> Run:
     """Three calls of `F.linear` for each expert."""
 
-    def run(call: int, rows: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
-        output = torch.zeros(rows.shape)
-        for expert in work.of_call(call):
+    def run(call: Call) -> torch.Tensor:
+        output = torch.zeros(call.rows.shape)
+        for expert in work.of(call):
             gate, up, down = (expert.weights[role] for role in ("gate", "up", "down"))
-            inputs = rows.to(gate.dtype)
+            inputs = call.rows.to(gate.dtype)
             inner = F.silu(F.linear(inputs, gate)) * F.linear(inputs, up)
-            output.addcmul_(F.linear(inner, down).float(), gates.unsqueeze(1))
+            output.addcmul_(F.linear(inner, down).float(), call.gates.unsqueeze(1))
         return output
 
     return run
@@ -153,20 +165,17 @@ def grouped(work: WorkingSet) -> Run:
     step = -(-spec.expert_bytes // _ALIGNMENT) * _ALIGNMENT // 2
     everything = torch.frombuffer(work.buffer, dtype=torch.bfloat16)
 
-    def run(call: int, rows: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
-        first, count = work.first_of_call(call) * step, work.together
-        wide, tall = (
-            (spec.hidden, spec.intermediate, spec.hidden),
-            (spec.intermediate, spec.hidden, spec.intermediate),
-        )
-        gate = everything.as_strided((count, *wide[:2]), (step, 1, wide[2]), first)
-        up = everything.as_strided((count, *wide[:2]), (step, 1, wide[2]), first + size)
-        down = everything.as_strided((count, *tall[:2]), (step, 1, tall[2]), first + 2 * size)
+    def run(call: Call) -> torch.Tensor:
+        first, count, rows = call.first * step, call.count, call.rows
+        into, out = (count, spec.hidden, spec.intermediate), (count, spec.intermediate, spec.hidden)
+        gate = everything.as_strided(into, (step, 1, spec.hidden), first)
+        up = everything.as_strided(into, (step, 1, spec.hidden), first + size)
+        down = everything.as_strided(out, (step, 1, spec.intermediate), first + 2 * size)
         inputs = rows.repeat(count, 1)
         ends = torch.arange(1, count + 1, dtype=torch.int32) * rows.shape[0]
         inner = F.silu(F.grouped_mm(inputs, gate, offs=ends)) * F.grouped_mm(inputs, up, offs=ends)
         answers = F.grouped_mm(inner, down, offs=ends).float().view(count, *rows.shape)
-        return (answers * gates.unsqueeze(1)).sum(0)
+        return (answers * call.gates.unsqueeze(1)).sum(0)
 
     return run
 

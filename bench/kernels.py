@@ -31,9 +31,11 @@ SHAPES: dict[str, tuple[int, int]] = {
 ROWS = (1, 2, 4, 8, 16, 64, 256)
 THREADS = (1, 2)
 WORKING_SET_BYTES = 1 << 30
-CELL_S = 0.1
-"""How long one way is measured at one count of rows and threads; never less than two calls."""
+CELL_S = 0.08
+"""How long one way is measured at one count of rows and threads."""
 CHECKED_ROWS = 4
+FEW_ROWS, MOST_EXPERTS = 8, 8
+"""Up to so many rows a call has so many experts, as a token has; with more rows, or where torch has to dequantize, one."""
 Row = dict[str, Any]
 
 
@@ -43,14 +45,15 @@ def lower_quartile(values: Iterable[float]) -> float:
 
 
 def measured(call: Callable[[int], object], at_least_s: float) -> list[float]:
-    """Seconds of each call, the first left out, until they are as long as asked for."""
+    """Seconds of each call until they are as long as asked for; the first is left out if there is a second."""
     seconds: list[float] = []
-    call(0)
-    while sum(seconds) < at_least_s or not seconds:
+    while len(seconds) < 2 or sum(seconds[1:]) < at_least_s:
         start = time.perf_counter()
-        call(len(seconds) + 1)
+        call(len(seconds))
         seconds.append(time.perf_counter() - start)
-    return seconds
+        if len(seconds) == 1 and seconds[0] > 2 * at_least_s:
+            return seconds
+    return seconds[1:]
 
 
 def read_seconds_per_byte(
@@ -104,9 +107,11 @@ def _measure_form(name: str, work: WorkingSet, counts: Iterable[int], cell_s: fl
         for threads in THREADS:
             torch.set_num_threads(threads)
             for count in counts:
-                rows, gates = inputs[:count], torch.full((count,), 1 / work.together)
-                error = relative_error(run(0, rows, gates)[:CHECKED_ROWS], want[:count])
-                seconds = lower_quartile(measured(_calls(run, rows, gates), cell_s)) / work.together
+                few = count <= FEW_ROWS and backend != "torch"
+                experts = min(MOST_EXPERTS, max(1, len(work.experts) // 2)) if few else 1
+                calls = _Calls(run, work, experts, inputs[:count])
+                seconds = lower_quartile(measured(calls, cell_s)) / experts
+                error = relative_error(calls.answer[:CHECKED_ROWS], want[:count])
                 found.append(
                     {
                         "shape": name,
@@ -123,8 +128,16 @@ def _measure_form(name: str, work: WorkingSet, counts: Iterable[int], cell_s: fl
     return found
 
 
-def _calls(run: Run, rows: torch.Tensor, gates: torch.Tensor) -> Callable[[int], object]:
-    return lambda call: run(call, rows, gates)
+class _Calls:
+    """Calls of one way that take turns through the working set; keeps the last answer, which is each one's."""
+
+    def __init__(self, run: Run, work: WorkingSet, experts: int, rows: torch.Tensor) -> None:
+        self.run, self.work, self.experts, self.rows = run, work, experts, rows
+        self.gates = torch.full((rows.shape[0],), 1 / experts)
+        self.answer = rows
+
+    def __call__(self, number: int) -> None:
+        self.answer = self.run(self.work.call(number, self.experts, self.rows, self.gates))
 
 
 def _report(rows: list[Row], seconds_per_byte: dict[int, float]) -> dict[str, Any]:

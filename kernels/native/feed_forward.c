@@ -281,9 +281,11 @@ int folkmoot_feed_forward(const folkmoot_form *form, const folkmoot_group *group
             slices[next++] = (slice){groups[g].expert, groups[g].rows + j, groups[g].gates + j, n, 0, NULL};
         }
     }
-    if (threads < 1) threads = 1;
-    if (threads > FOLKMOOT_MOST_THREADS) threads = FOLKMOOT_MOST_THREADS;
-    const int status = run(&job, slices, count, threads);
+    int64_t weights = 0;
+    for (int64_t i = 0; i < count; i++) {
+        weights += 3 * form->intermediate * folkmoot_value_bytes(form->format, form->hidden) * (slices[i].n + 3) / 4;
+    }
+    const int status = run(&job, slices, count, folkmoot_worth(weights, threads));
     free(slices);
     return status;
 }

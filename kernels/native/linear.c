@@ -62,8 +62,7 @@ int folkmoot_linear(const folkmoot_matrix *w, int32_t format, int32_t bias_forma
     const folkmoot_backend *backend = folkmoot_current_backend();
     if (backend == NULL || format < 0 || format >= FOLKMOOT_FORMATS || x_format > FOLKMOOT_FLOAT16) return FOLKMOOT_NOT_HERE;
     if (n <= 0 || N <= 0) return FOLKMOOT_OK;
-    if (threads < 1) threads = 1;
-    if (threads > FOLKMOOT_MOST_THREADS) threads = FOLKMOOT_MOST_THREADS;
+    threads = folkmoot_worth(N * folkmoot_value_bytes(format, K) * (n + 3) / 4, threads);
     linear_job job = {.backend = backend, .w = w, .format = format, .bias_format = bias_format, .x_format = x_format};
     job.n = n, job.N = N, job.K = K, job.x = x, job.y = y;
     job.packed_step = backend->packed_bytes(format, K);

@@ -20,6 +20,18 @@ void folkmoot_parallel(void (*task)(void *context, folkmoot_team *team, int inde
 /* The most threads of one team. */
 enum { FOLKMOOT_MOST_THREADS = 64 };
 
+/* Bytes of weights for each thread: with less, waking it costs more than it brings. */
+#ifndef FOLKMOOT_WORTH_BYTES
+#define FOLKMOOT_WORTH_BYTES (128 << 10)
+#endif
+
+/* `threads` or fewer, for so many bytes of weights. */
+static inline int folkmoot_worth(int64_t bytes, int threads) {
+    const int64_t most = bytes / FOLKMOOT_WORTH_BYTES + 1;
+    const int fewer = most < threads ? (int)most : threads;
+    return fewer < 1 ? 1 : fewer > FOLKMOOT_MOST_THREADS ? FOLKMOOT_MOST_THREADS : fewer;
+}
+
 /* The next share begin..end of 0..size, each but the last a multiple of `grain`: large ones first, so that they are few,
  * small ones last, so that nobody waits long. Returns 0 when nothing is left. `taken` starts at 0. */
 int folkmoot_take(atomic_llong *taken, int64_t size, int64_t grain, const folkmoot_team *team, int64_t *begin, int64_t *end);
