@@ -235,7 +235,9 @@ def test_quantized_formats_are_named(
     tiny_checkpoint("mixtral", tmp_path)
     said = {"quantization_config": settings}
     edit(tmp_path / "config.json", lambda config: config.update({"text_config": said} if inner else said))
-    with pytest.raises(QuantizedSourceError, match=rf"in {method} .*cannot be read.*mxfp4 are read.*bfloat16"):
+    with pytest.raises(
+        QuantizedSourceError, match=rf"in {method} .*cannot be read.*mxfp4 are read.*bfloat16"
+    ):
         Checkpoint.open(tmp_path)
 
 
