@@ -16,20 +16,20 @@ import torch
 from .formats import ExpertSpec
 from .native_expert import FLOATS, address_of, form_struct
 from .native_library import GroupStruct, check, load
+from .native_rows import most_rows
 
 if TYPE_CHECKING:
     from .feed_forward import Group
 
-MOST_ROWS = {"float32": 8, "bfloat16": 12, "float16": 12}
-"""Rows of one group up to which the native kernels win; from there on torch's blocked product does. A quantized format has no
-such number, for torch would have to dequantize it first. Measured by `folkmoot-bench kernels`."""
-
 
 def runs(group: Group, hidden: torch.Tensor) -> bool:
     """Whether the native kernels should compute a group on rows of this type."""
-    spec = group.expert.spec
-    few = spec.format.quantized or group.rows.numel() <= MOST_ROWS[spec.dtype]
-    return few and hidden.dtype in FLOATS and load() is not None and group.expert.native is not None
+    return (
+        hidden.dtype in FLOATS
+        and group.rows.numel() <= most_rows(group.expert.spec.format, hidden.dtype)
+        and load() is not None
+        and group.expert.native is not None
+    )
 
 
 def add_feed_forward(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import FolkmootError
 
-ABI = 2
+ABI = 3
 _log = logging.getLogger(__name__)
 _NAMES = {"avx512": "AVX512-VNNI", "avx2": "AVX2-FMA", "neon": "NEON"}
 

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import torch
 
+from .formats import WeightFormat
 from .native_expert import FLOATS
 from .native_library import MatrixStruct, check, load
+from .native_rows import most_rows
 
-MOST_ROWS = 12
-"""Rows up to which the native kernels win. Measured by `folkmoot-bench kernels`."""
+_FORMATS = {
+    torch.float32: WeightFormat.FLOAT32,
+    torch.bfloat16: WeightFormat.BFLOAT16,
+    torch.float16: WeightFormat.FLOAT16,
+}
 
 
 def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
@@ -29,8 +34,8 @@ def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
     """
     outer, inner = weight.shape
     if (
-        rows.numel() > MOST_ROWS * inner
-        or rows.dtype not in FLOATS
+        rows.dtype not in _FORMATS
+        or rows.numel() > most_rows(_FORMATS[rows.dtype], rows.dtype) * inner
         or weight.dtype != rows.dtype
         or weight.stride(1) != 1
         or (bias is not None and (bias.dtype != rows.dtype or bias.stride(0) != 1))

@@ -4,6 +4,10 @@
 
 #include <string.h>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+
 static const folkmoot_backend *_Atomic forced;
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -49,6 +53,15 @@ int folkmoot_abi(void) { return FOLKMOOT_KERNELS_ABI; }
 const char *folkmoot_isa(void) {
     const folkmoot_backend *backend = folkmoot_current_backend();
     return backend == NULL ? NULL : backend->name;
+}
+
+int folkmoot_has_tiles(void) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1);
+#else
+    return 0;
+#endif
 }
 
 int folkmoot_force_isa(const char *name) {

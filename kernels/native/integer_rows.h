@@ -20,8 +20,9 @@ INLINE packed_row row_of(const folkmoot_inputs *x, int64_t j) {
     return (packed_row){(const int16_t *)data, scales, scales + padded / GROUP};
 }
 
-/* One block of one weight row with `count` rows of x. `scales` and `minima` are the block's. */
-INLINE void add_block(const int format, const char *values, const char *scales, const char *minima, int64_t block,
+/* One block of one weight row with `count` rows of x. `scales` and `minima` are the block's; `ahead` is where
+ * its values are in memory, for what comes after them. */
+INLINE void add_block(const int format, const char *values, const char *ahead, const char *scales, const char *minima, int64_t block,
                       const packed_row *x, floats *sums, const int count) {
     floats scale[MOST_IN_BLOCK];
     UNROLLED for (int j = 0; j < count; j++) {
@@ -35,6 +36,7 @@ INLINE void add_block(const int format, const char *values, const char *scales, 
     if (format == FOLKMOOT_INT4 || format == FOLKMOOT_MXFP4) {
         /* A vector holds four numbers in each int16, a group in each four lanes. */
         UNROLLED for (int v = 0; v < 4; v++) {
+            if (v * VECTOR % LINE == 0) prefetch_line(ahead + v * VECTOR);
             const ints packed = load_ints(values + v * VECTOR);
             ints weights[4];
             UNROLLED for (int part = 0; part < 4; part++) {
@@ -62,6 +64,7 @@ INLINE void add_block(const int format, const char *values, const char *scales, 
         UNROLLED for (int j = 0; j < count; j++) products[j] = no_ints();
         UNROLLED for (int part = 0; part < 16 / LANES; part++) {
             const int at = g * GROUP + part * 2 * LANES;
+            if (at % LINE == 0) prefetch_line(ahead + at);
             const ints weights = widen_int8(values + at);
             UNROLLED for (int j = 0; j < count; j++) {
                 products[j] = add_products(products[j], weights, load_ints(x[j].numbers + block * BLOCK + at));
@@ -88,10 +91,9 @@ INLINE void integer_row(const int format, const folkmoot_matrix *matrix, int64_t
     const int64_t whole = K / BLOCK;
     int64_t block = 0;
     for (; block < whole; block++) {
-        UNROLLED for (int line = 0; line < value_bytes; line += LINE) prefetch_line(values + line);
         if (scale_bytes) prefetch_line(scales);
         if (format == FOLKMOOT_INT4) prefetch_line(minima);
-        add_block(format, values, scales, minima, block, x, sums, count);
+        add_block(format, values, values, scales, minima, block, x, sums, count);
         values += value_bytes;
         if (scale_bytes) scales += scale_bytes;
         if (format == FOLKMOOT_INT4) minima += scale_bytes;
@@ -102,7 +104,7 @@ INLINE void integer_row(const int format, const folkmoot_matrix *matrix, int64_t
         memcpy(last, values, (size_t)folkmoot_value_bytes(format, rest));
         if (scale_bytes) memcpy(last_scales, scales, (size_t)(groups * (scale_bytes / LANES)));
         if (format == FOLKMOOT_INT4) memcpy(last_minima, minima, (size_t)(2 * groups));
-        add_block(format, last, last_scales, last_minima, block, x, sums, count);
+        add_block(format, last, values, last_scales, last_minima, block, x, sums, count);
     }
     const float channel = format == FOLKMOOT_INT8_CHANNEL ? ((const float *)matrix->scales)[row * matrix->scale_step] : 1.0f;
     UNROLLED for (int j = 0; j < count; j++) out[j] = channel * sum_of(add(sums[j], sums[count + j]));

@@ -17,6 +17,7 @@ from folkmoot.kernels import native_feed_forward, native_library, native_linear
 from folkmoot.kernels.expert import Expert
 from folkmoot.kernels.feed_forward import Group, feed_forward
 from folkmoot.kernels.formats import ExpertSpec, Layout
+from folkmoot.kernels.native_rows import FLOAT32, NARROW_WITH_TILES
 from folkmoot.tests.support.expert_oracle import random_bytes
 from folkmoot.tests.support.guarded_memory import guarded_tensor
 from folkmoot.tests.support.native_isas import available, forced, threads
@@ -37,6 +38,8 @@ def test_the_install_builds_the_kernels_where_it_can() -> None:
         assert "native" in native_library.describe()
         assert "avx2" in available()
         assert ("avx512" in available()) == processor_has("avx512_vnni")
+        library = native_library.load()
+        assert library is not None and bool(library.folkmoot_has_tiles()) == processor_has("amx_bf16")
 
 
 def test_without_the_library_torch_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +67,7 @@ def test_an_instruction_set_that_is_not_here_is_refused() -> None:
 @pytest.mark.parametrize("isa", available())
 @pytest.mark.parametrize("dtype", PRECISION)
 @given(
-    rows=st.integers(1, 12),
+    rows=st.integers(1, NARROW_WITH_TILES),
     inner=st.integers(1, 300),
     outer=st.integers(1, 150),
     bias=st.booleans(),
@@ -100,7 +103,7 @@ def test_linear_takes_any_leading_shape_and_rows_that_lie_apart(isa: str) -> Non
 
 def test_what_torch_does_better_or_alone_is_left_to_it() -> None:
     weight = torch.randn(8, 32)
-    assert native_linear.linear(torch.randn(native_linear.MOST_ROWS + 1, 32), weight, None) is None
+    assert native_linear.linear(torch.randn(FLOAT32 + 1, 32), weight, None) is None
     assert native_linear.linear(torch.randn(1, 32).double(), weight.double(), None) is None
     assert native_linear.linear(torch.randn(1, 32).half(), weight, None) is None
     assert native_linear.linear(torch.randn(1, 8), weight.T, None) is None

@@ -1,0 +1,43 @@
+"""Up to how many rows the native kernels are faster than torch: the one place where that is decided.
+
+Guarantees: the answer depends on nothing but the weights' format, the rows' type and the processor, so it never changes while a
+process lives. The numbers are measured by `folkmoot-bench kernels`.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from .formats import DTYPES, WeightFormat
+from .native_library import load
+
+ANY = 1 << 62
+"""There is no number of rows from which torch is faster."""
+FLOAT32 = 24
+NARROW, NARROW_WITH_TILES = 12, 6
+"""Weights and rows of the same type of 16 bits; a processor with matrix tiles (AMX) makes torch's product twice as fast."""
+MIXED = 64
+"""Float weights of another type than the rows: torch has to convert them first."""
+QUANTIZED: dict[WeightFormat, int] = {
+    WeightFormat.INT8: 128,
+    WeightFormat.INT8_CHANNEL: 128,
+    WeightFormat.FP8_BLOCK: 192,
+    WeightFormat.INT4: ANY,
+    WeightFormat.MXFP4: ANY,
+}
+"""Torch has to dequantize these first."""
+
+
+@functools.cache
+def most_rows(weights: WeightFormat, rows: torch.dtype) -> int:
+    """Rows that share one reading of the weights up to which the native kernels should compute."""
+    if weights.quantized:
+        return QUANTIZED[weights]
+    if DTYPES[weights] != rows:
+        return MIXED
+    if rows == torch.float32:
+        return FLOAT32
+    library = load()
+    return NARROW_WITH_TILES if library is not None and library.folkmoot_has_tiles() else NARROW
