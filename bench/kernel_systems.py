@@ -32,15 +32,17 @@ class Call:
 
     Attributes:
         first: The first expert.
-        count: How many.
+        experts: They themselves.
         rows: [R, H] bfloat16.
         gates: [R] float32.
+        groups: The same as the kernels take it.
     """
 
     first: int
-    count: int
+    experts: tuple[Expert, ...]
     rows: torch.Tensor
     gates: torch.Tensor
+    groups: tuple[Group, ...]
 
 
 Run = Callable[[Call], torch.Tensor]
@@ -70,21 +72,20 @@ class WorkingSet:
         for start in starts:
             buffer[start : start + data.size] = data
         experts = tuple(Expert.load(spec, buffer[start : start + data.size].data) for start in starts)
+        for expert in experts:
+            _ = expert.native  # what is found out once in an expert's life is no part of a call
         return cls(spec, experts, buffer)
 
-    def call(self, number: int, count: int, rows: torch.Tensor, gates: torch.Tensor) -> Call:
-        """The call of a number: each takes the `count` experts after those of the one before."""
+    def calls(self, count: int, rows: torch.Tensor, gates: torch.Tensor) -> list[Call]:
+        """Calls of `count` experts each, or fewer where they are large, that together take each once."""
         count = max(1, min(count, len(self.experts) // 2))
-        return Call(number % (len(self.experts) // count) * count, count, rows, gates)
-
-    def of(self, call: Call) -> tuple[Expert, ...]:
-        """The experts of a call."""
-        return self.experts[call.first : call.first + call.count]
-
-    def groups(self, call: Call) -> list[Group]:
-        """The same with all rows to each of them."""
-        rows = torch.arange(call.gates.numel())
-        return [Group(expert, rows, call.gates) for expert in self.of(call)]
+        every = torch.arange(rows.shape[0])
+        found = []
+        for first in range(0, len(self.experts) - count + 1, count):
+            experts = self.experts[first : first + count]
+            groups = tuple(Group(expert, every, gates) for expert in experts)
+            found.append(Call(first, experts, rows, gates, groups))
+        return found
 
 
 def _random_expert(spec: ExpertSpec) -> bytes:
@@ -119,16 +120,16 @@ def systems(work: WorkingSet, native: bool) -> dict[str, Run]:
     spec = work.spec
 
     def ours(call: Call) -> torch.Tensor:
-        return feed_forward(work.groups(call), call.rows)
+        return feed_forward(call.groups, call.rows)
 
     def natively(call: Call) -> torch.Tensor:
         output = torch.zeros(call.rows.shape)
-        add_feed_forward(spec, work.groups(call), call.rows, output)
+        add_feed_forward(spec, call.groups, call.rows, output)
         return output
 
     def by_torch(call: Call) -> torch.Tensor:
         output = torch.zeros(call.rows.shape)
-        for expert in work.of(call):
+        for expert in call.experts:
             output.addcmul_(expert_forward(expert, call.rows).float(), call.gates.unsqueeze(1))
         return output
 
@@ -138,18 +139,18 @@ def systems(work: WorkingSet, native: bool) -> dict[str, Run]:
     if spec.format.quantized:
         found["torch"] = by_torch
     else:
-        found["linear"] = plain_linear(work)
+        found["linear"] = plain_linear()
     if spec.format is WeightFormat.BFLOAT16:
         found["grouped_mm"] = grouped(work)
     return found
 
 
-def plain_linear(work: WorkingSet) -> Run:
+def plain_linear() -> Run:
     """Three calls of `F.linear` for each expert."""
 
     def run(call: Call) -> torch.Tensor:
         output = torch.zeros(call.rows.shape)
-        for expert in work.of(call):
+        for expert in call.experts:
             gate, up, down = (expert.weights[role] for role in ("gate", "up", "down"))
             inputs = call.rows.to(gate.dtype)
             inner = F.silu(F.linear(inputs, gate)) * F.linear(inputs, up)
@@ -166,7 +167,7 @@ def grouped(work: WorkingSet) -> Run:
     everything = torch.frombuffer(work.buffer, dtype=torch.bfloat16)
 
     def run(call: Call) -> torch.Tensor:
-        first, count, rows = call.first * step, call.count, call.rows
+        first, count, rows = call.first * step, len(call.experts), call.rows
         into, out = (count, spec.hidden, spec.intermediate), (count, spec.intermediate, spec.hidden)
         gate = everything.as_strided(into, (step, 1, spec.hidden), first)
         up = everything.as_strided(into, (step, 1, spec.hidden), first + size)

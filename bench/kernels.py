@@ -9,9 +9,10 @@ Letters: R rows, H hidden size, I intermediate size.
 
 from __future__ import annotations
 
+import mmap
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 
 from ..kernels import native_library
 from ..kernels.formats import WeightFormat
-from .kernel_systems import Run, WorkingSet, in_float64, make_spec, systems
+from .kernel_systems import Call, Run, WorkingSet, in_float64, make_spec, systems
 
 SHAPES: dict[str, tuple[int, int]] = {
     "olmoe": (2048, 1024),
@@ -84,7 +85,8 @@ def measure(quick: bool = False) -> dict[str, Any]:
     shapes = {"tiny": (128, 64)} if quick else SHAPES
     counts = (1, 4, 16) if quick else ROWS
     size, cell_s = (1 << 22, 0.001) if quick else (WORKING_SET_BYTES, CELL_S)
-    memory = np.zeros(size, np.uint8)
+    # As a node has them, whose experts are mapped files: pages are small unless the system says otherwise.
+    memory = np.frombuffer(mmap.mmap(-1, size), np.uint8)
     reads: dict[int, list[float]] = {threads: [] for threads in THREADS}
     rows: list[Row] = []
     for name, shape in shapes.items():
@@ -108,10 +110,10 @@ def _measure_form(name: str, work: WorkingSet, counts: Iterable[int], cell_s: fl
             torch.set_num_threads(threads)
             for count in counts:
                 few = count <= FEW_ROWS and backend != "torch"
-                experts = min(MOST_EXPERTS, max(1, len(work.experts) // 2)) if few else 1
-                calls = _Calls(run, work, experts, inputs[:count])
-                seconds = lower_quartile(measured(calls, cell_s)) / experts
-                error = relative_error(calls.answer[:CHECKED_ROWS], want[:count])
+                gates = torch.ones(count)
+                calls = _Calls(run, work.calls(MOST_EXPERTS if few else 1, inputs[:count], gates))
+                seconds = lower_quartile(measured(calls, cell_s)) / calls.experts
+                error = relative_error(calls.answer[:CHECKED_ROWS] / calls.experts, want[:count])
                 found.append(
                     {
                         "shape": name,
@@ -131,13 +133,12 @@ def _measure_form(name: str, work: WorkingSet, counts: Iterable[int], cell_s: fl
 class _Calls:
     """Calls of one way that take turns through the working set; keeps the last answer, which is each one's."""
 
-    def __init__(self, run: Run, work: WorkingSet, experts: int, rows: torch.Tensor) -> None:
-        self.run, self.work, self.experts, self.rows = run, work, experts, rows
-        self.gates = torch.full((rows.shape[0],), 1 / experts)
-        self.answer = rows
+    def __init__(self, run: Run, calls: Sequence[Call]) -> None:
+        self.run, self.calls, self.experts = run, calls, len(calls[0].experts)
+        self.answer = calls[0].rows
 
     def __call__(self, number: int) -> None:
-        self.answer = self.run(self.work.call(number, self.experts, self.rows, self.gates))
+        self.answer = self.run(self.calls[number % len(self.calls)])
 
 
 def _report(rows: list[Row], seconds_per_byte: dict[int, float]) -> dict[str, Any]:

@@ -45,13 +45,15 @@ def feed_forward(groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
         [R, H] float32; rows that no group names are zero.
     """
     output = torch.zeros(hidden.shape, dtype=torch.float32)  # [R, H]
-    groups = [group for group in groups if group.rows.numel()]
-    native = [group for group in groups if native_feed_forward.runs(group, hidden)]
+    native: list[Group] = []
+    others: list[Group] = []
+    for group in groups:
+        if group.rows.numel():
+            (native if native_feed_forward.runs(group, hidden) else others).append(group)
     if native:
         native_feed_forward.add_feed_forward(native[0].expert.spec, native, hidden.contiguous(), output)
-        groups = [group for group in groups if not native_feed_forward.runs(group, hidden)]
     only_row = hidden.shape[0] == 1
-    for group in groups:
+    for group in others:
         rows = hidden if only_row else hidden.index_select(0, group.rows)  # [n, H]
         answer = expert_forward(group.expert, rows).float()  # [n, H]
         if only_row:

@@ -6,6 +6,7 @@ Guarantees: a struct made here points into the expert's tensors and is valid for
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,6 +41,7 @@ ACTIVATIONS: dict[Activation, int] = {
 _BY_ROWS, _BY_COLUMNS, _INTERLEAVED_COLUMNS = 0, 1, 2
 
 
+@functools.lru_cache
 def form_struct(spec: ExpertSpec) -> FormStruct:
     """What all experts of a spec have in common."""
     layout = {Layout.FUSED_TRANSPOSED: _BY_COLUMNS, Layout.INTERLEAVED_BIASED: _INTERLEAVED_COLUMNS}
