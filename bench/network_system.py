@@ -43,12 +43,22 @@ def measure(
     with LocalNetwork(prepared, NODES, state) as network, httpx.Client(timeout=TIMEOUT_S) as http:
         network.open()
         with FolkmootClient(network.api_url) as client:
-            network.wait_until_covered(client, lambda _: None)
+            model = network.wait_until_covered(client, lambda _: None)["model"]
 
         def arrivals(prompt: Sequence[int], tokens: int) -> list[float]:
-            request = {"prompt": list(prompt), "max_tokens": tokens, "temperature": 0, "stream": True}
+            request = {
+                "model": model,
+                "prompt": list(prompt),
+                "max_tokens": tokens,
+                "temperature": 0,
+                "stream": True,
+            }
             times = []
             with http.stream("POST", f"{network.api_url}/v1/completions", json=request) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise ShortAnswerError(
+                        f"the network answered {response.status_code}: {response.read()!r}"
+                    )
                 for line in response.iter_lines():
                     if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["text"]:
                         times.append(time.perf_counter())

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy
 import torch
 
 from ..errors import WireError
@@ -22,8 +21,8 @@ from ..kernels.formats import DTYPES
 from ..models.manifest import Manifest, ManifestError
 from ..protos.codec import TensorError, decode_tensor, raw_bytes, wire_dtype
 from ..protos.folkmoot.v1 import link_pb2
-from ..protos.limits import MAX_PAIRS_PER_FRAME
-from ..trust.statements import routing_digest, tensor_digest
+from ..trust.statements import tensor_digest
+from .routing import RoutingError, RoutingReader
 from .shelf import Shelf
 
 Reason = link_pb2.Refusal.Reason
@@ -76,6 +75,7 @@ class FrameReader:
             )
         self._manifest = manifest
         self._shelf = shelf
+        self._routings = RoutingReader()
         self._dtype = DTYPES[manifest.dtype]
         self._wire_dtype = wire_dtype(self._dtype)
         self._hidden = manifest.hidden
@@ -101,54 +101,18 @@ class FrameReader:
                 max_bytes=self._hidden_bytes,
                 what="hidden",
             )  # [R, H]
-            experts = _pairs(frame, "experts", torch.int32).numpy()  # [P]
-            rows = _pairs(frame, "rows", torch.int32).numpy()  # [P]
-            gates = _pairs(frame, "gates", torch.float32)  # [P]
-        except TensorError as error:
+            routing = self._routings.read(frame, hidden.shape[0])
+        except (TensorError, RoutingError) as error:
             raise malformed(error.message) from error
-        self._check(hidden, experts, rows, gates.numpy())
-        starts = numpy.flatnonzero(experts[1:] != experts[:-1]) + 1  # where the next expert's pairs begin
-        numbers = experts[numpy.concatenate(([0], starts))].tolist()
         held = self._shelf.layer(frame.layer)
-        if not all(number in held for number in numbers):
-            raise _absent(frame.layer, numbers, known, held)
-        index = torch.from_numpy(rows.astype(numpy.int64))
-        cuts = starts.tolist()
-        parts = zip(numbers, index.tensor_split(cuts), gates.tensor_split(cuts), strict=True)
+        if not all(number in held for number, _, _ in routing.parts):
+            raise _absent(frame.layer, [number for number, _, _ in routing.parts], known, held)
         return Work(
             hidden=hidden,
-            groups=[Group(held[number], part_rows, part_gates) for number, part_rows, part_gates in parts],
-            routing=routing_digest(experts.data, rows.data, raw_bytes(gates)),
+            groups=[Group(held[number], rows, gates) for number, rows, gates in routing.parts],
+            routing=routing.digest,
             input=tensor_digest(self._wire_dtype, hidden.shape, raw_bytes(hidden)),
         )
-
-    def _check(
-        self,
-        hidden: torch.Tensor,
-        experts: numpy.ndarray[tuple[int], numpy.dtype[numpy.int32]],
-        rows: numpy.ndarray[tuple[int], numpy.dtype[numpy.int32]],
-        gates: numpy.ndarray[tuple[int], numpy.dtype[numpy.float32]],
-    ) -> None:
-        count = hidden.shape[0]
-        if not count or not experts.size:
-            raise malformed(f"a frame of {count} rows and {experts.size} pairs is empty")
-        if not experts.size == rows.size == gates.size:
-            raise malformed(
-                f"{experts.size} experts, {rows.size} rows and {gates.size} gates do not make pairs"
-            )
-        if rows.view(numpy.uint32).max() >= count:  # as unsigned, a negative row is a very large one
-            raise malformed(f"a pair names row {rows.max()} or {rows.min()} of {count}")
-        order = experts.astype(numpy.int64) * count + rows
-        if not (order[1:] > order[:-1]).all():
-            raise malformed("the pairs are not strictly increasing by expert, then row")
-        if not numpy.isfinite(gates).all():
-            raise malformed("a gate is not finite")
-
-
-def _pairs(frame: link_pb2.Frame, field: str, dtype: torch.dtype) -> torch.Tensor:
-    return decode_tensor(
-        getattr(frame, field), dtype=dtype, shape=(None,), max_bytes=4 * MAX_PAIRS_PER_FRAME, what=field
-    )
 
 
 def _absent(

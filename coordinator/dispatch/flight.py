@@ -25,10 +25,11 @@ from ...ids import short
 from ...models.pool import StepTally
 from ...protos.codec import encode_tensor, raw_bytes, wire_dtype
 from ...protos.folkmoot.v1 import link_pb2
-from ...trust.statements import TaskStatement, routing_digest, tensor_digest
+from ...trust.statements import TaskStatement, tensor_digest
 from .acceptance import Expected, accept, reason_of
 from .host import Ending, Failure, Host, SentFrame
-from .plan import Pairs, PlannedFrame, plan
+from .pairs import Pairs
+from .plan import PlannedFrame, plan
 
 if TYPE_CHECKING:
     from .network_experts import NetworkExperts
@@ -70,8 +71,7 @@ class Part:
     def state(self) -> None:
         """Makes the digests that the answer will be checked against."""
         if not self.input:
-            pairs = self.planned.pairs
-            self.routing = routing_digest(pairs.experts.data, self.planned.local_rows.data, pairs.gates.data)
+            self.routing = self.planned.local.digest
             self.input = tensor_digest(
                 wire_dtype(self.hidden.dtype), self.hidden.shape, raw_bytes(self.hidden)
             )
@@ -273,11 +273,9 @@ class Flight:
         hidden = self._hidden if whole else self._hidden.index_select(0, torch.from_numpy(planned.rows))
         message = link_pb2.CoordinatorMessage()
         wire = message.frame
+        wire.CopyFrom(planned.local.message)
         wire.layer = self._layer
         wire.hidden.CopyFrom(encode_tensor(hidden))
-        wire.experts.CopyFrom(encode_tensor(torch.from_numpy(planned.pairs.experts)))
-        wire.rows.CopyFrom(encode_tensor(torch.from_numpy(planned.local_rows)))
-        wire.gates.CopyFrom(encode_tensor(torch.from_numpy(planned.pairs.gates)))
         deadline_s = host.deadline_s(len(planned.rows))
         wire.deadline_ms = ceil(deadline_s * 1000)
         frame = SentFrame(message, len(planned.rows), planned.work, deadline_s, self._on_end)

@@ -21,7 +21,8 @@ from .counters import DispatchCounters
 from .directory import Directory
 from .flight import Flight
 from .host import Host, SentFrame
-from .plan import FrameCaps, Pairs
+from .pairs import PairsMemory
+from .plan import FrameCaps
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class NetworkExperts:
         rows = min(settings.max_rows_per_frame, rows_per_frame(manifest.hidden))
         self.caps = FrameCaps(rows=rows, pairs=MAX_PAIRS_PER_FRAME)
         self._loop = loop
+        self._routings = PairsMemory()
 
     def submit(
         self,
@@ -81,7 +83,9 @@ class NetworkExperts:
         tally: StepTally,
     ) -> Flight:
         """Starts one layer's expert call; see `ExpertPool.submit`."""
-        pairs = Pairs.of(expert_ids.numpy(), gates.detach().float().numpy()) if expert_ids.numel() else None
+        pairs = None
+        if expert_ids.numel():
+            pairs = self._routings.pairs(expert_ids.numpy(), gates.detach().float().numpy())
         flight = Flight(self, layer, hidden.detach(), tally)
         if pairs is not None:
             flight.launch(pairs)

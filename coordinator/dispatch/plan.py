@@ -13,53 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from .choice import HostEstimate, choose, expert_work
-
-Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
-Float32s = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Rows and the experts that they go through, in canonical order.
-
-    Attributes:
-        experts: [P] index of the expert in its layer.
-        rows: [P] row of the step.
-        gates: [P] what the expert's output is multiplied by.
-    """
-
-    experts: Int32s
-    rows: Int32s
-    gates: Float32s
-
-    @classmethod
-    def of(cls, expert_ids: Int64s, gates: Float32s) -> Pairs:
-        """Orders what a router chose: both [T, K]; a row has no expert twice."""
-        experts = expert_ids.astype(np.int32).ravel()
-        order = np.argsort(experts, kind="stable")
-        return cls(experts[order], (order // expert_ids.shape[1]).astype(np.int32), gates.ravel()[order])
-
-    @classmethod
-    def join(cls, parts: Sequence[Pairs]) -> Pairs:
-        """All pairs of several, in canonical order again."""
-        if len(parts) == 1:
-            return parts[0]
-        experts = np.concatenate([part.experts for part in parts])
-        rows = np.concatenate([part.rows for part in parts])
-        order = np.lexsort((rows, experts))
-        gates = np.concatenate([part.gates for part in parts])
-        return cls(experts[order], rows[order], gates[order])
-
-    def __len__(self) -> int:
-        return len(self.experts)
-
-    def take(self, which: npt.NDArray[np.bool_]) -> Pairs:
-        """Some of the pairs, chosen by a mask."""
-        return Pairs(self.experts[which], self.rows[which], self.gates[which])
+from .pairs import Int64s, Pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +26,14 @@ class PlannedFrame:
         host: Index of the host.
         pairs: Its pairs, with rows of the step.
         rows: [R] rows of the step that it carries, ascending.
-        local_rows: [P] each pair's row as an index into `rows`: what goes on the wire.
+        local: The same pairs with rows as indices into `rows`: what goes on the wire.
         work: What computing it costs, in bytes of weights read.
     """
 
     host: int
     pairs: Pairs
     rows: Int64s
-    local_rows: Int32s
+    local: Pairs
     work: float
 
 
@@ -117,9 +73,7 @@ def plan(
         frame_cost_s: What one more frame costs the coordinator.
         turn: Which host goes first among equals.
     """
-    counts = np.bincount(pairs.experts, minlength=len(holders))
-    active = np.flatnonzero(counts)
-    experts, rows_of = active.tolist(), counts[active].tolist()
+    experts, rows_of = pairs.loads
     orphaned = [expert for expert in experts if not holders[expert]]
     orphans: Pairs | None = None
     if orphaned:
@@ -147,9 +101,7 @@ def plan(
 
 def _frames(host: int, pairs: Pairs, work: float, caps: FrameCaps) -> list[PlannedFrame]:
     """One host's pairs as one frame, or as several when there are too many rows or pairs for one."""
-    seen = np.zeros(int(pairs.rows.max()) + 1, np.bool_)
-    seen[pairs.rows] = True
-    rows = np.flatnonzero(seen)
+    rows, local = pairs.compact
     if len(rows) > caps.rows or (len(pairs) > caps.pairs and len(rows) > 1):
         at_most = min(caps.rows, -(-len(rows) * caps.pairs // len(pairs)), -(-len(rows) // 2))
         frames: list[PlannedFrame] = []
@@ -158,5 +110,4 @@ def _frames(host: int, pairs: Pairs, work: float, caps: FrameCaps) -> list[Plann
             part = pairs.take((pairs.rows >= first) & (pairs.rows <= last))
             frames += _frames(host, part, work * len(part) / len(pairs), caps)
         return frames
-    local = pairs.rows if len(rows) == len(seen) else (np.cumsum(seen, dtype=np.int32) - 1)[pairs.rows]
     return [PlannedFrame(host, pairs, rows, local, work)]

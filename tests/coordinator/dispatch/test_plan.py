@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folkmoot.coordinator.dispatch.choice import HostEstimate
-from folkmoot.coordinator.dispatch.plan import FrameCaps, Pairs, Plan, plan
+from folkmoot.coordinator.dispatch.pairs import Pairs
+from folkmoot.coordinator.dispatch.plan import FrameCaps, Plan, plan
 
 CAPS = FrameCaps(rows=1024, pairs=1 << 17)
 SPEED = 1 / 12e9
@@ -67,10 +68,10 @@ def test_each_pair_is_planned_once_and_on_a_holder(
         assert order == sorted(set(order))
         assert 1 <= len(frame.rows) <= max_rows
         assert len(order) <= max_pairs or len(frame.rows) == 1
-        assert frame.rows[frame.local_rows].tolist() == frame.pairs.rows.tolist()
+        assert frame.rows[frame.local.rows].tolist() == frame.pairs.rows.tolist()
         assert set(frame.pairs.rows.tolist()) == set(frame.rows.tolist())
         assert frame.rows.tolist() == sorted(frame.rows.tolist())
-        assert frame.pairs.experts.dtype == frame.local_rows.dtype == np.int32
+        assert frame.pairs.experts.dtype == frame.local.rows.dtype == np.int32
         assert frame.pairs.gates.dtype == np.float32
         assert frame.work > 0
         for expert, _ in order:
