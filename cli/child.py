@@ -6,6 +6,7 @@ reaches only its parent, which ends it; it ends itself when its parent dies of a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -54,6 +55,12 @@ class Child:
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
+
+    def stay_on(self, cores: set[int]) -> None:
+        """Keeps all threads that it has now, and those that they start, on these processor cores. Linux only."""
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+                os.sched_setaffinity(int(task.name), cores)
 
     def tell(self, line: str) -> None:
         """Writes one line to its standard input, and closes that."""

@@ -7,6 +7,7 @@ that ends; a second demo prepares and downloads nothing.
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import sys
@@ -61,6 +62,8 @@ def demo(
         network.open()
         with FolkmootClient(network.api_url) as client:
             network.wait_until_covered(client, CoverageNotice(began))
+            if _layers_stay_together(folder):
+                network.keep_apart()
             say(f"asking: {prompt}")
             answer, text = _ask(client, prompt, sys.stderr if as_json else sys.stdout)
             after = client.network()
@@ -70,6 +73,11 @@ def demo(
             _summarise(answer, after, time.monotonic() - began)
         if serve:
             _keep_up(network, as_json)
+
+
+def _layers_stay_together(folder: Path) -> bool:
+    """Whether each layer's experts sit on one node, so that nodes work one after another: so it is with sliced models."""
+    return bool(json.loads((folder / PREPARED_MARK).read_bytes())["sliced"])
 
 
 def prepared_folder(model: Path | None) -> Path:

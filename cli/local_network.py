@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,22 @@ class LocalNetwork:
             f"not every expert had a host after {COVERAGE_TIMEOUT_S:.0f} s",
             advice=f"see the logs in {self._state / 'logs'}",
         )
+
+    def keep_apart(self) -> None:
+        """Gives the coordinator a processor core of its own, and the nodes the others.
+
+        Where one node at a time works on a token, this costs nothing and keeps the coordinator's caches warm: a step of a
+        small model is many short pieces of work, and each piece that starts in a cold cache takes thrice as long.
+        """
+        if self._coordinator is None or not hasattr(os, "sched_getaffinity"):
+            return
+        cores = os.sched_getaffinity(0)
+        if len(cores) < 2:
+            return
+        own = {min(cores)}
+        self._coordinator.stay_on(own)
+        for node in self._nodes:
+            node.stay_on(cores - own)
 
     def check(self) -> None:
         """Raises ChildEndedError when a process has ended."""
