@@ -65,11 +65,13 @@ class RunningHub:
         self.calls: list[asyncio.Task[torch.Tensor]] = []
 
     async def join(self, fault: Fault | None = None, **options: Any) -> ScriptedNode:
-        """Starts a scripted node and waits until the hub knows that it is attached."""
+        """Starts a scripted node and waits until the hub knows that it is attached, or has attached it and cut it off."""
         node = ScriptedNode(self.hub.invite, self.model, fault=fault, **options)
         self.nodes.append(node)
         await node.join()
-        await self.until(lambda: self.seen(node).state.value not in ("lost", "quarantined"))
+        await self.until(
+            lambda: node.closing is not None or self.seen(node).state.value not in ("lost", "quarantined")
+        )
         return node
 
     async def join_ready(self, *faults: Fault | None, **options: Any) -> list[ScriptedNode]:
