@@ -20,7 +20,8 @@ from ..protos.folkmoot.v1 import link_pb2
 from ..protos.limits import MAX_PAIRS_PER_FRAME
 from ..trust.statements import routing_digest
 
-REMEMBERED, MOST_PAIRS_REMEMBERED = 64, 256
+REMEMBERED, MOST_BYTES_REMEMBERED = 64, 4096
+"""How many routings are remembered, and how large one may be on the wire, fields that nobody knows included."""
 
 Int32s = numpy.ndarray[tuple[int], numpy.dtype[numpy.int32]]
 Float32s = numpy.ndarray[tuple[int], numpy.dtype[numpy.float32]]
@@ -57,7 +58,8 @@ class RoutingReader:
             TensorError: a tensor of the pairs has a wrong dtype, shape or length.
             RoutingError: the pairs break the contract.
         """
-        if len(frame.experts.data) > 4 * MOST_PAIRS_REMEMBERED:
+        size = frame.experts.ByteSize() + frame.rows.ByteSize() + frame.gates.ByteSize()
+        if size > MOST_BYTES_REMEMBERED:
             return _checked(frame, count)
         key = (
             count,
