@@ -17,16 +17,22 @@ def measure(
     prepared: Path, prompts: Sequence[Sequence[int]], stream_counts: Sequence[int], new_tokens: int
 ) -> list[Row]:
     """Greedy generation of `new_tokens` for the first n prompts at once, for each n of `stream_counts`."""
+    import torch
+
     from ..coordinator.engine.engine import Engine
     from ..coordinator.engine.generation import Generation
     from ..coordinator.engine.requests import SamplingParams
     from ..coordinator.engine.settings import EngineSettings
+    from ..kernels.threads import set_native_threads
     from ..models.local import LocalExperts
     from ..models.prepared import PreparedModel
     from ..models.trunk import Trunk
 
     model = PreparedModel.open(prepared)
-    engine = Engine(Trunk.load(model), LocalExperts(model), model.tokenizer(), EngineSettings(), lambda: True)
+    threads = torch.get_num_threads()
+    set_native_threads(threads)
+    trunk = Trunk.load(model, threads=threads)
+    engine = Engine(trunk, LocalExperts(model), model.tokenizer(), EngineSettings(), lambda: True)
     engine.start()
 
     def arrivals(generation: Generation) -> list[float]:

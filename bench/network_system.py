@@ -1,6 +1,6 @@
 """Measures a network of two nodes as a user sees it: real processes, TLS, signatures, tokens over HTTP.
 
-Guarantees: a coordinator and two nodes of one thread each, started as `folkmoot demo` starts them; times are taken where the
+Guarantees: a coordinator and two nodes, started as `folkmoot demo` starts them; times are taken where the
 streamed tokens arrive; a stream that brings another number of tokens than was asked for is an error.
 """
 

@@ -58,11 +58,13 @@ def demo(
         folder = prepared_folder(model)
     began = time.monotonic()
     say(f"starting a coordinator and {nodes} nodes on this machine")
-    with LocalNetwork(folder, nodes, state, api_port=_stable_port() if serve else 0) as network:
+    apart = _layers_stay_together(folder)
+    port = _stable_port() if serve else 0
+    with LocalNetwork(folder, nodes, state, api_port=port, threads=1 if apart else 0) as network:
         network.open()
         with FolkmootClient(network.api_url) as client:
             network.wait_until_covered(client, CoverageNotice(began))
-            if _layers_stay_together(folder):
+            if apart:
                 network.keep_apart()
             say(f"asking: {prompt}")
             answer, text = _ask(client, prompt, sys.stderr if as_json else sys.stdout)

@@ -43,11 +43,13 @@ class LocalNetwork:
         api_url: Where its API listens, once `open` has returned.
     """
 
-    def __init__(self, model: Path, nodes: int, state: Path, *, api_port: int = 0) -> None:
+    def __init__(self, model: Path, nodes: int, state: Path, *, api_port: int = 0, threads: int = 0) -> None:
+        """`threads` of the coordinator: as many as there are cores when 0. Each node has one."""
         self._model = model
         self._count = nodes
         self._state = state
         self._api_port = api_port
+        self._threads = threads or len(_cores())
         self._nodes: list[Child] = []
         self._coordinator: Child | None = None
         self._lock_file: BinaryIO | None = None
@@ -71,8 +73,11 @@ class LocalNetwork:
             "--state",
             str(self._state / "coordinator"),
         ]
-        serve += ["--host", "127.0.0.1", "--port", "0", "--threads", "1", "--api-port", str(self._api_port)]
-        self._coordinator = Child("the coordinator", serve, logs / "coordinator.log")
+        serve += ["--host", "127.0.0.1", "--port", "0", "--api-port", str(self._api_port)]
+        serve += ["--threads", str(self._threads)]
+        # OpenMP's threads would go on spinning for a while after each piece of work, on cores that the nodes need.
+        calm = {"OMP_WAIT_POLICY": "PASSIVE"}
+        self._coordinator = Child("the coordinator", serve, logs / "coordinator.log", calm)
         for number in range(1, self._count + 1):
             name = f"node-{number}"
             join = ["node", "join", "-", "--threads", "1", "--name", name, "--state", str(self._state / name)]
@@ -110,10 +115,8 @@ class LocalNetwork:
         Where one node at a time works on a token, this costs nothing and keeps the coordinator's caches warm: a step of a
         small model is many short pieces of work, and each piece that starts in a cold cache takes thrice as long.
         """
-        if self._coordinator is None or not hasattr(os, "sched_getaffinity"):
-            return
-        cores = os.sched_getaffinity(0)
-        if len(cores) < 2:
+        cores = _cores()
+        if self._coordinator is None or len(cores) < 2 or not hasattr(os, "sched_getaffinity"):
             return
         own = {min(cores)}
         self._coordinator.stay_on(own)
@@ -194,3 +197,10 @@ class LocalNetwork:
     def _replicated(self, network: dict[str, Any]) -> bool:
         coverage = network["coverage"]
         return self._count == 1 or coverage["replicated"] == coverage["experts"]
+
+
+def _cores() -> set[int]:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))

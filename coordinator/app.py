@@ -15,6 +15,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from ..errors import TrustError
+from ..kernels.threads import set_native_threads
 from ..models.prepared import PreparedModel
 from ..models.trunk import Trunk
 from ..trust.keys import Identity, SignatureError, VerifyingKey, WeakKeyError
@@ -90,7 +91,8 @@ class Coordinator:
         if prepared is None or hub is None or http is None or self._identity is None:
             raise NotStartedError("open comes before serve")
         log.info("loading the trunk of %s", prepared.name)
-        trunk = await asyncio.to_thread(Trunk.load, prepared)
+        threads = self.settings.threads or torch.get_num_threads()
+        trunk = await asyncio.to_thread(Trunk.load, prepared, threads=threads)
         tokenizer = await asyncio.to_thread(prepared.tokenizer)
         pool = NetworkExperts(
             asyncio.get_running_loop(),
@@ -208,6 +210,7 @@ async def run(settings: CoordinatorSettings, announce: Callable[[Coordinator], N
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    set_native_threads(torch.get_num_threads())
     coordinator = Coordinator(settings)
     try:
         await coordinator.open()

@@ -17,6 +17,7 @@ from .formats import ExpertSpec
 from .native_expert import FLOATS, address_of, form_struct
 from .native_library import GroupStruct, check, load
 from .native_rows import most_rows
+from .threads import native_threads
 
 if TYPE_CHECKING:
     from .feed_forward import Group
@@ -71,6 +72,6 @@ def add_feed_forward(
             FLOATS[hidden.dtype],
             hidden.shape[0],
             output.data_ptr(),
-            torch.get_num_threads(),
+            native_threads(),
         )
     )

@@ -13,6 +13,7 @@ from .formats import WeightFormat
 from .native_expert import FLOATS
 from .native_library import MatrixStruct, check, load
 from .native_rows import most_rows
+from .threads import native_threads
 
 _FORMATS = {
     torch.float32: WeightFormat.FLOAT32,
@@ -67,7 +68,7 @@ def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
             form,
             rows.numel() // inner,
             output.data_ptr(),
-            torch.get_num_threads(),
+            native_threads(),
         )
     )
     return output

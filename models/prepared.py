@@ -27,6 +27,7 @@ from ..ids import ExpertKey
 from ..kernels.formats import WeightFormat
 from ..kernels.matrix import Matrix
 from ..kernels.quantize import dequantize
+from ..kernels.weight_memory import empty_weights
 from .manifest import MAX_MANIFEST_BYTES, Manifest
 from .published_forms import FP8, SCALE_INV
 from .source_table import SOURCE, SourceTable
@@ -181,7 +182,7 @@ class PreparedModel:
     def _stored_trunk_tensor(self, name: str) -> torch.Tensor:
         location = self._source.trunk[name]
         path = self._source.trunk_folder / location.file
-        flat = torch.empty(location.numel, dtype=DTYPES_BY_CODE[location.dtype])
+        flat = empty_weights(location.numel, DTYPES_BY_CODE[location.dtype])
         view = flat.view(torch.uint8).numpy().data
         try:
             with path.open("rb", buffering=0) as stream:

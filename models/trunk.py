@@ -26,6 +26,9 @@ from .step import Step, running
 from .trunk_loading import TrunkLoadError, load_modules
 from .trunk_spec import StepAttention, TrunkSpec
 
+FEW_ROWS, SHORT_SEQUENCE = 8, 2048
+"""Up to so many tokens of a step, none further on in its sequence, torch has nothing to do that is worth waking a thread for."""
+
 
 class IncompleteStepError(FolkmootError):
     """A step ended without an answer from the experts of every MoE layer."""
@@ -38,8 +41,11 @@ class Trunk:
         spec: Its sizes, which an engine plans by.
     """
 
-    def __init__(self, adapter: FamilyAdapter, config: Config, model: Any, spec: TrunkSpec) -> None:
+    def __init__(
+        self, adapter: FamilyAdapter, config: Config, model: Any, spec: TrunkSpec, threads: int = 0
+    ) -> None:
         self.spec = spec
+        self._threads = threads
         self._embed = model.model.embed_tokens
         self._rotary = model.model.rotary_emb
         self._layers = list(model.model.layers)
@@ -49,12 +55,14 @@ class Trunk:
         self._divisor = _field(config, adapter.logits_divisor)
 
     @classmethod
-    def load(cls, prepared: PreparedModel, *, dtype: torch.dtype | None = None) -> Trunk:
+    def load(cls, prepared: PreparedModel, *, dtype: torch.dtype | None = None, threads: int = 0) -> Trunk:
         """Loads the trunk of a prepared model.
 
         Args:
             prepared: The model.
             dtype: What to compute in; as the manifest says when None.
+            threads: How many torch uses in steps of many tokens; 0 leaves it alone. What the native kernels use is
+                set by `set_native_threads`.
 
         Raises:
             UnsupportedModelError: when the family is not supported.
@@ -85,7 +93,7 @@ class Trunk:
             eos_ids=_eos_ids(prepared, config),
             dtype=dtype,
         )
-        return cls(adapter, config, model, spec)
+        return cls(adapter, config, model, spec, threads)
 
     @torch.inference_mode()
     def forward(
@@ -114,6 +122,9 @@ class Trunk:
             UnavailableError: from the pool.
             IncompleteStepError: when some MoE layer was not answered by the pool.
         """
+        if self._threads:
+            few = len(input_ids) <= FEW_ROWS and int(positions.max()) < SHORT_SEQUENCE
+            torch.set_num_threads(1 if few else self._threads)  # of this thread alone; costs nothing
         answered = tally.layers
         with running(Step(positions, attention, pool, tally)):
             hidden = self._embed(input_ids)[None]  # [1, T, H]

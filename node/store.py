@@ -1,8 +1,8 @@
 """Experts on the contributor's disk, by the SHA-256 of their bytes.
 
-Guarantees: an expert leaves the store only mapped read-only, after all of the mapped bytes were hashed and found right; a
-file that does not hash right is removed; a file under an expert's name was once complete; a download that was torn goes
-on where it stopped; `make_room` never removes what it is told to keep. Methods may be called from any thread, but not two at once for one digest.
+Guarantees: an expert leaves the store only in memory, after all of its bytes there were hashed and found right; a file that
+does not hash right is removed; a file under an expert's name was once complete; a download that was torn goes on where it
+stopped; `make_room` never removes what it is told to keep. Methods may be called from any thread, but not two at once for one digest.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import mmap
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from ..errors import ModelError
 from ..kernels.expert import Expert
 from ..kernels.formats import ExpertSpec
+from ..kernels.weight_memory import weight_memory, worth_huge_pages
 from . import disk
 from .disk import disk_errors
 from .limits import format_bytes
@@ -25,7 +27,7 @@ from .limits import format_bytes
 log = logging.getLogger(__name__)
 
 _PARTIAL = ".partial"
-_HASH_BYTES = 4 << 20
+_PIECE_BYTES = 4 << 20
 
 
 class DamagedExpertError(ModelError):
@@ -110,7 +112,10 @@ class ExpertStore:
         return Partial(path.with_name(path.name + _PARTIAL), path, size)
 
     def load(self, digest: str, spec: ExpertSpec) -> Expert:
-        """Maps an expert and hashes what was mapped, which also brings it into memory.
+        """Brings an expert into memory and hashes it there.
+
+        It is read into huge pages, from which it is computed a fifth faster; one that fills none, or for which no memory is
+        free, is mapped from its file.
 
         Raises:
             DamagedExpertError: when the file is missing or has the wrong bytes; it is removed.
@@ -119,16 +124,15 @@ class ExpertStore:
         path = self._path(digest)
         with disk_errors(path):
             try:
-                with path.open("rb") as file:
-                    size = os.fstat(file.fileno()).st_size
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
+                with path.open("rb", buffering=0) as file:
+                    data = _brought_in(file, spec.expert_bytes)
                 os.utime(path)
             except FileNotFoundError:
                 raise DamagedExpertError(f"the expert file {path} is missing") from None
-        if mapped is None or size != spec.expert_bytes or _sha256(mapped) != digest:
+        if data is None or _sha256(data) != digest:
             path.unlink(missing_ok=True)
             raise DamagedExpertError(f"the expert file {path} does not hold the bytes of its name")
-        return Expert.load(spec, mapped)
+        return Expert.load(spec, data)
 
     def make_room(self, needed: int, limit: int, keep: Collection[str]) -> int:
         """Removes files, the longest unused first, until `needed` more bytes stay within `limit`.
@@ -167,22 +171,40 @@ class ExpertStore:
         return self._folder / digest[:2] / digest
 
 
-def _sha256(mapped: mmap.mmap) -> str:
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        _advise(mapped, mmap.MADV_HUGEPAGE)
+def _brought_in(file: FileIO, size: int) -> memoryview | None:
+    """What the file holds, if it is of this size."""
+    if not size or os.fstat(file.fileno()).st_size != size:
+        return None
+    if worth_huge_pages(size):
+        try:
+            memory = weight_memory(size)
+        except MemoryError:
+            log.info("no memory is free for huge pages: an expert stays mapped from its file")
+        else:
+            return memory if _read_whole(file, memory) else None
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_WILLNEED"):
-        _advise(mapped, mmap.MADV_WILLNEED)
+        try:
+            mapped.madvise(mmap.MADV_WILLNEED)
+        except OSError as error:
+            log.debug("advice to read ahead: %s", error.strerror)
+    return memoryview(mapped)
+
+
+def _read_whole(file: FileIO, memory: memoryview) -> bool:
+    """Fills the memory; whether the file had so much."""
+    done = 0
+    while done < len(memory):
+        count = file.readinto(memory[done : done + _PIECE_BYTES])
+        if not count:
+            return False
+        done += count
+    return True
+
+
+def _sha256(data: memoryview) -> str:
     digest = hashlib.sha256()
-    with memoryview(mapped) as view:
-        for start in range(0, len(view), _HASH_BYTES):
-            with view[start : start + _HASH_BYTES] as part:
-                digest.update(part)
+    for start in range(0, len(data), _PIECE_BYTES):
+        with data[start : start + _PIECE_BYTES] as part:
+            digest.update(part)
     return digest.hexdigest()
-
-
-def _advise(mapped: mmap.mmap, advice: int) -> None:
-    """Advice is only advice: kernels and file systems that know nothing of it may say so."""
-    try:
-        mapped.madvise(advice)
-    except OSError as error:
-        log.debug("madvise %d: %s", advice, error.strerror)
