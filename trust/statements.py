@@ -28,26 +28,29 @@ class StatementError(TrustError):
     """A field cannot stand in a statement: it has the wrong width or range."""
 
 
-def _tag(name: str) -> bytes:
+def domain_tag(name: str) -> bytes:
+    """The 32 bytes that a kind of statement begins with."""
     return f"folkmoot/v1/{name}".encode().ljust(DIGEST_BYTES, b"\0")
 
 
-_TENSOR_TAG: Final = _tag("tensor")
-_ROUTING_TAG: Final = _tag("routing")
-_TASK_TAG: Final = _tag("task")
-_RESULT_TAG: Final = _tag("result")
-_SESSION_ID_TAG: Final = _tag("session-id")
-_SESSION_TAG: Final = _tag("session")
-_ENROLMENT_TAG: Final = _tag("enrolment")
-_MANIFEST_TAG: Final = _tag("manifest")
-_TICKET_TAG: Final = _tag("ticket")
-_TLS_TAG: Final = _tag("tls")
+_TENSOR_TAG: Final = domain_tag("tensor")
+_ROUTING_TAG: Final = domain_tag("routing")
+_TASK_TAG: Final = domain_tag("task")
+_RESULT_TAG: Final = domain_tag("result")
+_SESSION_ID_TAG: Final = domain_tag("session-id")
+_SESSION_TAG: Final = domain_tag("session")
+_ENROLMENT_TAG: Final = domain_tag("enrolment")
+_MANIFEST_TAG: Final = domain_tag("manifest")
+_TICKET_TAG: Final = domain_tag("ticket")
+_TLS_TAG: Final = domain_tag("tls")
 
 _TENSOR: Final = struct.Struct(f">32sII{MAX_RANK}QQ")
 _ROUTING: Final = struct.Struct(">32sQQQ")
 _TASK: Final = struct.Struct(">32s32s32s32sQ32s32sIII32s32sQ")
 _RESULT: Final = struct.Struct(">32s32s32sI")
 _TICKET: Final = struct.Struct(">32s32s32sQ")
+TASK_BYTES: Final = _TASK.size
+RESULT_BYTES: Final = _RESULT.size
 _NO_DIMENSIONS: Final = (0,) * MAX_RANK
 
 
@@ -150,6 +153,36 @@ class TaskStatement:
         """SHA-256 of the canonical bytes: what a result refers to."""
         return hashlib.sha256(self.encode()).digest()
 
+    @classmethod
+    def decode(cls, data: bytes, profile: str) -> TaskStatement:
+        """Reads what `encode` made, given the profile's name, which the bytes have only the digest of.
+
+        Raises:
+            StatementError: when the bytes are no task statement, or one under another profile.
+        """
+        if len(data) != TASK_BYTES:
+            raise StatementError(f"a task statement has {TASK_BYTES} bytes, not {len(data)}")
+        tag, coordinator, node, session, sequence, manifest, stated, *rest = _TASK.unpack(data)
+        if tag != _TASK_TAG:
+            raise StatementError("these bytes are no task statement")
+        if stated != _text_digest(profile):
+            raise StatementError(f"the task was stated under another profile than {profile!r}")
+        layer, rows, hidden, routing, input_digest, deadline_ms = rest
+        return cls(
+            coordinator,
+            node,
+            session,
+            sequence,
+            manifest,
+            profile,
+            layer,
+            rows,
+            hidden,
+            routing,
+            input_digest,
+            deadline_ms,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ResultStatement:
@@ -176,6 +209,20 @@ class ResultStatement:
             return _RESULT.pack(_RESULT_TAG, self.task, self.output, self.status)
         except struct.error as error:
             raise StatementError(f"status {self.status} is out of range ({error})") from None
+
+    @classmethod
+    def decode(cls, data: bytes) -> ResultStatement:
+        """Reads what `encode` made.
+
+        Raises:
+            StatementError: when the bytes are no result statement.
+        """
+        if len(data) != RESULT_BYTES:
+            raise StatementError(f"a result statement has {RESULT_BYTES} bytes, not {len(data)}")
+        tag, task, output, status = _RESULT.unpack(data)
+        if tag != _RESULT_TAG:
+            raise StatementError("these bytes are no result statement")
+        return cls(task, output, status)
 
 
 def session_id(coordinator_nonce: bytes, node_nonce: bytes) -> SessionId:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+ALIKE = 1.4
+"""Times and speeds that differ by less count as equal: that much of a measurement is noise, and equals share a call evenly."""
 ROWS_AS_DEAR_AS_READING = 8
 """With so many rows more, computing an expert takes about as long again as reading its weights."""
 
@@ -53,6 +55,8 @@ def choose(
     Returns:
         For each expert an index into `hosts`.
     """
+    if len(hosts) > 1:
+        hosts = _levelled(hosts)
     held = [0.0] * len(hosts)
     for work, having in zip(works, holders, strict=True):
         for host in having:
@@ -61,6 +65,24 @@ def choose(
     if len(opened) < len(hosts):
         _widen(opened, sum(works), hosts, held, frame_cost_s, turn)
     return _share(works, holders, hosts, opened)
+
+
+def _levelled(hosts: Sequence[HostEstimate]) -> list[HostEstimate]:
+    """The hosts with each time and speed taken for the best of those that it is like."""
+    starts = _groups([host.start_s for host in hosts])
+    speeds = _groups([host.seconds_per_byte for host in hosts])
+    return [HostEstimate(start_s, speed) for start_s, speed in zip(starts, speeds, strict=True)]
+
+
+def _groups(values: Sequence[float]) -> list[float]:
+    """Each value's group's least: groups begin at the least value, and reach to `ALIKE` times where they begin."""
+    least: dict[float, float] = {}
+    begin = -1.0
+    for value in sorted(values):
+        if begin < 0 or value > begin * ALIKE:
+            begin = value
+        least[value] = begin
+    return [least[value] for value in values]
 
 
 def _cover(

@@ -6,9 +6,7 @@ argument, so that decisions can be tested without waiting.
 
 from __future__ import annotations
 
-import math
 import threading
-from collections import deque
 
 from ..dispatch.choice import HostEstimate
 from ..dispatch.host import SentFrame
@@ -17,7 +15,8 @@ DEFAULT_SECONDS_PER_BYTE = 1e-10
 """Of a node that has not been measured yet: 10 GB/s."""
 SHORTEST_SERVICE_S = 20e-6
 WEIGHT_OF_NEW = 0.2
-RECENT_PINGS = 8
+WEIGHT_OF_LONGER = 0.05
+"""Of a ping that took longer than the shortest: most were held up by work, and a way that has become longer shows in time."""
 FORGET_HALF_S = 10.0
 """A node that is not asked is taken for twice as fast after so long: or one slow moment would keep it idle for ever."""
 MOST_HALVINGS = 8.0
@@ -32,7 +31,6 @@ class Pace:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._round_trip_s = 0.0
-        self._recent_s: deque[float] = deque(maxlen=RECENT_PINGS)
         self._shortest_s = 0.0
         self._seconds_per_byte = 0.0
         self._served_at_s = 0.0
@@ -48,7 +46,7 @@ class Pace:
 
     @property
     def shortest_round_trip_s(self) -> float:
-        """The shortest of the last pings: what the way itself takes, when nothing is in the way; 0 before the first."""
+        """About the shortest of the pings: what the way itself takes, when nothing is in the way; 0 before the first."""
         return self._shortest_s
 
     @property
@@ -57,12 +55,12 @@ class Pace:
         return self._misses
 
     def estimate(self, now_s: float) -> HostEstimate:
-        """What planning should believe. Coarse on purpose, so that equals are equal and take turns."""
-        start_s = _coarse(self._shortest_s) + self._reserved_s
+        """What planning should believe."""
+        start_s = self._shortest_s + self._reserved_s
         if now_s < self._suspect_until_s:
             start_s += SUSPECT_PENALTY_S
         halvings = min((now_s - self._served_at_s) / FORGET_HALF_S, MOST_HALVINGS)
-        speed = _coarse(self._seconds_per_byte * 0.5**halvings)
+        speed = self._seconds_per_byte * 0.5**halvings
         return HostEstimate(start_s, speed or DEFAULT_SECONDS_PER_BYTE)
 
     def reserve(self, frame: SentFrame) -> None:
@@ -82,8 +80,9 @@ class Pace:
         """A ping came back."""
         with self._lock:
             self._round_trip_s = _smooth(self._round_trip_s, round_trip_s)
-            self._recent_s.append(round_trip_s)
-            self._shortest_s = min(self._recent_s)
+            longer_s = round_trip_s - self._shortest_s
+            first = self._shortest_s == 0
+            self._shortest_s += longer_s * (WEIGHT_OF_LONGER if longer_s > 0 and not first else 1.0)
 
     def served(self, frame: SentFrame, now_s: float) -> None:
         """A frame was answered, and the answer found right."""
@@ -104,8 +103,3 @@ class Pace:
 
 def _smooth(before: float, sample: float) -> float:
     return sample if before == 0 else before + WEIGHT_OF_NEW * (sample - before)
-
-
-def _coarse(value: float) -> float:
-    """Rounded to half powers of two: two nodes within a fifth of each other mostly count as equal."""
-    return float(2.0 ** (round(2 * math.log2(value)) / 2)) if value > 0 else 0.0

@@ -126,6 +126,14 @@ def test_a_slow_node_gets_less() -> None:
     assert 2.4 < work[0] / work[1] < 3.6
 
 
+@pytest.mark.parametrize("noise", [0.75, 0.9, 1.1, 1.35])
+def test_nodes_that_are_nearly_equal_share_a_call_evenly(noise: float) -> None:
+    like = HostEstimate(IDLE.start_s * noise, SPEED * noise)
+    for hosts in ([IDLE, like], [like, IDLE]):
+        found = simple(routing(1, 8, 64, 0), [[0, 1]] * 64, hosts, 12_000_000)
+        assert sorted(len(frame.pairs) for frame in found.frames) == [4, 4]
+
+
 def test_a_suspect_node_is_asked_only_for_what_no_other_has() -> None:
     suspect = HostEstimate(1000.0, SPEED)
     holders = [[0], [0, 1], [0, 1], [1]]

@@ -37,23 +37,16 @@ def test_speed_is_learnt_from_answers() -> None:
     assert pace.estimate(0.0).seconds_per_byte == pytest.approx(1e-10, rel=0.25)
 
 
-def test_nodes_that_are_nearly_equal_count_as_equal() -> None:
-    one, other = Pace(), Pace()
-    one.served(frame(service_s=0.00100), now_s=0.0)
-    other.served(frame(service_s=0.00108), now_s=0.0)
-    assert one.estimate(0.0) == other.estimate(0.0)
-
-
-def test_the_shortest_ping_counts_and_the_smoothed_one_is_shown() -> None:
+def test_about_the_shortest_ping_counts_and_the_smoothed_one_is_shown() -> None:
     pace = Pace()
-    for seconds in (0.5, 0.002, 0.3):
+    for seconds in (0.5, 0.002, 0.004):
         pace.ponged(seconds)
-    assert pace.shortest_round_trip_s == 0.002
+    assert pace.shortest_round_trip_s == pytest.approx(0.002, rel=0.1)
     assert 0.1 < pace.round_trip_s < 0.5
-    assert pace.estimate(0.0).start_s == pytest.approx(0.002, rel=0.2)
-    for _ in range(8):
+    assert pace.estimate(0.0).start_s == pace.shortest_round_trip_s
+    for _ in range(64):
         pace.ponged(0.1)
-    assert pace.shortest_round_trip_s == 0.1, "a way that has become longer is believed"
+    assert pace.shortest_round_trip_s == pytest.approx(0.1, rel=0.05), "a way that has become longer is believed"
 
 
 def test_work_that_is_out_delays_the_start_and_leaves_nothing_behind() -> None:
