@@ -48,6 +48,14 @@ class RequestMetrics:
         self._generation_tokens = Counter(
             "folkmoot:generation_tokens", "Tokens of answers", registry=registry
         )
+        self._draft_tokens = Counter(
+            "folkmoot:spec_decode_num_draft_tokens", "Tokens that were guessed and tried", registry=registry
+        )
+        self._accepted_tokens = Counter(
+            "folkmoot:spec_decode_num_accepted_tokens",
+            "Guessed tokens that were kept: tokens of answers that took no step of their own",
+            registry=registry,
+        )
         self._succeeded = Counter(
             "folkmoot:request_success",
             "Answers that came to their end, by why they ended",
@@ -84,3 +92,8 @@ class RequestMetrics:
 
     def stepped(self, tokens: int, seconds: float) -> None:
         """A step of the engine; requests do not care."""
+
+    def drafted(self, proposed: int, accepted: int) -> None:
+        """A step tried so many guessed tokens; so many of them were kept."""
+        self._draft_tokens.inc(proposed)
+        self._accepted_tokens.inc(accepted)

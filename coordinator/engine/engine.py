@@ -28,6 +28,7 @@ from .roster import Roster
 from .scheduler import Scheduler
 from .sequence import Sequence as TokenSequence
 from .settings import EngineSettings
+from .speculation.drafter import Drafter
 from .tokens import TextTokenizer, TokenSpelling
 from .writer import Writer
 
@@ -44,6 +45,8 @@ class EngineStats:
         tokens_generated: Tokens of all answers since the start.
         prompt_tokens: Tokens of all prompts since the start.
         preemptions: How often a sequence gave its pages to an older one.
+        draft_tokens: Guessed tokens that steps tried since the start.
+        draft_tokens_accepted: Those that were kept, each of them a token without a step of its own.
     """
 
     running: int
@@ -53,6 +56,8 @@ class EngineStats:
     tokens_generated: int
     prompt_tokens: int
     preemptions: int
+    draft_tokens: int
+    draft_tokens_accepted: int
 
 
 class Engine:
@@ -125,17 +130,19 @@ class Engine:
         room = self._room(prompt, sampling)
         arrival = next(self._arrivals)
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        max_tokens = room if sampling.max_tokens is None else sampling.max_tokens
         writer = Writer(
             self._tokenizer,
             self._spelling,
             prompt,
             sampling,
             seed=seed,
-            max_tokens=room if sampling.max_tokens is None else sampling.max_tokens,
+            max_tokens=max_tokens,
             eos_ids=self._spec.eos_ids,
         )
         generation = Generation(uuid.uuid4().hex, len(prompt), partial(self._roster.cancel, arrival))
-        self._roster.add(Answer(TokenSequence(arrival, prompt), writer, generation, monotonic()))
+        sequence = TokenSequence(arrival, prompt, drafter=self._drafter(prompt, max_tokens))
+        self._roster.add(Answer(sequence, writer, generation, monotonic()))
         return generation
 
     def stats(self) -> EngineStats:
@@ -150,7 +157,13 @@ class Engine:
                 tokens_generated=self._roster.tokens_generated,
                 prompt_tokens=self._roster.prompt_tokens,
                 preemptions=scheduler.preemptions,
+                draft_tokens=self._roster.draft_tokens,
+                draft_tokens_accepted=self._roster.draft_tokens_accepted,
             )
+
+    def _drafter(self, tokens: list[int], max_tokens: int) -> Drafter | None:
+        most = self._settings.max_draft_tokens
+        return Drafter(tokens, longest=len(tokens) + max_tokens, most=most) if most else None
 
     def _check_tokens(self, prompt: list[int]) -> None:
         if not prompt:

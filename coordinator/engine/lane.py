@@ -1,13 +1,15 @@
 """A step loop: takes a step from the roster, runs it through the trunk, chooses tokens, writes them down.
 
 Guarantees: a step that fails harms only the answers in it; a fault is logged once, with its trace; nothing but closing the
-engine ends the loop.
+engine ends the loop. A draft is kept where it is the very token that is chosen at its place, and nothing is chosen otherwise
+for its sake, so that an answer is the same with drafts and without.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from time import monotonic
 from typing import Protocol
 
@@ -21,9 +23,10 @@ from .faults import EngineFault
 from .kv_memory import KvMemory
 from .observer import EngineObserver
 from .paged_attention import PagedAttention
+from .requests import Delta
 from .roster import Roster, Written
 from .sampling import Choice, choose
-from .scheduler import StepPlan
+from .scheduler import Chunk, StepPlan
 from .step_layout import StepLayout
 
 log = logging.getLogger(__name__)
@@ -82,7 +85,7 @@ class Lane:
         began_s = monotonic()
         tally = StepTally()
         answers = self._roster.answers(plan)
-        sampled = [answer for answer, chunk in zip(answers, plan.chunks, strict=True) if chunk.samples]
+        sampled = [pair for pair in zip(answers, plan.chunks, strict=True) if pair[1].samples]
         try:
             choices = self._compute(plan, sampled, tally)
         except UnavailableError as error:
@@ -95,32 +98,55 @@ class Lane:
         finally:
             for answer in answers:
                 answer.generation.account(tally)
-        written = [_write(answer, choice) for answer, choice in zip(sampled, choices, strict=True)]
+        rows = iter(choices)
+        written = [_write(answer, chunk, rows) for answer, chunk in sampled]
         self._roster.settle(plan, written)
         self._observer.stepped(plan.tokens, monotonic() - began_s)
+        proposed = sum(len(chunk.drafts) for _, chunk in sampled)
+        if proposed:
+            self._observer.drafted(proposed, sum(entry.drafts_kept for entry in written))
 
     @torch.inference_mode()
-    def _compute(self, plan: StepPlan, sampled: Sequence[Answer], tally: StepTally) -> list[Choice | None]:
+    def _compute(
+        self, plan: StepPlan, sampled: Sequence[tuple[Answer, Chunk]], tally: StepTally
+    ) -> list[Choice | None]:
         layout = StepLayout(plan, self._memory.page_tokens, self._trunk.spec.dtype)
         self._memory.clear(plan.fresh_pages)
         attention = PagedAttention(self._trunk.spec, self._memory, layout)
         logits = self._trunk.forward(
             layout.input_ids, layout.positions, attention, self._pool, tally, layout.sampled_rows
         )
-        return choose(logits, [answer.writer.draw for answer in sampled]) if sampled else []
+        if not sampled:
+            return []
+        return choose(
+            logits, [draw for answer, chunk in sampled for draw in answer.writer.draws(len(chunk.drafts) + 1)]
+        )
 
 
-def _write(answer: Answer, choice: Choice | None) -> Written:
-    """Writes one answer's token down; what goes wrong there fails this answer alone."""
-    if choice is None:
-        log.error("the logits of a sequence are not numbers")
-        message = "the model's output is not a number"
-        return Written(answer, -1, EngineFault(message, advice="the model's files may be damaged"))
-    try:
-        return Written(answer, choice.token_id, answer.writer.write(choice))
-    except Exception as error:
-        log.exception("token %d could not be written down", choice.token_id)
-        return Written(answer, choice.token_id, _fault(error))
+def _write(answer: Answer, chunk: Chunk, rows: Iterator[Choice | None]) -> Written:
+    """Writes one answer's tokens down: what is chosen after its last token, and after each draft for as long as the draft
+    before was the token chosen. What goes wrong there fails this answer alone.
+    """
+    choices = list(islice(rows, len(chunk.drafts) + 1))
+    if chunk.drafts and None in choices:
+        log.warning(
+            "guessed tokens led to logits that are not numbers; their sequence is computed again without"
+        )
+        return Written(answer, ())
+    deltas: list[Delta] = []
+    for choice, draft in zip(choices, (*chunk.drafts, None), strict=True):
+        if choice is None:
+            log.error("the logits of a sequence are not numbers")
+            message = "the model's output is not a number"
+            return Written(answer, (), EngineFault(message, advice="the model's files may be damaged"))
+        try:
+            deltas.append(answer.writer.write(choice))
+        except Exception as error:
+            log.exception("token %d could not be written down", choice.token_id)
+            return Written(answer, tuple(deltas), _fault(error))
+        if deltas[-1].finish_reason is not None or choice.token_id != draft:
+            break
+    return Written(answer, tuple(deltas))
 
 
 def _fault(error: Exception) -> EngineFault:

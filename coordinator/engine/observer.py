@@ -29,6 +29,10 @@ class EngineObserver(Protocol):
         """A step of so many packed tokens took so long."""
         ...
 
+    def drafted(self, proposed: int, accepted: int) -> None:
+        """A step tried so many guessed tokens; so many of them were kept."""
+        ...
+
 
 class SilentObserver:
     """An observer that keeps nothing."""
@@ -43,4 +47,7 @@ class SilentObserver:
         """Ignored."""
 
     def stepped(self, tokens: int, seconds: float) -> None:
+        """Ignored."""
+
+    def drafted(self, proposed: int, accepted: int) -> None:
         """Ignored."""

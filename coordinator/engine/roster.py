@@ -32,16 +32,37 @@ COVERAGE_POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Written:
-    """What a step made of one answer: the token and its delta, or why it must fail."""
+    """What a step made of one answer.
+
+    Attributes:
+        answer: The answer.
+        deltas: One for each new token; none, and no error, when drafts spoilt the step for it.
+        error: Why it must fail after these.
+    """
 
     answer: Answer
-    token: int
-    result: Delta | FolkmootError
+    deltas: tuple[Delta, ...]
+    error: FolkmootError | None = None
 
     @property
     def ends(self) -> bool:
         """Whether the answer is over."""
-        return not isinstance(self.result, Delta) or self.result.finish_reason is not None
+        return self.error is not None or bool(self.deltas and self.deltas[-1].finish_reason)
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether it must be computed again, without drafts."""
+        return not self.deltas and self.error is None
+
+    @property
+    def tokens(self) -> list[int]:
+        """Its new tokens."""
+        return [token for delta in self.deltas for token in delta.token_ids]
+
+    @property
+    def drafts_kept(self) -> int:
+        """Tokens that it has on top of the one that a step without drafts makes."""
+        return max(0, len(self.deltas) - 1)
 
 
 class Roster:
@@ -57,6 +78,8 @@ class Roster:
         self.scheduler = scheduler
         self.tokens_generated = 0
         self.prompt_tokens = 0
+        self.draft_tokens = 0
+        self.draft_tokens_accepted = 0
         self.lock = threading.Condition()
         self._settings = settings
         self._covered = covered
@@ -90,19 +113,20 @@ class Roster:
     def next_step(self) -> StepPlan | None:
         """Waits until there is a step to take; None when the engine is closed. Answers that waited too long fail."""
         while True:
-            covered = self._covered() if self.scheduler.waiting else None
+            covered = self._covered() if self.scheduler.has_work else None
             with self.lock:
                 if self._closed:
                     return None
-                if covered is None and self.scheduler.waiting:
+                if covered is None and self.scheduler.has_work:
                     continue
                 is_open = covered is None or self._gate.is_open(monotonic(), covered)
                 expired = self._held_too_long(is_open)
                 if not expired:
-                    plan = self.scheduler.plan(admit=is_open)
+                    # An expert that is missing must not be needed for a draft's sake.
+                    plan = self.scheduler.plan(admit=is_open, draft=is_open)
                     if plan is not None:
                         return plan
-                    self.lock.wait(None if is_open else COVERAGE_POLL_S)
+                    self.lock.wait(COVERAGE_POLL_S if self.scheduler.waiting and not is_open else None)
                     continue
             self._fail(expired, self._not_covered_error())
 
@@ -114,7 +138,7 @@ class Roster:
     def settle(self, plan: StepPlan, written: Iterable[Written]) -> None:
         """A step has run to its end: hands its deltas out and takes its tokens in.
 
-        Answers that go on get their delta while no other lane can have them, and so in order; those that end get it when
+        Answers that go on get their deltas while no other lane can have them, and so in order; those that end get them when
         their pages are free.
         """
         results = {entry.answer.sequence.arrival: entry for entry in written}
@@ -125,18 +149,22 @@ class Roster:
         left: list[Answer] = []
         with self.lock:
             recovered = self._gate.step_succeeded()
-            self.scheduler.complete(plan)
-            for chunk in plan.chunks:
+            made = [results.get(chunk.sequence.arrival) for chunk in plan.chunks]
+            self.scheduler.complete(plan, [found.tokens if found else [] for found in made])
+            for chunk, found in zip(plan.chunks, made, strict=True):
                 answer = self._answers[chunk.sequence.arrival]
-                answer.advanced(chunk.end)
-                found = results.get(chunk.sequence.arrival)
                 if answer.generation.ended:
                     left.append(answer)
                 elif found is not None and found.ends:
                     ended.append(found)
-                if found is not None and isinstance(found.result, Delta):
-                    self.tokens_generated += 1
-                    chunk.sequence.tokens.append(found.token)
+                elif found is not None and found.spoilt:
+                    self.scheduler.compute_again_plainly(chunk.sequence)
+                    continue
+                answer.advanced(chunk.end)
+                if found is not None:
+                    self.tokens_generated += len(found.deltas)
+                    self.draft_tokens += len(chunk.drafts)
+                    self.draft_tokens_accepted += found.drafts_kept
             for answer in [*left, *(entry.answer for entry in ended)]:
                 self._remove(answer)
             self.lock.notify_all()
@@ -225,18 +253,19 @@ class Roster:
         return expired
 
     def _deliver(self, entry: Written) -> None:
-        answer, result, now_s = entry.answer, entry.result, monotonic()
-        if not isinstance(result, Delta):
-            self._fail([answer], result)
-            return
-        answer.generation.push(result)
-        if answer.last_token_s is None:
-            self._observer.first_token(now_s - answer.submitted_s)
-        else:
-            self._observer.next_token(now_s - answer.last_token_s)
-        answer.last_token_s = now_s
-        if result.finish_reason is not None:
-            self._report(answer, result.finish_reason)
+        answer = entry.answer
+        for delta in entry.deltas:
+            now_s = monotonic()
+            answer.generation.push(delta)
+            if answer.last_token_s is None:
+                self._observer.first_token(now_s - answer.submitted_s)
+            else:
+                self._observer.next_token(now_s - answer.last_token_s)
+            answer.last_token_s = now_s
+            if delta.finish_reason is not None:
+                self._report(answer, delta.finish_reason)
+        if entry.error is not None:
+            self._fail([answer], entry.error)
 
     def _fail_all(self, chosen: Callable[[TokenSequence], bool], error: FolkmootError) -> None:
         with self.lock:

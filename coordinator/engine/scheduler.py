@@ -6,7 +6,9 @@ Guarantees, whatever comes:
   prompt holds up neither decoding nor other prompts;
 - when pages run out, the youngest sequence gives back its own and waits again; the oldest is never held up, so all that
   fit alone come to their end;
-- a sequence is in at most one step at a time.
+- a sequence is in at most one step at a time;
+- drafts take only what nobody else wants: room in a small step, and pages while nobody waits for any and each running
+  sequence could have one more; what they took and did not need is given back with their step.
 Pure decisions: no tensors, no threads, no clock. The caller serialises calls.
 """
 
@@ -14,7 +16,8 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence as Listed
+from dataclasses import dataclass, replace
 
 from .pages import PageAllocator
 from .sequence import Sequence, State
@@ -23,16 +26,28 @@ from .settings import EngineSettings
 
 @dataclass(frozen=True)
 class Chunk:
-    """The tokens `start` ... `end - 1` of one sequence.
+    """The tokens `start` ... `end - 1` of one sequence, and guesses of those that follow.
 
     Attributes:
         samples: Whether they end with the sequence's last token, so that the next one is sampled after them.
+        drafts: What may follow; after each of them a token is sampled too. Only a chunk that samples has any.
     """
 
     sequence: Sequence
     start: int
     end: int
     samples: bool
+    drafts: tuple[int, ...] = ()
+
+    @property
+    def stop(self) -> int:
+        """The position after its last row, drafts included."""
+        return self.end + len(self.drafts)
+
+    @property
+    def rows(self) -> int:
+        """Packed tokens of the chunk."""
+        return self.stop - self.start
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ class StepPlan:
     @property
     def tokens(self) -> int:
         """Packed tokens of the step."""
-        return sum(chunk.end - chunk.start for chunk in self.chunks)
+        return sum(chunk.rows for chunk in self.chunks)
 
 
 class Scheduler:
@@ -60,15 +75,21 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.preemptions = 0
 
+    @property
+    def has_work(self) -> bool:
+        """Whether some sequence waits, or is ready for a step."""
+        return bool(self.waiting) or any(sequence.state is State.READY for sequence in self.running)
+
     def add(self, sequence: Sequence) -> None:
         """Takes a new sequence; it must fit into all pages together."""
         insort(self.waiting, sequence, key=_arrival)
 
-    def plan(self, *, admit: bool) -> StepPlan | None:
+    def plan(self, *, admit: bool, draft: bool = True) -> StepPlan | None:
         """Chooses the next step of a lane, and marks its sequences as stepping; None when there is nothing to do.
 
         Args:
             admit: Whether waiting sequences may start.
+            draft: Whether guesses may be tried.
         """
         for sequence in list(self.running):
             if sequence.state is State.READY:
@@ -78,6 +99,8 @@ class Scheduler:
         chunks = self._pick()
         if not chunks:
             return None
+        if draft:
+            chunks = self._draft(chunks)
         self._steps += 1
         fresh: list[int] = []
         for chunk in chunks:
@@ -87,11 +110,27 @@ class Scheduler:
             sequence.fresh = []
         return StepPlan(self._steps, tuple(chunks), tuple(fresh))
 
-    def complete(self, plan: StepPlan) -> None:
-        """A step has run: its tokens are cached, and its sequences are ready again."""
-        for chunk in plan.chunks:
-            chunk.sequence.cached = chunk.end
-            chunk.sequence.state = State.READY
+    def complete(self, plan: StepPlan, made: Iterable[Listed[int]]) -> None:
+        """A step has run: its tokens are cached, and its sequences are ready again.
+
+        Args:
+            plan: The step.
+            made: For each chunk the tokens that follow it: kept drafts, then the token sampled after the last of them; none
+                when nothing was sampled.
+        """
+        for chunk, tokens in zip(plan.chunks, made, strict=True):
+            sequence = chunk.sequence
+            sequence.state = State.READY
+            sequence.cached = chunk.end
+            if tokens:
+                sequence.tokens += tokens
+                sequence.cached += len(tokens) - 1
+                if sequence.drafter is not None:
+                    sequence.drafter.fared(len(chunk.drafts), len(tokens) - 1)
+            surplus = sequence.pages[self._needed_pages(sequence) :]
+            if surplus:
+                del sequence.pages[-len(surplus) :]
+                self._allocator.give_back(surplus)
 
     def holds(self, plan: StepPlan, sequence: Sequence) -> bool:
         """Whether a sequence is still in this very step."""
@@ -104,6 +143,12 @@ class Scheduler:
             self._release(sequence)
             sequence.state = State.WAITING
             insort(self.waiting, sequence, key=_arrival)
+
+    def compute_again_plainly(self, sequence: Sequence) -> None:
+        """A sequence whose drafts did harm gives its pages back, waits, and gets no drafts any more."""
+        if sequence.drafter is not None:
+            sequence.drafter.silence()
+        self.withdraw([sequence])
 
     def end(self, sequence: Sequence) -> None:
         """A sequence leaves for good; it must not be stepping, unless its step is over."""
@@ -164,8 +209,40 @@ class Scheduler:
             budget -= length
         return chunks
 
+    def _draft(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Fills what is left of a small step with drafts, the same number for each sequence as far as they have any."""
+        for chunk in chunks:
+            if chunk.sequence.drafter is not None:
+                chunk.sequence.drafter.learn(chunk.end)
+        limit = min(self._settings.draft_step_tokens, self._settings.max_step_tokens)
+        room = limit - sum(chunk.rows for chunk in chunks)
+        if room <= 0:
+            return chunks
+        drafted: list[Chunk] = []
+        for place, chunk in enumerate(chunks):
+            drafts = self._drafts(chunk, -(-room // (len(chunks) - place)))
+            room -= len(drafts)
+            drafted.append(replace(chunk, drafts=drafts))
+        return drafted
+
+    def _drafts(self, chunk: Chunk, most: int) -> tuple[int, ...]:
+        sequence = chunk.sequence
+        if not chunk.samples or sequence.drafter is None:
+            return ()
+        drafts = sequence.drafter.propose(most)
+        own = len(sequence.pages) * self._settings.page_tokens
+        missing = -(-(chunk.end + len(drafts) - own) // self._settings.page_tokens)
+        if missing > 0:
+            if self.waiting or missing + len(self.running) > self._allocator.free:
+                return drafts[: own - chunk.end]
+            self._take(sequence, missing)
+        return drafts
+
+    def _needed_pages(self, sequence: Sequence) -> int:
+        return -(-len(sequence.tokens) // self._settings.page_tokens)
+
     def _missing_pages(self, sequence: Sequence) -> int:
-        return -(-len(sequence.tokens) // self._settings.page_tokens) - len(sequence.pages)
+        return self._needed_pages(sequence) - len(sequence.pages)
 
     def _take(self, sequence: Sequence, count: int) -> None:
         if count <= 0:

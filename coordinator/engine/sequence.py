@@ -1,13 +1,15 @@
 """One sequence as the scheduler sees it: its tokens, how many of them are cached, and where.
 
-Guarantees: `pages` hold the keys and values of `tokens[:cached]` whenever the sequence is not in a step; a sequence that
-waits owns no page.
+Guarantees: `pages` hold the keys and values of `tokens[:cached]` whenever the sequence is not in a step, and no page more
+than its tokens need; a sequence that waits owns no page.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+
+from .speculation.drafter import Drafter
 
 
 class State(Enum):
@@ -34,6 +36,7 @@ class Sequence:
         pages: Pages in order.
         fresh: Those of `pages` that may hold what another sequence left there.
         served: The number of the last step that took the sequence.
+        drafter: Guesses its next tokens; None where that is off.
     """
 
     arrival: int
@@ -42,6 +45,7 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     fresh: list[int] = field(default_factory=list)
     served: int = 0
+    drafter: Drafter | None = None
     state: State = State.WAITING
 
     @property

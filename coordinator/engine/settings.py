@@ -27,6 +27,9 @@ class EngineSettings:
         max_running: Sequences that hold pages at the same time.
         max_waiting: Requests that may wait for a place; more are turned away.
         lanes: Step loops that run side by side.
+        max_draft_tokens: Guessed tokens of one sequence in one step; 0 for none. Each is a row more, with experts of its own.
+        draft_step_tokens: Guesses fill a step up to so many tokens in all. A round trip costs the same for a few rows, and
+            the native kernels read a weight once for up to 8 of them; in a fuller step a guess would take time from others.
         not_covered_wait_s: How long a request waits for experts that have no host.
         retry_after_s: When a client that was turned away should come again.
     """
@@ -38,6 +41,8 @@ class EngineSettings:
     max_running: int = 64
     max_waiting: int = 256
     lanes: int = 1
+    max_draft_tokens: int = 4
+    draft_step_tokens: int = 6
     not_covered_wait_s: float = 20.0
     retry_after_s: float = 5.0
 
@@ -50,11 +55,17 @@ class EngineSettings:
             "max_running",
             "max_waiting",
             "lanes",
+            "draft_step_tokens",
         ):
             if getattr(self, name) < 1:
                 raise EngineSettingsError(
                     f"{name} is {getattr(self, name)}", advice=f"set {name} to 1 or more"
                 )
+        if self.max_draft_tokens < 0:
+            raise EngineSettingsError(
+                f"max_draft_tokens is {self.max_draft_tokens}",
+                advice="set max_draft_tokens to 0 for no guesses, or more",
+            )
         if not 0 <= self.not_covered_wait_s < float("inf"):
             raise EngineSettingsError(
                 f"not_covered_wait_s is {self.not_covered_wait_s}", advice="set it to a number of seconds"

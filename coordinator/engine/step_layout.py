@@ -1,7 +1,8 @@
 """The index tensors of one step, made once and used by every layer.
 
-Guarantees: packed tokens lie in the order of the plan's chunks; every token sees exactly the tokens of its own sequence
-that its layer's cache allows, itself always among them.
+Guarantees: packed tokens lie in the order of the plan's chunks, a chunk's drafts behind its tokens; every token sees exactly
+the tokens of its own sequence that its layer's cache allows, itself always among them, and no draft of an earlier step that
+was not kept: a step writes over what lies at its own positions, and no row of it sees a position behind its own.
 
 Letters: T tokens of the step, S rows that are sampled, P page size, B sequences attended together, n pages or keys.
 """
@@ -66,7 +67,7 @@ class StepLayout:
         input_ids: [T] int64.
         positions: [T] int64.
         slots: Where the step's keys are stored: a slice where they lie in one piece, else [T] int64.
-        sampled_rows: [S] int64, the rows after which a token is sampled.
+        sampled_rows: [S] int64, the rows after which a token is sampled: a sequence's last one, and each of its drafts.
     """
 
     def __init__(self, plan: StepPlan, page_tokens: int, dtype: torch.dtype) -> None:
@@ -81,14 +82,15 @@ class StepLayout:
         for chunk in plan.chunks:
             self._chunks.append((len(ids), chunk))
             ids += chunk.sequence.tokens[chunk.start : chunk.end]
-            positions += range(chunk.start, chunk.end)
+            ids += chunk.drafts
+            positions += range(chunk.start, chunk.stop)
             pages = chunk.sequence.pages
             slots += [
                 pages[position // page_tokens] * page_tokens + position % page_tokens
-                for position in range(chunk.start, chunk.end)
+                for position in range(chunk.start, chunk.stop)
             ]
             if chunk.samples:
-                sampled.append(len(ids) - 1)
+                sampled += range(len(ids) - 1 - len(chunk.drafts), len(ids))
         self.input_ids = torch.tensor(ids)
         self.positions = torch.tensor(positions)
         self.slots = slice(slots[0], slots[-1] + 1) if _rises_by_one(slots) else torch.tensor(slots)
@@ -106,8 +108,8 @@ class StepLayout:
         together: dict[int, list[tuple[int, Chunk]]] = {}
         for row, chunk in self._chunks:
             first = _first_visible(cache, chunk.start)
-            copied = (chunk.end - first) * token_bytes(cache, self._dtype)
-            if chunk.end - chunk.start > 1 or copied > COPY_BYTES:
+            copied = (chunk.stop - first) * token_bytes(cache, self._dtype)
+            if chunk.rows > 1 or copied > COPY_BYTES:
                 pieces.append(self._alone(cache, row, chunk))
             else:
                 together.setdefault(len(self._pages(chunk, first)).bit_length(), []).append((row, chunk))
@@ -121,10 +123,10 @@ class StepLayout:
     def _alone(self, cache: CacheSpec, row: int, chunk: Chunk) -> Alone:
         first = _first_visible(cache, chunk.start)
         pages = self._pages(chunk, first)
-        offset, length = first % self._page_tokens, chunk.end - first
+        offset, length = first % self._page_tokens, chunk.stop - first
         start = pages[0] * self._page_tokens + offset
-        rows = chunk.end - chunk.start
-        causal = rows > 1 and first == chunk.start and _first_visible(cache, chunk.end - 1) == first
+        rows = chunk.rows
+        causal = rows > 1 and first == chunk.start and _first_visible(cache, chunk.stop - 1) == first
         return Alone(
             begin=row,
             end=row + rows,
@@ -135,8 +137,8 @@ class StepLayout:
         )
 
     def _mask(self, cache: CacheSpec, chunk: Chunk, first: int) -> torch.Tensor:
-        row = torch.arange(chunk.start, chunk.end)[:, None]  # [rows, 1]
-        key = torch.arange(first, chunk.end)  # [keys]
+        row = torch.arange(chunk.start, chunk.stop)[:, None]  # [rows, 1]
+        key = torch.arange(first, chunk.stop)  # [keys]
         hidden = key > row
         if cache.window is not None:
             hidden |= key <= row - cache.window
@@ -152,7 +154,7 @@ class StepLayout:
         pages = [page for table in tables for page in table + table[:1] * (longest - len(table))]
         begin = torch.tensor([first % size for first in firsts])[:, None]  # [B, 1]
         end = torch.tensor(
-            [c.end - first + first % size for (_, c), first in zip(members, firsts, strict=True)]
+            [c.stop - first + first % size for (_, c), first in zip(members, firsts, strict=True)]
         )
         key = torch.arange(longest * size)  # [n x P]
         hidden = (key < begin) | (key >= end[:, None])
@@ -163,9 +165,9 @@ class StepLayout:
         )
 
     def _pages(self, chunk: Chunk, first: int) -> list[int]:
-        """The pages of the tokens `first` ... `chunk.end - 1`."""
+        """The pages of the tokens `first` ... `chunk.stop - 1`."""
         size = self._page_tokens
-        return chunk.sequence.pages[first // size : -(-chunk.end // size)]
+        return chunk.sequence.pages[first // size : -(-chunk.stop // size)]
 
     def _hide(self, hidden: torch.Tensor) -> torch.Tensor:
         return torch.zeros(hidden.shape, dtype=self._dtype).masked_fill_(hidden, float("-inf"))

@@ -38,10 +38,9 @@ class Writer:
         self._stops = StopStrings(sampling.stop)
         self._written = 0
 
-    @property
-    def draw(self) -> Draw:
-        """How the next token is to be chosen."""
-        return Draw(self._sampling, self._seed, self._written)
+    def draws(self, count: int) -> list[Draw]:
+        """How each of the next `count` tokens is to be chosen."""
+        return [Draw(self._sampling, self._seed, self._written + ahead) for ahead in range(count)]
 
     def write(self, choice: Choice) -> Delta:
         """Takes the next token of the answer."""

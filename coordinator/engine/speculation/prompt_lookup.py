@@ -1,0 +1,44 @@
+"""Guesses from what the sequence itself has said before.
+
+Guarantees: a guess is what followed the latest earlier occurrence of the sequence's last tokens, of as many of them as occur
+earlier, up to `LONGEST_MATCH`; where that reaches the end of what is known it goes on in the same period; each token is
+looked at once, so that the cost of a guess does not grow with the context.
+
+Source: LLMA (Yang et al., "Inference with Reference: Lossless Acceleration of Large Language Models", arXiv 2304.04487) copies
+from a reference, A. Saxena's prompt lookup decoding (2023) from the prompt; here prompt and answer are one text.
+"""
+
+from __future__ import annotations
+
+LONGEST_MATCH = 3
+
+
+class PromptLookup:
+    """An index of one growing sequence."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        """`tokens` is the sequence's own list, which the caller appends to and never shortens."""
+        self._tokens = tokens
+        self._places: dict[
+            tuple[int, ...], int
+        ] = {}  # some tokens in a row -> the place after their latest occurrence
+        self._learned = 1
+
+    def learn(self, end: int) -> None:
+        """Indexes the first `end` tokens, so that a long prompt need not be indexed all at once."""
+        tokens, places = self._tokens, self._places
+        for place in range(self._learned, end):
+            for length in range(1, min(LONGEST_MATCH, place) + 1):
+                places[tuple(tokens[place - length : place])] = place
+        self._learned = max(self._learned, end)
+
+    def propose(self, count: int) -> tuple[int, ...]:
+        """The next `count` tokens, or none when the last token never occurred before."""
+        tokens = self._tokens
+        self.learn(len(tokens))
+        for length in range(min(LONGEST_MATCH, len(tokens)), 0, -1):
+            place = self._places.get(tuple(tokens[-length:]))
+            if place is not None:
+                period = len(tokens) - place
+                return tuple(tokens[place + step % period] for step in range(count))
+        return ()
