@@ -1,0 +1,84 @@
+"""The check of an opening: do the residuals look like an honest node's?
+
+Guarantees: a pure function of residuals and thresholds; an opening passes only if, in each stage, both the mean over rows and
+the largest row stay within the limits of its kind. What fails is a suspicion, which accuses nobody: a float64
+recomputation decides. Readings stay with the coordinator, and a result prints none of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .audit_statements import OpeningKind
+from .residuals import Residuals, Stage
+from .thresholds import MAX_ROWS, Thresholds, ThresholdsError
+
+
+@dataclass(frozen=True, slots=True)
+class StageReading:
+    """What one stage of an opening measured.
+
+    Attributes:
+        stage: Which.
+        overall: Root of the mean square over projections and rows: the estimated relative error of all rows together.
+        worst: The largest row's.
+        overall_limit, worst_limit: What was allowed.
+    """
+
+    stage: Stage
+    overall: float
+    worst: float
+    overall_limit: float
+    worst_limit: float
+
+    @property
+    def within(self) -> bool:
+        """Whether both are allowed."""
+        return self.overall <= self.overall_limit and self.worst <= self.worst_limit
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """The opening looks like an honest node's."""
+
+    readings: tuple[StageReading, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """The opening does not; `stages` are those that failed."""
+
+    stages: tuple[Stage, ...]
+    readings: tuple[StageReading, ...] = field(repr=False)
+
+
+def check_opening(residuals: Residuals, thresholds: Thresholds, kind: OpeningKind) -> Passed | Suspicion:
+    """Judges the residuals of one opening.
+
+    Raises:
+        ThresholdsError: when the thresholds are for another number of projections or lack a stage, or when there are too many rows.
+    """
+    readings = []
+    for stage, part in residuals.items():
+        rows, columns = part.errors.shape
+        limits = thresholds.limits_of(kind, stage)
+        if columns != limits.columns:
+            raise ThresholdsError(f"thresholds for {limits.columns} residuals a row cannot judge {columns}")
+        if rows > MAX_ROWS:
+            raise ThresholdsError(
+                f"an audit of {rows} rows is too large", advice=f"ask for {MAX_ROWS} at most"
+            )
+        by_row = part.by_row
+        readings.append(
+            StageReading(
+                stage,
+                overall=float(np.sqrt(np.mean(np.square(by_row)))),
+                worst=float(np.max(by_row)),
+                overall_limit=limits.overall_of(rows),
+                worst_limit=limits.worst_of(rows),
+            )
+        )
+    failed = tuple(reading.stage for reading in readings if not reading.within)
+    return Suspicion(failed, tuple(readings)) if failed else Passed(tuple(readings))

@@ -1,0 +1,116 @@
+"""Calibration: thresholds from what honest nodes were measured to leave.
+
+Guarantees: the same samples give the same thresholds; each is at least `FLOOR`, and at least the largest over the sources of
+that source's own, so a mixture of exact and less exact honest nodes does not hide the less exact.
+
+How the tails are reached. A rate of 1e-4 a stage and the largest of 1,024 rows ask for quantiles near 1e-7, which no
+affordable number of samples shows. They are extrapolated, in two ways, and the larger is taken: (1) the squares are taken for
+a gamma distribution with their mean and variance (exact if all rows had one error: the square over k projections is then
+chi-square of k degrees), by Wilson and Hilferty's approximation (1931); the variance of a mean of n rows is that between
+blocks plus that within them over n, so rows of one audit may resemble each other; (2) beyond the 99th percentile the
+squares of single rows are taken to fall off exponentially, as fast as their mean excess there. Both are wrong for an honest node
+whose errors are rarely but hugely larger than in the samples: calibrate with inputs that have the model's own outliers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+
+from .audit_statements import OpeningKind
+from .expert_arithmetic import Doubles
+from .residuals import Stage, StageResiduals
+from .thresholds import ROW_COUNTS, StageLimits, Thresholds, ThresholdsError
+
+DEFAULT_RATE: Final = 1e-4
+FLOOR: Final = 1e-5
+"""Float32 sums in another order leave up to 3.4e-6, weights in any other format 1e-3 and more; no limit need be between."""
+FEWEST_ROWS: Final = 1000
+"""Of one source and stage: fewer do not show the 99th percentile."""
+_TAIL: Final = 0.01
+
+Blocks = Sequence[StageResiduals]
+"""A block is rows that one audit could see together: one expert's, or one frame's."""
+
+
+def calibrate(
+    samples: Mapping[str, Mapping[tuple[OpeningKind, Stage], Blocks]],
+    rate: float = DEFAULT_RATE,
+) -> Thresholds:
+    """Thresholds at a false-positive rate for each stage; of several rows, half of it for their mean and half for the largest.
+
+    Args:
+        samples: By source (an arithmetic that honest nodes may have, such as bfloat16 on a CPU), then by kind and stage.
+        rate: How often an honest opening may be suspected.
+
+    Raises:
+        ThresholdsError: when a source has too few rows, or one that is not finite, or samples are of different widths.
+    """
+    limits: dict[tuple[OpeningKind, Stage], StageLimits] = {}
+    sources = {}
+    for source, stages in samples.items():
+        sources[source] = min(
+            (sum(len(block.errors) for block in blocks) for blocks in stages.values()), default=0
+        )
+        for stage, blocks in stages.items():
+            found = _stage_limits(source, blocks, rate)
+            limits[stage] = _larger(limits[stage], found) if stage in limits else found
+    return Thresholds(rate, sources, limits)
+
+
+def _larger(one: StageLimits, other: StageLimits) -> StageLimits:
+    if one.columns != other.columns:
+        raise ThresholdsError("samples of different numbers of projections do not go together")
+    return StageLimits(
+        one.columns,
+        tuple(map(max, one.overall, other.overall)),
+        tuple(map(max, one.worst, other.worst)),
+    )
+
+
+def _stage_limits(source: str, blocks: Blocks, rate: float) -> StageLimits:
+    squares = [np.square(block.by_row) for block in blocks]
+    every = np.concatenate(squares) if squares else np.zeros(0)
+    columns = {block.errors.shape[1] for block in blocks}
+    if len(every) < FEWEST_ROWS or not np.isfinite(every).all() or len(columns) != 1:
+        raise ThresholdsError(
+            f"{source} has {len(every)} honest rows of a stage, not all finite and of one width",
+            advice=f"measure at least {FEWEST_ROWS}, with one number of projections",
+        )
+    mean, whole = float(every.mean()), float(every.var())
+    within = float(sum(np.square(block - block.mean()).sum() for block in squares) / len(every))
+    # A row's error and its projections vary within a block too; what varies between blocks does not average out.
+    between = max(whole - within, 0.0)
+
+    def worst(rows: int) -> float:
+        share = rate if rows == 1 else rate / 2 / rows
+        return max(gamma_quantile(mean, whole, share), _tail_quantile(every, share))
+
+    def overall(rows: int) -> float:
+        return worst(1) if rows == 1 else gamma_quantile(mean, between + within / rows, rate / 2)
+
+    return StageLimits(
+        columns.pop(),
+        tuple(max(FLOOR, math.sqrt(overall(rows))) for rows in ROW_COUNTS),
+        tuple(max(FLOOR, math.sqrt(worst(rows))) for rows in ROW_COUNTS),
+    )
+
+
+def gamma_quantile(mean: float, variance: float, rate: float) -> float:
+    """What a gamma variable of this mean and variance exceeds at this rate, by Wilson and Hilferty's approximation."""
+    if mean <= 0 or variance <= 0:
+        return mean
+    ninth = variance / (9 * mean * mean)
+    return float(mean * max(1 - ninth + NormalDist().inv_cdf(1 - rate) * math.sqrt(ninth), 0.0) ** 3)
+
+
+def _tail_quantile(every: Doubles, rate: float) -> float:
+    """What single rows exceed at this rate, if they fall off exponentially beyond the 99th percentile."""
+    start = float(np.quantile(every, 1 - _TAIL))
+    excess = every[every > start] - start
+    mean_excess = float(excess.mean()) if len(excess) else 0.0
+    return start + mean_excess * math.log(_TAIL / rate)

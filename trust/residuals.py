@@ -1,0 +1,176 @@
+"""What an opening leaves unexplained: projections of what a node opened and signed, minus what the sketches say.
+
+Guarantees: everything is computed in float64 from the arrays given; each residual is divided by the norm of the vector that it
+is about, so the root of its mean square over projections estimates that vector's relative L2 error, whatever the scale of
+the activations. What is not finite leaves an infinite residual. Residuals tell about the secret projections: they never
+leave the coordinator, and print nothing of themselves.
+
+Letters: n audited rows, m rows of one expert, P pairs of row and expert, H hidden size, I intermediate size, k projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from ..errors import TrustError
+from .expert_arithmetic import Doubles, ExpertForm, ExpertRows, Floats, activate, sizes
+from .projections import Projections
+from .sketch import ExpertSketch, SketchError
+
+
+class OpeningShapeError(TrustError):
+    """An opening has other shapes than the rows that were asked for: it opens nothing."""
+
+
+class Stage(StrEnum):
+    """What is checked for itself."""
+
+    OPENED = "opened"
+    """What was opened, gate and up side by side: a cheat at either shows, and one at both shows twice."""
+    OUTPUT = "output"
+    """What was signed, against what follows from what was opened."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenedExpert:
+    """What a node opened of one expert.
+
+    Attributes:
+        pairs: The rows, counted within the audited rows, and their gates: the coordinator's own, never the node's.
+        gate: [m, I] as opened; None where the form has no gate.
+        up: [m, I] as opened.
+    """
+
+    pairs: ExpertRows
+    gate: Floats | None
+    up: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StageResiduals:
+    """One stage's residuals.
+
+    Attributes:
+        errors: [P, 2k] for what was opened ([P, k] without a gate), [n, k] for the output; signed, relative.
+        expected: The same shape: what the sketches say, relative to the same norms.
+    """
+
+    errors: Doubles = field(repr=False)
+    expected: Doubles = field(repr=False)
+
+    @property
+    def by_row(self) -> Doubles:
+        """The estimated relative error of each row: the root of its mean square over projections."""
+        return np.asarray(np.sqrt(np.mean(np.square(self.errors), axis=1)))
+
+
+Residuals = Mapping[Stage, StageResiduals]
+
+
+def residuals(
+    form: ExpertForm,
+    projections: Projections,
+    sketches: Mapping[int, ExpertSketch],
+    rows: Floats,
+    output: Floats,
+    opened: Sequence[OpenedExpert],
+) -> dict[Stage, StageResiduals]:
+    """Compares an opening, and the output that its node signed, with the sketches.
+
+    Args:
+        form: Of the layer's experts.
+        projections: Of the layer.
+        sketches: By expert; one for each expert opened.
+        rows: [n, H], the audited rows of the frame's input.
+        output: [n, H], what the node signed for them: the sum over its experts of gate times answer.
+        opened: Every expert that these rows went to on this node.
+
+    Raises:
+        OpeningShapeError: when a shape does not fit; then the node has not opened what it was asked for.
+        SketchError: when a sketch is missing or was made with other projections.
+    """
+    inputs, signed = np.asarray(rows, np.float64), np.asarray(output, np.float64)
+    _check_shapes(form, projections, sketches, inputs, signed, opened)
+    inner, outer = projections.inner.astype(np.float64), projections.outer.astype(np.float64)
+    explained = np.zeros((len(inputs), projections.count))  # [n, k]
+    terms = np.zeros((len(inputs), projections.count))  # [n, k]
+    parts: list[StageResiduals] = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for one in opened:
+            sketch, chosen = sketches[one.pairs.expert], inputs[one.pairs.rows]  # [m, H]
+            parts.append(_opened(one, sketch, inner, chosen))
+            answer = activate(form, one.gate, one.up) @ sketch.down.T.astype(np.float64) + sketch.down_bias
+            weighted = answer * np.asarray(one.pairs.gates, np.float64)[:, None]  # [m, k]
+            explained[one.pairs.rows] += weighted
+            terms[one.pairs.rows] += np.square(weighted)
+        scale = np.maximum(sizes([signed]), np.sqrt(np.mean(terms, axis=1)))
+        return {
+            Stage.OPENED: _joined(parts, axis=0),
+            Stage.OUTPUT: _divided(signed @ outer.T, explained, scale),
+        }
+
+
+def _opened(one: OpenedExpert, sketch: ExpertSketch, inner: Doubles, rows: Doubles) -> StageResiduals:
+    """What the rows [m, H] of one expert leave: [m, 2k], or [m, k] without a gate."""
+    known = rows @ sketch.up.T.astype(np.float64) + sketch.up_bias  # [m, k]
+    up = _relative(np.asarray(one.up, np.float64), inner, known)
+    if one.gate is None or sketch.gate is None:
+        return up
+    known = rows @ sketch.gate.T.astype(np.float64) + sketch.gate_bias  # [m, k]
+    return _joined([_relative(np.asarray(one.gate, np.float64), inner, known), up], axis=1)
+
+
+def _check_shapes(
+    form: ExpertForm,
+    projections: Projections,
+    sketches: Mapping[int, ExpertSketch],
+    rows: Doubles,
+    output: Doubles,
+    opened: Sequence[OpenedExpert],
+) -> None:
+    hidden, intermediate = projections.outer.shape[1], projections.inner.shape[1]
+    if rows.shape != output.shape or rows.ndim != 2 or rows.shape[1] != hidden or not len(rows):
+        raise OpeningShapeError(
+            f"rows {rows.shape} and output {output.shape} do not fit hidden size {hidden}"
+        )
+    if not opened:
+        raise OpeningShapeError("nothing was opened")
+    for one in opened:
+        sketch = sketches.get(one.pairs.expert)
+        if sketch is None or sketch.projections != projections.identity:
+            raise SketchError(f"expert {one.pairs.expert} has no sketch with these projections")
+        shape = (len(one.pairs.rows), intermediate)
+        if (one.gate is not None) != form.gated or (sketch.gate is not None) != form.gated:
+            raise OpeningShapeError("the opening has a gate where there is none, or none where there is one")
+        if one.up.shape != shape or (one.gate is not None and one.gate.shape != shape):
+            raise OpeningShapeError(
+                f"the opening of expert {one.pairs.expert} is not {shape[0]} x {shape[1]}"
+            )
+        if one.pairs.gates.shape != (shape[0],) or not shape[0]:
+            raise OpeningShapeError(f"expert {one.pairs.expert} has no gates for its rows")
+        if np.min(one.pairs.rows) < 0 or np.max(one.pairs.rows) >= len(rows):
+            raise OpeningShapeError(f"expert {one.pairs.expert} names rows that were not asked for")
+
+
+def _relative(opened: Doubles, vectors: Doubles, known: Doubles) -> StageResiduals:
+    return _divided(opened @ vectors.T, known, sizes([opened]))
+
+
+def _divided(found: Doubles, known: Doubles, scale: Doubles) -> StageResiduals:
+    """A vector of zeros is right only where zeros are known: then nothing is left, otherwise an infinite residual."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        errors = np.where(found == known, 0.0, (found - known) / scale[:, None])
+        expected = np.where(known == 0, 0.0, known / scale[:, None])
+    broken = ~(np.isfinite(errors) & np.isfinite(expected) & np.isfinite(scale)[:, None])
+    return StageResiduals(np.where(broken, np.inf, errors), np.where(broken, 0.0, expected))
+
+
+def _joined(parts: Sequence[StageResiduals], axis: int) -> StageResiduals:
+    return StageResiduals(
+        np.concatenate([part.errors for part in parts], axis),
+        np.concatenate([part.expected for part in parts], axis),
+    )
