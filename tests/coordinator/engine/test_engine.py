@@ -228,10 +228,13 @@ class Witness:
         assert seconds > 0
         self.steps.append(tokens)
 
+    def drafted(self, proposed: int, accepted: int) -> None:
+        assert 0 <= accepted <= proposed
+
 
 def test_an_observer_hears_of_every_token_and_every_end_once(bench: EngineBench) -> None:
     witness = Witness()
-    engine: Engine = bench.engine(observer=witness)
+    engine: Engine = bench.engine(observer=witness, max_draft_tokens=0)
     ids = [prompt(30, number) for number in range(3)]
     answers([engine.submit(each, greedy(5, ignore_eos=True)) for each in ids])
     engine.submit(ids[0], greedy(5)).cancel()
@@ -247,7 +250,7 @@ def test_an_observer_hears_of_every_token_and_every_end_once(bench: EngineBench)
 
 
 def test_every_step_is_accounted_to_its_answers(bench: EngineBench) -> None:
-    engine = bench.engine()
+    engine = bench.engine(max_draft_tokens=0)
     generation = engine.submit(prompt(70), greedy(5, ignore_eos=True))
     generation.wait(PATIENCE_S)
     steps = 3 + 4  # 70 tokens in chunks of 32, and a step for each token but the last
