@@ -33,6 +33,8 @@ def test_the_observer_counts_under_vllms_stems() -> None:
     metrics.first_token(0.2)
     metrics.next_token(0.05)
     metrics.next_token(0.05)
+    metrics.drafted(4, 1)
+    metrics.drafted(2, 2)
     metrics.ended("stop", 0.3, prompt_tokens=7, completion_tokens=3)
     metrics.ended("cancelled", 0.3, prompt_tokens=5, completion_tokens=0)
     text = generate_latest(registry).decode()
@@ -44,6 +46,8 @@ def test_the_observer_counts_under_vllms_stems() -> None:
         "folkmoot:e2e_request_latency_seconds_count 1.0",
         "folkmoot:prompt_tokens_total 12.0",
         "folkmoot:generation_tokens_total 3.0",
+        "folkmoot:spec_decode_num_draft_tokens_total 6.0",
+        "folkmoot:spec_decode_num_accepted_tokens_total 3.0",
         'folkmoot:request_success_total{finished_reason="stop"} 1.0',
         'folkmoot:request_failure_total{reason="cancelled"} 1.0',
     ):

@@ -52,6 +52,8 @@ def test_a_parameter_out_of_range_is_named(param: str, value: Any) -> None:
         ("max_running", 0),
         ("max_waiting", 0),
         ("lanes", 0),
+        ("max_draft_tokens", -1),
+        ("draft_step_tokens", 0),
         ("not_covered_wait_s", -1.0),
         ("not_covered_wait_s", math.nan),
         ("retry_after_s", 0.0),

@@ -12,6 +12,7 @@ from folkmoot.coordinator.engine.pages import PageAllocator
 from folkmoot.coordinator.engine.scheduler import Scheduler, StepPlan
 from folkmoot.coordinator.engine.sequence import Sequence, State
 from folkmoot.coordinator.engine.settings import EngineSettings
+from folkmoot.coordinator.engine.speculation.drafter import Drafter
 
 PAGES = 12
 PAGE_TOKENS = 4
@@ -30,9 +31,9 @@ def scheduler(pages: int = PAGES, **chosen: Any) -> tuple[Scheduler, EngineSetti
     return Scheduler(limits, allocator), limits, allocator
 
 
-def run(subject: Scheduler, plan: StepPlan) -> None:
-    """Lets a step end; sequences that sampled have one token more."""
-    subject.complete(plan, [[0] if chunk.samples else [] for chunk in plan.chunks])
+def run(subject: Scheduler, plan: StepPlan, kept: int = 0, token: int = 0) -> None:
+    """Lets a step end; sequences that sampled keep up to so many drafts, and have one token more."""
+    subject.complete(plan, [[*chunk.drafts[:kept], token] if chunk.samples else [] for chunk in plan.chunks])
 
 
 class Life(RuleBasedStateMachine):
@@ -40,7 +41,7 @@ class Life(RuleBasedStateMachine):
 
     @initialize(lanes=st.integers(1, 3))
     def begin(self, lanes: int) -> None:
-        self.subject, self.limits, self.allocator = scheduler(lanes=lanes)
+        self.subject, self.limits, self.allocator = scheduler(lanes=lanes, draft_step_tokens=9)
         self.lengths: dict[int, int] = {}
         self.sequences: list[Sequence] = []
         self.plans: list[StepPlan] = []
@@ -48,7 +49,9 @@ class Life(RuleBasedStateMachine):
     @rule(prompt=st.integers(1, LONGEST - 1), answer=st.integers(1, LONGEST))
     def come(self, prompt: int, answer: int) -> None:
         assume(prompt + answer <= LONGEST)
-        sequence = Sequence(len(self.lengths), [0] * prompt)
+        tokens = [0] * prompt
+        drafter = Drafter(tokens, longest=prompt + answer, most=6)
+        sequence = Sequence(len(self.lengths), tokens, drafter=drafter)
         self.lengths[sequence.arrival] = prompt + answer
         self.sequences.append(sequence)
         self.subject.add(sequence)
@@ -71,8 +74,15 @@ class Life(RuleBasedStateMachine):
             assert not any(other.sequence is sequence for held in self.plans for other in held.chunks)
             assert chunk.start == sequence.cached < chunk.end <= len(sequence.tokens)
             assert chunk.end - chunk.start <= self.limits.prefill_chunk_tokens
-            assert len(sequence.pages) * PAGE_TOKENS >= chunk.end
+            assert len(sequence.pages) * PAGE_TOKENS >= chunk.stop
             assert chunk.samples == (chunk.end == len(sequence.tokens))
+            assert chunk.stop < self.lengths[sequence.arrival]
+            if chunk.drafts:
+                assert chunk.samples
+                assert plan.tokens <= self.limits.draft_step_tokens
+                if len(sequence.pages) > -(-chunk.end // PAGE_TOKENS):
+                    assert not self.subject.waiting
+                    assert self.allocator.free >= len(self.subject.running)
         self.plans.append(plan)
 
     @precondition(lambda self: self.plans)
@@ -82,10 +92,10 @@ class Life(RuleBasedStateMachine):
         if lost:
             self.subject.withdraw(chunk.sequence for chunk in plan.chunks)
             return
-        self._end_well(plan)
+        self._end_well(plan, data.draw(st.integers(0, 6)), data.draw(st.integers(0, 2)))
 
-    def _end_well(self, plan: StepPlan) -> None:
-        run(self.subject, plan)
+    def _end_well(self, plan: StepPlan, kept: int = 0, token: int = 0) -> None:
+        run(self.subject, plan, kept, token)
         for chunk in plan.chunks:
             if len(chunk.sequence.tokens) == self.lengths[chunk.sequence.arrival]:
                 self.subject.end(chunk.sequence)
@@ -107,6 +117,13 @@ class Life(RuleBasedStateMachine):
                 assert sequence.cached == 0
             else:
                 assert sequence.cached <= len(sequence.pages) * PAGE_TOKENS
+
+    @invariant()
+    def pages_that_only_drafts_needed_are_given_back(self) -> None:
+        for sequence in self.sequences:
+            if sequence.state is State.READY:
+                assert len(sequence.pages) <= -(-len(sequence.tokens) // PAGE_TOKENS)
+                assert sequence.cached <= len(sequence.tokens) - (len(sequence.tokens) > 0)
 
     @invariant()
     def lists_say_what_states_say(self) -> None:
@@ -214,3 +231,92 @@ def test_a_page_is_cleared_by_the_step_that_first_uses_it() -> None:
     second = subject.plan(admit=True)
     assert second is not None
     assert second.fresh_pages == ()
+
+
+def drafting(subject: Scheduler, *lengths: int, most: int = 6) -> list[Sequence]:
+    """Sequences of one token again and again, whose prompts are computed and whose drafts have fared well."""
+    for arrival, length in enumerate(lengths):
+        tokens = [0] * length
+        drafter = Drafter(tokens, longest=1000, most=most)
+        for _ in range(most):
+            drafter.fared(most, most)
+        subject.add(Sequence(arrival, tokens, drafter=drafter))
+    while any(sequence.remaining != 1 for sequence in [*subject.running, *subject.waiting]):
+        plan = subject.plan(admit=True, draft=False)
+        assert plan is not None
+        run(subject, plan)
+    return subject.running
+
+
+def drafts(subject: Scheduler) -> list[int]:
+    plan = subject.plan(admit=True)
+    assert plan is not None
+    found = [len(chunk.drafts) for chunk in plan.chunks]
+    run(subject, plan)
+    return found
+
+
+def test_drafts_share_what_is_left_of_a_small_step() -> None:
+    for streams, found in (
+        (1, [6]),
+        (2, [4, 3]),
+        (3, [2, 2, 2]),
+        (4, [2, 1, 1, 1]),
+        (8, [1] + [0] * 7),
+        (9, [0] * 9),
+    ):
+        subject, _, _ = scheduler(pages=200, max_running=11, draft_step_tokens=9, max_step_tokens=40)
+        drafting(subject, *[5] * streams)
+        assert drafts(subject) == found
+
+
+def test_a_step_with_a_prompt_in_it_has_no_drafts() -> None:
+    subject, _, _ = scheduler(pages=200, draft_step_tokens=5)
+    drafting(subject, 5)
+    subject.add(Sequence(1, [0] * 5))
+    assert drafts(subject) == [0, 0]
+    assert drafts(subject) == [2, 0]
+
+
+def test_drafts_take_a_page_only_while_one_to_spare_is_left_for_each() -> None:
+    for pages, found in ((3, 2), (4, 6)):
+        subject, _, _ = scheduler(pages=pages, draft_step_tokens=9)
+        (sequence,) = drafting(subject, 5)
+        assert len(sequence.pages) == 2
+        assert drafts(subject) == [found]
+        assert len(sequence.pages) == 2
+        assert subject.preemptions == 0
+
+
+def test_drafts_take_no_page_while_anybody_waits() -> None:
+    subject, _, allocator = scheduler(pages=8, draft_step_tokens=9)
+    drafting(subject, 5)
+    subject.add(Sequence(1, [0] * 28))
+    assert drafts(subject) == [2]
+    assert allocator.free == 6
+
+
+def test_what_was_kept_is_cached_and_what_was_not_is_not() -> None:
+    for kept in range(7):
+        subject, _, _ = scheduler(pages=200, draft_step_tokens=9)
+        (sequence,) = drafting(subject, 5)
+        before = len(sequence.tokens)
+        plan = subject.plan(admit=True)
+        assert plan is not None
+        run(subject, plan, kept, token=7)
+        assert sequence.tokens[before:] == [0] * kept + [7]
+        assert sequence.cached == before + kept
+
+
+def test_a_sequence_that_drafts_harmed_is_computed_again_and_has_none() -> None:
+    subject, _, allocator = scheduler(pages=20, draft_step_tokens=9)
+    (sequence,) = drafting(subject, 5)
+    plan = subject.plan(admit=True)
+    assert plan is not None
+    assert plan.chunks[0].drafts
+    subject.complete(plan, [[]])
+    subject.compute_again_plainly(sequence)
+    assert (sequence.state, sequence.cached, allocator.free) == (State.WAITING, 0, 20)
+    while sequence.remaining > 1 or sequence.state is State.WAITING:
+        step(subject)
+    assert drafts(subject) == [0]
