@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import FolkmootError
 
-ABI = 3
+ABI = 4
 _log = logging.getLogger(__name__)
 _NAMES = {"avx512": "AVX512-VNNI", "avx2": "AVX2-FMA", "neon": "NEON"}
 
@@ -36,6 +36,12 @@ class MatrixStruct(ctypes.Structure):
         ("scale_step", ctypes.c_int64),
         ("bias_step", ctypes.c_int64),
     )
+
+
+class LayerStruct(ctypes.Structure):
+    """`folkmoot_layer`: one linear layer, and where its outputs go."""
+
+    _fields_ = (("w", MatrixStruct), ("N", ctypes.c_int64), ("y", ctypes.c_void_p))
 
 
 class ExpertStruct(ctypes.Structure):
@@ -91,20 +97,20 @@ def load() -> ctypes.CDLL | None:
         _log.info("this processor has neither AVX512-VNNI nor AVX2 nor NEON; torch computes, which is slower")
         return None
     pointer, size, number, form = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.POINTER(FormStruct)
-    groups, matrix = ctypes.POINTER(GroupStruct), ctypes.POINTER(MatrixStruct)
+    groups, layers = ctypes.POINTER(GroupStruct), ctypes.POINTER(LayerStruct)
     library.folkmoot_force_isa.argtypes = (ctypes.c_char_p,)
     library.folkmoot_linear.argtypes = (
-        matrix,
-        number,
-        number,
+        layers,
         size,
+        number,
+        number,
         size,
         pointer,
         number,
         size,
-        pointer,
         ctypes.c_int,
     )
+    library.folkmoot_rms_norm.argtypes = (pointer, pointer, number, size, size, ctypes.c_float, pointer)
     library.folkmoot_feed_forward.argtypes = (
         form,
         groups,

@@ -7,11 +7,13 @@ Letters: R rows, K inner and N outer size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .formats import WeightFormat
 from .native_expert import FLOATS
-from .native_library import MatrixStruct, check, load
+from .native_library import LayerStruct, MatrixStruct, check, load
 from .native_rows import most_rows
 from .threads import native_threads
 
@@ -33,22 +35,59 @@ def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
     Returns:
         [..., N] of the same type, each element a float32 sum rounded once.
     """
-    outer, inner = weight.shape
-    if (
-        rows.dtype not in _FORMATS
-        or rows.numel() > most_rows(_FORMATS[rows.dtype], rows.dtype) * inner
-        or weight.dtype != rows.dtype
-        or weight.stride(1) != 1
-        or (bias is not None and (bias.dtype != rows.dtype or bias.stride(0) != 1))
-    ):
+    answers = linears(rows, ((weight, bias),))
+    return None if answers is None else answers[0]
+
+
+def linears(
+    rows: torch.Tensor, layers: Sequence[tuple[torch.Tensor, torch.Tensor | None]]
+) -> list[torch.Tensor] | None:
+    """`linear` of the same rows by several weights and biases at once, or None when torch has to do one of them.
+
+    Weights that are read one after another cost less than as many calls: threads are woken once.
+    """
+    dtype, inner = rows.dtype, rows.shape[-1]
+    if dtype not in _FORMATS or rows.numel() > most_rows(_FORMATS[dtype], dtype) * inner:
         return None
     library = load()
-    if library is None:
+    if library is None or not all(_is_plain(weight, bias, dtype, inner) for weight, bias in layers):
         return None
     rows = rows.contiguous()
-    output = torch.empty((*rows.shape[:-1], outer), dtype=rows.dtype)
-    form = FLOATS[rows.dtype]
-    matrix = MatrixStruct(
+    outputs = [torch.empty((*rows.shape[:-1], len(weight)), dtype=dtype) for weight, _ in layers]
+    form = FLOATS[dtype]
+    structs = (LayerStruct * len(layers))(
+        *(
+            LayerStruct(_matrix(weight, bias), len(weight), output.data_ptr())
+            for (weight, bias), output in zip(layers, outputs, strict=True)
+        )
+    )
+    check(
+        library.folkmoot_linear(
+            structs,
+            len(layers),
+            form,
+            form,
+            inner,
+            rows.data_ptr(),
+            form,
+            rows.numel() // inner,
+            native_threads(),
+        )
+    )
+    return outputs
+
+
+def _is_plain(weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype, inner: int) -> bool:
+    return (
+        weight.dtype == dtype
+        and weight.shape[1] == inner
+        and weight.stride(1) == 1
+        and (bias is None or (bias.dtype == dtype and bias.stride(0) == 1))
+    )
+
+
+def _matrix(weight: torch.Tensor, bias: torch.Tensor | None) -> MatrixStruct:
+    return MatrixStruct(
         weight.data_ptr(),
         None,
         None,
@@ -57,18 +96,3 @@ def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
         0,
         1,
     )
-    check(
-        library.folkmoot_linear(
-            matrix,
-            form,
-            form,
-            outer,
-            inner,
-            rows.data_ptr(),
-            form,
-            rows.numel() // inner,
-            output.data_ptr(),
-            native_threads(),
-        )
-    )
-    return output

@@ -18,7 +18,7 @@ from ..errors import FolkmootError
 from ..kernels.formats import DTYPES
 from .attention import join_attention
 from .families import Config, FamilyAdapter, adapter_for
-from .few_rows_linear import quicken
+from .few_rows import quicken
 from .pool import ExpertPool, StepTally
 from .prepared import PreparedModel
 from .routed_block import RoutedBlock, SlicedBlock

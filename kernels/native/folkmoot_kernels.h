@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#define FOLKMOOT_KERNELS_ABI 3
+#define FOLKMOOT_KERNELS_ABI 4
 
 #if defined(__GNUC__)
 #define FOLKMOOT_EXPORT __attribute__((visibility("default")))
@@ -70,6 +70,13 @@ typedef struct {
     folkmoot_matrix gate, up, down;
 } folkmoot_expert;
 
+/* One linear layer, and where its outputs go. */
+typedef struct {
+    folkmoot_matrix w;
+    int64_t N;
+    void *y;
+} folkmoot_layer;
+
 /* One expert and the n rows that go through it. */
 typedef struct {
     const folkmoot_expert *expert;
@@ -103,9 +110,15 @@ FOLKMOOT_EXPORT int folkmoot_feed_forward(const folkmoot_form *form, const folkm
                                           const void *hidden, int32_t hidden_format, int64_t R, float *output,
                                           int threads);
 
-/* y[n, N] = x[n, K] W[N, K]^T (+ bias); x and y of type x_format, W of format, by rows; the sum is rounded once. */
-FOLKMOOT_EXPORT int folkmoot_linear(const folkmoot_matrix *w, int32_t format, int32_t bias_format, int64_t N, int64_t K,
-                                    const void *x, int32_t x_format, int64_t n, void *y, int threads);
+/* y[n, N] = x[n, K] W[N, K]^T (+ bias) of each of the layers; x and y of type x_format, W of format, by rows; the sum is
+ * rounded once. */
+FOLKMOOT_EXPORT int folkmoot_linear(const folkmoot_layer *layers, int64_t count, int32_t format, int32_t bias_format,
+                                    int64_t K, const void *x, int32_t x_format, int64_t n, int threads);
+
+/* y[j, :] = weight * round(x[j, :] / sqrt(mean of x[j, :]^2 + epsilon)) for n rows of K, all of the float type `format`: the
+ * mean is a float64 sum, and what stands in brackets is rounded before it is multiplied, as transformers has it. */
+FOLKMOOT_EXPORT int folkmoot_rms_norm(const void *x, const void *weight, int32_t format, int64_t n, int64_t K, float epsilon,
+                                      void *y);
 
 /* 1 when any of e4m3fn bytes is NaN, which the kernels for FOLKMOOT_FP8_BLOCK do not look for; otherwise 0. */
 FOLKMOOT_EXPORT int folkmoot_fp8_has_nan(const uint8_t *values, int64_t size);

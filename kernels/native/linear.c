@@ -1,4 +1,4 @@
-/* One linear layer by rows on few rows of inputs. */
+/* Linear layers by rows on the same few rows of inputs. */
 #include "backend.h"
 #include "parallel.h"
 
@@ -9,11 +9,11 @@ enum { TOGETHER = 4 * FOLKMOOT_ROWS };
 
 typedef struct {
     const folkmoot_backend *backend;
-    const folkmoot_matrix *w;
-    int format, bias_format, x_format, threads;
-    int64_t n, N, K, packed_step;
+    const folkmoot_layer *layers;
+    int format, bias_format, x_format;
+    int64_t count, n, K, packed_step;
     const char *x;
-    char *y, *packed, *scratch;
+    char *packed, *scratch;
     int64_t scratch_bytes;
     atomic_llong packed_rows, taken;
 } linear_job;
@@ -29,20 +29,23 @@ static void pack_rows(linear_job *job, folkmoot_team *team, float *wide) {
     }
 }
 
-static void outputs(const linear_job *job, int64_t begin, int64_t end, float *scratch) {
+/* Outputs of a layer, filled up so that the next layer's begin with a whole share. */
+static int64_t padded(const folkmoot_layer *layer) { return (layer->N + FOLKMOOT_ROWS - 1) / FOLKMOOT_ROWS * FOLKMOOT_ROWS; }
+
+static void outputs(const linear_job *job, const folkmoot_layer *layer, int64_t begin, int64_t end, float *scratch) {
     const folkmoot_backend *backend = job->backend;
     const folkmoot_inputs x = {job->packed, job->n, job->K, job->packed_step};
     const int64_t rows = end - begin, n = job->n, size = folkmoot_float_bytes(job->x_format);
     float *sums = scratch, *row = scratch + TOGETHER * n, *bias = row + TOGETHER;
-    backend->products[job->format](job->w, begin, end, &x, sums);
+    backend->products[job->format](&layer->w, begin, end, &x, sums);
     for (int64_t i = 0; i < rows; i++) bias[i] = 0.0f;
-    if (job->w->bias != NULL) {
+    if (layer->w.bias != NULL) {
         const int64_t at = begin * folkmoot_float_bytes(job->bias_format);
-        backend->widen(job->bias_format, (const char *)job->w->bias + at, bias, rows);
+        backend->widen(job->bias_format, (const char *)layer->w.bias + at, bias, rows);
     }
     for (int64_t j = 0; j < n; j++) {
         for (int64_t i = 0; i < rows; i++) row[i] = sums[i * n + j] + bias[i];
-        backend->narrow(job->x_format, row, job->y + (j * job->N + begin) * size, rows);
+        backend->narrow(job->x_format, row, (char *)layer->y + (j * layer->N + begin) * size, rows);
     }
 }
 
@@ -52,19 +55,29 @@ static void linear_task(void *context, folkmoot_team *team, int index) {
     int64_t begin, end;
     pack_rows(job, team, scratch);
     folkmoot_meet(team);
-    while (folkmoot_take(&job->taken, job->N, FOLKMOOT_ROWS, team, &begin, &end)) {
-        for (int64_t i = begin; i < end; i += TOGETHER) outputs(job, i, end - i < TOGETHER ? end : i + TOGETHER, scratch);
+    int64_t all = 0;
+    for (int64_t l = 0; l < job->count; l++) all += padded(job->layers + l);
+    while (folkmoot_take(&job->taken, all, FOLKMOOT_ROWS, team, &begin, &end)) {
+        int64_t base = 0;
+        for (const folkmoot_layer *layer = job->layers; layer < job->layers + job->count; base += padded(layer++)) {
+            const int64_t first = begin > base ? begin - base : 0, last = end - base < layer->N ? end - base : layer->N;
+            for (int64_t i = first; i < last; i += TOGETHER) {
+                outputs(job, layer, i, last - i < TOGETHER ? last : i + TOGETHER, scratch);
+            }
+        }
     }
 }
 
-int folkmoot_linear(const folkmoot_matrix *w, int32_t format, int32_t bias_format, int64_t N, int64_t K, const void *x,
-                    int32_t x_format, int64_t n, void *y, int threads) {
+int folkmoot_linear(const folkmoot_layer *layers, int64_t count, int32_t format, int32_t bias_format, int64_t K, const void *x,
+                    int32_t x_format, int64_t n, int threads) {
     const folkmoot_backend *backend = folkmoot_current_backend();
     if (backend == NULL || format < 0 || format >= FOLKMOOT_FORMATS || x_format > FOLKMOOT_FLOAT16) return FOLKMOOT_NOT_HERE;
-    if (n <= 0 || N <= 0) return FOLKMOOT_OK;
-    threads = folkmoot_worth(N * folkmoot_value_bytes(format, K) * (n + 3) / 4, threads);
-    linear_job job = {.backend = backend, .w = w, .format = format, .bias_format = bias_format, .x_format = x_format};
-    job.n = n, job.N = N, job.K = K, job.x = x, job.y = y;
+    int64_t all = 0;
+    for (int64_t l = 0; l < count; l++) all += layers[l].N;
+    if (n <= 0 || all <= 0) return FOLKMOOT_OK;
+    threads = folkmoot_worth(all * folkmoot_value_bytes(format, K) * (n + 3) / 4, threads);
+    linear_job job = {.backend = backend, .layers = layers, .format = format, .bias_format = bias_format, .x_format = x_format};
+    job.count = count, job.n = n, job.K = K, job.x = x;
     job.packed_step = backend->packed_bytes(format, K);
     const int64_t floats = K > TOGETHER * (n + 2) ? K : TOGETHER * (n + 2);
     job.scratch_bytes = (floats * (int64_t)sizeof(float) + 63) / 64 * 64;

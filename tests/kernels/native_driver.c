@@ -128,11 +128,17 @@ static void drop(matrix *m) { free(m->values), free(m->scales), free(m->minima),
 
 static double close_to(float got, double want, double terms) { return fabs(got - want) <= 2e-4 * terms + 1e-6; }
 
+/* One layer by itself. */
+static int linear(const folkmoot_matrix *w, int format, int64_t N, int64_t K, const float *x, int64_t n, float *y, int threads) {
+    const folkmoot_layer layer = {*w, N, y};
+    return folkmoot_linear(&layer, 1, format, FOLKMOOT_FLOAT32, K, x, FOLKMOOT_FLOAT32, n, threads);
+}
+
 static void check_linear(int format, int64_t N, int64_t K, int64_t n) {
     matrix m = make(format, N, K, N % 2);
     float *x = malloc((size_t)(n * K) * 4), *y = malloc((size_t)(n * N) * 4), *again = malloc((size_t)(n * N) * 4);
     for (int64_t e = 0; e < n * K; e++) x[e] = random_float();
-    CHECK(folkmoot_linear(&m.stored, format, FOLKMOOT_FLOAT32, N, K, x, FOLKMOOT_FLOAT32, n, y, 1) == 0);
+    CHECK(linear(&m.stored, format, N, K, x, n, y, 1) == 0);
     for (int64_t j = 0; j < n; j++) {
         for (int64_t i = 0; i < N; i++) {
             double want = m.bias ? ((float *)m.bias)[i] : 0, terms = 0;
@@ -144,10 +150,19 @@ static void check_linear(int format, int64_t N, int64_t K, int64_t n) {
         }
     }
     for (int threads = 2; threads <= 3; threads++) {
-        CHECK(folkmoot_linear(&m.stored, format, FOLKMOOT_FLOAT32, N, K, x, FOLKMOOT_FLOAT32, n, again, threads) == 0);
+        CHECK(linear(&m.stored, format, N, K, x, n, again, threads) == 0);
         CHECK(memcmp(y, again, (size_t)(n * N) * 4) == 0);
     }
-    drop(&m), free(x), free(y), free(again);
+    /* Layers that share their inputs: the same twice, and one without outputs between. */
+    float *third = malloc((size_t)(n * N) * 4);
+    memset(again, 0, (size_t)(n * N) * 4);
+    const folkmoot_layer layers[] = {{m.stored, N, again}, {m.stored, 0, NULL}, {m.stored, N, third}};
+    for (int threads = 1; threads <= 3; threads++) {
+        memset(third, 0, (size_t)(n * N) * 4);
+        CHECK(folkmoot_linear(layers, 3, format, FOLKMOOT_FLOAT32, K, x, FOLKMOOT_FLOAT32, n, threads) == 0);
+        CHECK(memcmp(y, again, (size_t)(n * N) * 4) == 0 && memcmp(y, third, (size_t)(n * N) * 4) == 0);
+    }
+    drop(&m), free(x), free(y), free(again), free(third);
 }
 
 static double silu(double g) { return g / (1 + exp(-g)); }
@@ -206,14 +221,30 @@ static void check_feed_forward(int format, int layout, int64_t H, int64_t I, int
     free(rows), free(gates), free(x), free(output), free(again), free(inner);
 }
 
+static void check_norm(int64_t n, int64_t K) {
+    float *x = malloc((size_t)(n * K) * 4), *weight = malloc((size_t)K * 4), *y = malloc((size_t)(n * K) * 4);
+    for (int64_t e = 0; e < n * K; e++) x[e] = random_float();
+    for (int64_t e = 0; e < K; e++) weight[e] = random_float();
+    CHECK(folkmoot_rms_norm(x, weight, FOLKMOOT_FLOAT32, n, K, 1e-5f, y) == 0);
+    for (int64_t j = 0; j < n; j++) {
+        double squares = 0;
+        for (int64_t k = 0; k < K; k++) squares += (double)x[j * K + k] * x[j * K + k];
+        for (int64_t k = 0; k < K; k++) {
+            CHECK(close_to(y[j * K + k], weight[k] * x[j * K + k] / sqrt(squares / (double)K + 1e-5), 0.01));
+        }
+    }
+    CHECK(folkmoot_rms_norm(x, weight, FOLKMOOT_INT8, n, K, 1e-5f, y) == FOLKMOOT_NOT_HERE);
+    free(x), free(weight), free(y);
+}
+
 static void *caller(void *unused) {
     (void)unused;
     matrix m = make(FOLKMOOT_FLOAT32, 33, 65, 0);
     float x[65], y[33], again[33];
     for (int k = 0; k < 65; k++) x[k] = 0.5f;
-    CHECK(folkmoot_linear(&m.stored, FOLKMOOT_FLOAT32, 0, 33, 65, x, 0, 1, y, 1) == 0);
+    CHECK(linear(&m.stored, FOLKMOOT_FLOAT32, 33, 65, x, 1, y, 1) == 0);
     for (int time = 0; time < 300; time++) {
-        CHECK(folkmoot_linear(&m.stored, FOLKMOOT_FLOAT32, 0, 33, 65, x, 0, 1, again, 1 + time % 4) == 0);
+        CHECK(linear(&m.stored, FOLKMOOT_FLOAT32, 33, 65, x, 1, again, 1 + time % 4) == 0);
         CHECK(memcmp(y, again, sizeof y) == 0);
     }
     drop(&m);
@@ -258,6 +289,8 @@ int main(int count, char **arguments) {
         check_linear(FOLKMOOT_FP8_BLOCK, 140, 5000, 3);
         check_feed_forward(FOLKMOOT_FLOAT32, FOLKMOOT_BY_COLUMNS, 600, 1100, 3); /* more columns than go at once */
         check_feed_forward(FOLKMOOT_INT8, FOLKMOOT_BY_ROWS, 32, 32, 1100); /* slices and batches */
+        for (int k = 0; k < (int)(sizeof sizes / sizeof *sizes); k++) check_norm(1 + k % 3, sizes[k]);
+        check_norm(2, 2048);
         if (count < 2) check_callers();
         printf("%s: agrees\n", folkmoot_isa());
     }

@@ -1,0 +1,77 @@
+"""The quick modules of a trunk answer as the modules that they stand for, whatever they are asked and in whatever order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRMSNorm
+from transformers.models.olmoe.modeling_olmoe import OlmoeRMSNorm
+
+from folkmoot.kernels.native_library import load
+from folkmoot.models.few_rows import FewRowsLinear, FewRowsNorm, quicken
+
+needs_native = pytest.mark.skipif(load() is None, reason="no native kernels here")
+
+
+class Attention(nn.Module):
+    """Three layers that read the same input, and one that does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(64, 96, bias=True)
+        self.k_proj = nn.Linear(64, 32, bias=False)
+        self.v_proj = nn.Linear(64, 33, bias=True)
+        self.o_proj = nn.Linear(96, 64)
+        self.norm = OlmoeRMSNorm(64)
+        self.other_norm = GptOssRMSNorm(64)
+
+
+def quick() -> tuple[Attention, Attention]:
+    """The module as it is, and quickened."""
+    plain, changed = Attention().requires_grad_(False), Attention().requires_grad_(False)
+    changed.load_state_dict(plain.state_dict())
+    quicken(changed)
+    return plain, changed
+
+
+def test_layers_are_quickened_and_only_norms_like_llamas() -> None:
+    _, changed = quick()
+    assert type(changed.o_proj) is FewRowsLinear and not changed.o_proj.followers
+    assert changed.q_proj.followers == (changed.k_proj, changed.v_proj)
+    assert isinstance(changed.norm, FewRowsNorm) and isinstance(changed.norm, OlmoeRMSNorm)
+    assert type(changed.other_norm) is GptOssRMSNorm
+
+
+@pytest.mark.parametrize("rows", [1, 3, 400])
+def test_they_answer_the_same(rows: int) -> None:
+    plain, changed = quick()
+    x = torch.randn(1, rows, 64)
+    for name in ("q_proj", "k_proj", "v_proj", "norm", "other_norm"):
+        torch.testing.assert_close(getattr(changed, name)(x), getattr(plain, name)(x), rtol=1e-4, atol=1e-5)
+
+
+@needs_native
+def test_what_was_computed_ahead_answers_no_other_input() -> None:
+    plain, changed = quick()
+    first, second = torch.randn(1, 64), torch.randn(1, 64)
+    changed.q_proj(first)
+    torch.testing.assert_close(changed.k_proj(second), plain.k_proj(second), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(changed.v_proj(first), plain.v_proj(first), rtol=1e-4, atol=1e-5)
+    changed.v_proj.weight.zero_()
+    assert not torch.equal(changed.v_proj(first), plain.v_proj(first)), "an answer is given once"
+
+
+@needs_native
+def test_layers_are_computed_together_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from folkmoot.models import few_rows
+
+    asked: list[int] = []
+    real = few_rows.linears
+    monkeypatch.setattr(few_rows, "linears", lambda x, layers: asked.append(len(layers)) or real(x, layers))
+    monkeypatch.setattr(few_rows, "linear", lambda *_: pytest.fail("a layer was computed by itself"))
+    _, changed = quick()
+    x = torch.randn(1, 64)
+    for name in ("q_proj", "k_proj", "v_proj"):
+        getattr(changed, name)(x)
+    assert asked == [3]
