@@ -8,6 +8,8 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# numpy's threads, like torch's: its library reads this when it is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # GPU kernels run through Triton's interpreter, which must be known before Triton is first imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 

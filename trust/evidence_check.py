@@ -96,7 +96,7 @@ def check_evidence(
         operator: The coordinator's key, where the checker knows it; otherwise the one in the evidence is taken, and named.
         tolerance: What an honest node may differ by.
     """
-    for name, check in (
+    checks: tuple[tuple[str, Callable[[], str]], ...] = (
         ("manifest", lambda: _manifest(evidence, model)),
         ("operator", lambda: _operator(evidence, operator)),
         ("task", lambda: _task(evidence)),
@@ -105,7 +105,8 @@ def check_evidence(
         ("result", lambda: _result(evidence)),
         ("signature", lambda: _signature(evidence)),
         ("verdict", lambda: _verdict(evidence)),
-    ):
+    )
+    for name, check in checks:
         try:
             detail = check()
         except TrustError as error:

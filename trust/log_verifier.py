@@ -95,8 +95,7 @@ class LogVerifier:
                 raise LogError(f"{tile.path} has other entries than the tree")
             # The proof of one leaf is made from all other hashes of its tile, so it binds them all.
             self.check_inclusion(bundle[0], first, checkpoint)
-            for place, entry in enumerate(bundle[max(0, start - first) :], max(start, first)):
-                yield place, entry
+            yield from enumerate(bundle[max(0, start - first) :], max(start, first))
 
     def _hash(self, size: int, start: int, end: int) -> bytes:
         """The hash of a range of leaves that a tree of `size` has as a subtree, or as its right edge."""

@@ -130,7 +130,7 @@ class Cheat(StrEnum):
     FP8 = "fp8 e4m3"
     INT4 = "int4 in groups of 64"
     LOW_RANK = "low rank, 10 of 11"
-    HALF_NEURONS = "one neuron in eight left out"
+    LEFT_OUT = "one neuron in eight left out"
     WRONG_EXPERT = "another expert"
 
 
@@ -159,7 +159,7 @@ def _cheapened(matrix: Singles, cheat: Cheat) -> Singles:
             left, values, right = np.linalg.svd(matrix, full_matrices=False)
             rank = len(values) * 10 // 11
             return exact((left[:, :rank] * values[:rank]) @ right[:rank])
-        case Cheat.HALF_NEURONS:
+        case Cheat.LEFT_OUT:
             changed = matrix.copy()
             changed[::8] = 0
             return changed

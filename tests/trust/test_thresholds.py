@@ -1,0 +1,186 @@
+"""Proven: extrapolated quantiles are those of known distributions, thresholds cover each source, bad samples are refused,
+and thresholds survive their JSON and come from nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folkmoot.trust.audit_statements import OpeningKind
+from folkmoot.trust.calibration import FLOOR, calibrate, gamma_quantile
+from folkmoot.trust.residuals import Stage, StageResiduals
+from folkmoot.trust.thresholds import MAX_JSON_BYTES, ROW_COUNTS, StageLimits, Thresholds, ThresholdsError
+
+KEY = (OpeningKind.RAW, Stage.OUTPUT)
+CHI_SQUARE = {(1, 1e-4): 15.137, (8, 1e-4): 31.828, (8, 1e-7): 48.46, (16, 1e-4): 45.925}
+"""Published quantiles: degrees and upper tail."""
+
+
+def block(errors: Any) -> StageResiduals:
+    array = np.asarray(errors, np.float64)
+    return StageResiduals(array, np.zeros_like(array))
+
+
+def gaussian(size: float, rows: int, columns: int, seed: int = 0) -> StageResiduals:
+    return block(size * np.random.default_rng(seed).normal(size=(rows, columns)))
+
+
+@pytest.mark.parametrize(("degrees", "rate"), CHI_SQUARE)
+def test_the_gamma_quantile_is_the_chi_squares(degrees: int, rate: float) -> None:
+    assert gamma_quantile(degrees, 2 * degrees, rate) == pytest.approx(CHI_SQUARE[degrees, rate], rel=0.08)
+
+
+@pytest.mark.parametrize("columns", [1, 4, 8, 16])
+@pytest.mark.parametrize("rows", [1, 8, 64])
+def test_false_positives_come_at_the_rate_asked_for(columns: int, rows: int) -> None:
+    """Of Gaussian residuals; at 1 % so that a count shows it."""
+    limits = calibrate({"a": {KEY: [gaussian(0.003, 4000, columns)]}}, rate=0.01).limits[KEY]
+    fresh = gaussian(0.003, 2000 * rows, columns, seed=1).by_row.reshape(2000, rows)
+    overall = np.sqrt(np.mean(np.square(fresh), axis=1))
+    suspected = (overall > limits.overall_of(rows)) | (fresh.max(axis=1) > limits.worst_of(rows))
+    assert 0.001 < suspected.mean() < 0.02
+
+
+def test_rows_that_resemble_each_other_widen_the_mean() -> None:
+    """Blocks of different sizes of error: a whole audit may lie in the worst of them."""
+    alike = [gaussian(0.003, 500, 8, seed) for seed in range(8)]
+    unlike = [gaussian(0.002 + 0.0003 * seed, 500, 8, seed) for seed in range(8)]
+    narrow, wide = (calibrate({"a": {KEY: blocks}}).limits[KEY] for blocks in (alike, unlike))
+    assert wide.overall_of(256) > 1.2 * narrow.overall_of(256)
+
+
+def test_each_source_fits_below_the_thresholds() -> None:
+    small, large = {KEY: [gaussian(1e-4, 2000, 8)]}, {KEY: [gaussian(3e-3, 2000, 8)]}
+    both = calibrate({"exact": small, "rounded": large})
+    assert both.limits == calibrate({"rounded": large}).limits
+    assert dict(both.sources) == {"exact": 2000, "rounded": 2000}
+
+
+def test_no_limit_is_below_the_floor() -> None:
+    limits = calibrate({"a": {KEY: [gaussian(1e-9, 2000, 8)]}}).limits[KEY]
+    assert set(limits.overall + limits.worst) == {FLOOR}
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [],
+        [gaussian(1e-3, 999, 8)],
+        [gaussian(1e-3, 2000, 8), block([[math.inf] * 8])],
+        [gaussian(1e-3, 2000, 8), block([[math.nan] * 8])],
+        [gaussian(1e-3, 2000, 8), gaussian(1e-3, 2000, 4)],
+    ],
+    ids=["none", "few", "infinite", "not a number", "two widths"],
+)
+def test_bad_samples_are_refused(blocks: list[StageResiduals]) -> None:
+    with pytest.raises(ThresholdsError):
+        calibrate({"a": {KEY: blocks}})
+
+
+def test_sources_of_two_widths_are_refused() -> None:
+    with pytest.raises(ThresholdsError):
+        calibrate({"a": {KEY: [gaussian(1, 2000, 8)]}, "b": {KEY: [gaussian(1, 2000, 4)]}})
+
+
+@given(st.integers(1, ROW_COUNTS[-1]))
+def test_limits_between_counts_are_the_wider_ones(rows: int) -> None:
+    limits = StageLimits(8, tuple(map(float, reversed(ROW_COUNTS))), tuple(map(float, ROW_COUNTS)))
+    assert limits.worst_of(rows) >= rows > limits.worst_of(rows) / 2
+    at = [float(count) for count in ROW_COUNTS if count <= rows]
+    assert limits.overall_of(rows) == limits.overall[len(at) - 1]
+
+
+LIMITS = st.builds(
+    StageLimits,
+    st.integers(1, 128),
+    *[st.lists(st.floats(1e-12, 1e9), min_size=len(ROW_COUNTS), max_size=len(ROW_COUNTS)).map(tuple)] * 2,
+)
+KEYS = st.tuples(st.sampled_from(OpeningKind), st.sampled_from(Stage))
+THRESHOLDS = st.builds(
+    Thresholds,
+    st.floats(1e-9, 0.49),
+    st.dictionaries(st.text(max_size=10), st.integers(0, 10**9), max_size=3),
+    st.dictionaries(KEYS, LIMITS, max_size=4),
+)
+
+
+@given(THRESHOLDS)
+def test_thresholds_survive_their_json(thresholds: Thresholds) -> None:
+    again = Thresholds.decode(thresholds.encode())
+    assert again == thresholds
+    assert again.encode() == thresholds.encode()
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200))
+def test_whatever_comes_as_thresholds_raises_nothing_else(text: str | bytes) -> None:
+    with pytest.raises(ThresholdsError):
+        Thresholds.decode(text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(st.sampled_from(["format", "rate", "sources", "row_counts", "limits"]), JSON)
+def test_any_part_replaced_raises_nothing_else(part: str, value: Any) -> None:
+    document = json.loads(some_thresholds().encode()) | {part: value}
+    try:
+        read = Thresholds.decode(json.dumps(document))
+    except ThresholdsError:
+        return
+    assert json.loads(read.encode()) == document
+
+
+def some_thresholds() -> Thresholds:
+    return calibrate({"a": {KEY: [gaussian(3e-3, 2000, 8)]}})
+
+
+def edited(change: Callable[[dict[str, Any]], object]) -> str:
+    document = json.loads(some_thresholds().encode())
+    change(document)
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        edited(lambda document: document.update(more=1)),
+        edited(lambda document: document.pop("rate")),
+        edited(lambda document: document.update(format="folkmoot-thresholds/2")),
+        edited(lambda document: document.update(rate=0)),
+        edited(lambda document: document.update(rate=True)),
+        edited(lambda document: document["limits"]["raw/output"]["worst"].pop()),
+        edited(lambda document: document["limits"]["raw/output"].update(columns=0)),
+        edited(lambda document: document["limits"].update({"raw/other": {}})),
+        edited(lambda document: document["sources"].update(a=-1)),
+        some_thresholds().encode().replace('"rate": 0.0001', '"rate": NaN'),
+        some_thresholds().encode().replace('"rate": 0.0001', '"rate": 1e999'),
+        some_thresholds().encode().replace('"rate": 0.0001', '"rate": 0.0001, "rate": 0.0001'),
+        "[" * 60_000,
+        "9" * 60_000,
+        " " * (MAX_JSON_BYTES + 1),
+    ],
+    ids=range(15),
+)
+def test_thresholds_that_are_not_quite_thresholds_are_refused(text: str) -> None:
+    with pytest.raises(ThresholdsError):
+        Thresholds.decode(text)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan])
+def test_a_limit_that_is_none_is_refused(bad: float) -> None:
+    thresholds = some_thresholds()
+    limits = replace(thresholds.limits[KEY], worst=(bad,) * len(ROW_COUNTS))
+    with pytest.raises(ThresholdsError):
+        replace(thresholds, limits={KEY: limits})
