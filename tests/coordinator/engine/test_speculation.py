@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,11 +44,15 @@ class NoPool:
 
 
 class Witness(SilentObserver):
-    """Remembers steps and drafts."""
+    """Remembers steps, drafts and ends."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
         self.drafts: list[tuple[int, int]] = []
+        self.ends: list[tuple[str, int]] = []
+
+    def ended(self, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
+        self.ends.append((outcome, completion_tokens))
 
     def stepped(self, tokens: int, seconds: float) -> None:
         self.steps.append(tokens)
@@ -63,6 +67,7 @@ def serving(
     pages: int = 100,
     witness: Witness | None = None,
     started: bool = True,
+    covered: Callable[[], bool] = lambda: True,
     **chosen: Any,
 ) -> Iterator[Engine]:
     """An engine over a trunk, with so many pages of 4 tokens."""
@@ -70,7 +75,7 @@ def serving(
     spec = trunk.spec
     memory_bytes = pages * PAGE * sum(token_bytes(cache, spec.dtype) for cache in spec.caches)
     limits = EngineSettings(kv_memory_bytes=memory_bytes, **(fields | chosen))
-    engine = Engine(trunk, NoPool(), TOKENIZER, limits, lambda: True, witness)
+    engine = Engine(trunk, NoPool(), TOKENIZER, limits, covered, witness)
     if started:
         engine.start()
     try:
@@ -99,7 +104,9 @@ def asks(draw: st.DrawFn, longest: int) -> Ask:
         top_p=draw(st.sampled_from([1.0, 0.9])),
         seed=draw(st.integers(0, 99)),
         max_tokens=draw(st.one_of(st.none(), st.integers(1, longest - length))),
-        stop=tuple(draw(st.lists(st.text("abcde", min_size=2, max_size=5), max_size=2))),
+        stop=tuple(
+            draw(st.lists(st.sampled_from(["dea", "bcdea", "ac", "abcdeabcdea", "never"]), max_size=2))
+        ),
         logprobs=draw(st.sampled_from([None, None, 2])),
         ignore_eos=draw(st.booleans()),
     )
@@ -135,10 +142,19 @@ def test_any_requests_have_the_same_deltas_with_drafts_and_without(data: st.Data
         "max_draft_tokens": data.draw(st.sampled_from([1, 4, 9])),
         "draft_step_tokens": data.draw(st.sampled_from([6, 24])),
     }
-    with serving(trunk, pages, **drafting) as engine:
+    witness = Witness()
+    with serving(trunk, pages, witness, **drafting) as engine:
         assert answers(engine, asked) == wanted
         eventually(lambda: engine.stats().pages_used == 0)
-        assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+    stats = engine.stats()
+    assert (stats.running, stats.waiting) == (0, 0)
+    assert (stats.draft_tokens, stats.draft_tokens_accepted) == tuple(
+        map(sum, zip((0, 0), *witness.drafts, strict=True))
+    )
+    assert len(witness.ends) == len(asked)
+    if all(ask.leaves_after is None for ask in asked):
+        assert sorted(made for _, made in witness.ends) == sorted(map(len, wanted))
+        assert stats.tokens_generated == sum(map(len, wanted))
 
 
 def test_a_rhyme_takes_fewer_steps_than_it_has_tokens() -> None:
@@ -172,6 +188,26 @@ def test_drafts_fill_a_step_up_to_the_limit_and_many_streams_have_none(streams: 
     else:
         assert decoding == [streams] * 39
         assert engine.stats().draft_tokens == 0
+
+
+def test_an_answer_that_ends_within_its_drafts_ends_once_and_there() -> None:
+    """a, bcd, ea and then bc, which the step chose too."""
+    witness = Witness()
+    with serving(FingerprintTrunk(surprise=0.0), witness=witness) as engine:
+        asked = Ask([*ALPHABET] * 3, greedy(40, stop=("dea",)))
+        (found,) = answers(engine, [asked])
+    assert ["".join(delta.text for delta in found), len(found)] == ["abc", 6]
+    assert witness.ends == [("stop", 6)]
+    assert witness.drafts == [(2, 2), (3, 1)]
+    assert engine.stats().tokens_generated == 6
+
+
+def test_no_drafts_while_an_expert_is_missing() -> None:
+    trunk, witness = FingerprintTrunk(surprise=0.0), Witness()
+    limits: dict[str, Any] = {"prefill_chunk_tokens": 24, "covered": lambda: trunk.steps < 3}
+    with serving(trunk, witness=witness, **limits) as engine:
+        engine.submit([*ALPHABET] * 3, greedy(20, ignore_eos=True)).wait(PATIENCE_S)
+    assert witness.steps == [15, 3, 4] + [1] * (20 - 1 - 3 - 4)
 
 
 def test_no_drafts_when_they_are_off() -> None:
