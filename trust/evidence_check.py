@@ -197,7 +197,8 @@ def _recomputation(evidence: Evidence, model: PublicModel, tolerance: Tolerance)
         return Step(name, False, error.message, Outcome.NOT_PROVEN)
     found = compare(evidence.output.values(), recomputed, tolerance)
     detail = (
-        f"largest error {millionths(found.worst)} millionths, allowed {millionths(tolerance.row)}; "
+        f"row {found.worst} is off by {millionths(found.worst_error)} millionths of its size, "
+        f"allowed are {millionths(found.worst_allowed)}; "
         f"{len(found.wrong)} of {task.rows} rows wrong"
     )
     return Step(name, bool(found.wrong), detail, Outcome.PROVEN if found.wrong else Outcome.NOT_PROVEN)

@@ -120,7 +120,12 @@ def first_products(weights: ExpertWeights, rows: Floats) -> tuple[Doubles | None
 
 def expert_output(form: ExpertForm, weights: ExpertWeights, rows: Floats) -> Doubles:
     """What an expert answers to rows [n, H], ungated: [n, H] float64."""
-    return _linear(activate(form, *first_products(weights, rows)), weights.down, weights.down_bias)
+    return second_product(weights, activate(form, *first_products(weights, rows)))
+
+
+def second_product(weights: ExpertWeights, inner: Doubles) -> Doubles:
+    """The answers that inner activations [n, I] lead to, bias included: [n, H] float64."""
+    return _linear(inner, weights.down, weights.down_bias)
 
 
 def _linear(rows: Doubles, weights: Floats, bias: Floats | None) -> Doubles:

@@ -1,7 +1,8 @@
 """The verdict's arithmetic: a frame computed again in float64 from canonical weights.
 
 Guarantees: pure; what a row's error is measured against is never smaller than its parts (`sizes`), so experts whose answers
-nearly cancel cannot make honest rounding look like fraud; what is not finite, where the recomputation is finite, is wrong
+nearly cancel cannot make honest rounding look like fraud; a row may differ by the profile's tolerance, or by what
+honest rounding of this very row exceeds once in `HONEST_RATE`, whichever is more; what is not finite, where the recomputation is finite, is wrong
 by infinitely much; and where the recomputation itself is not finite nobody is accused.
 
 Letters: n rows, m rows of one expert, H hidden size.
@@ -15,13 +16,27 @@ from typing import Final
 
 import numpy as np
 
-from .expert_arithmetic import Doubles, ExpertForm, ExpertRows, ExpertWeights, Floats, expert_output, sizes
+from .expert_arithmetic import (
+    Doubles,
+    ExpertForm,
+    ExpertRows,
+    ExpertWeights,
+    Floats,
+    activate,
+    first_products,
+    second_product,
+    sizes,
+)
+from .honest_rounding import RoundingSpread, rounding_spread
 
 PROFILE_TOLERANCE: Final = 0.0070
 """Relative L2 error of a row under the profile `float32-accumulate/1`: honest rounding of gate, up, their product and the output
 stays below 0.0059, weights cheated to int8 in blocks of 32 are at 0.0085 and more."""
+HONEST_RATE: Final = 1e-9
+"""How often honest rounding may exceed what a row is allowed, where that is more than the profile's tolerance: small experts, and
+rows that one neuron carries, round worse than the average row."""
 DRIFT_TOLERANCE: Final = 0.0015
-"""Relative L2 norm of the mean error over many rows: honest rounding, whose sign changes, is at 0.0004 over 100 of them."""
+"""Relative size of a bias over many rows: honest rounding, whose sign changes, is at 0.0004 over 100 of them."""
 DRIFT_ROWS: Final = 100
 
 
@@ -31,11 +46,13 @@ class Tolerance:
 
     Attributes:
         row: Relative L2 error of one row.
-        drift: Relative L2 norm of the mean over rows of their errors, each over its own size.
-        drift_rows: How many different rows such a mean needs.
+        honest_rate: How often honest rounding of the row may exceed what it is allowed.
+        drift: Relative size of a bias over many rows.
+        drift_rows: How many different rows that needs.
     """
 
     row: float = PROFILE_TOLERANCE
+    honest_rate: float = HONEST_RATE
     drift: float = DRIFT_TOLERANCE
     drift_rows: int = DRIFT_ROWS
 
@@ -47,10 +64,12 @@ class Recomputed:
     Attributes:
         output: [n, H] float64.
         sizes: [n] float64, what errors are measured against.
+        rounding: What honest rounding does to the n rows' squared errors, not divided by their sizes.
     """
 
     output: Doubles = field(repr=False)
     sizes: Doubles = field(repr=False)
+    rounding: RoundingSpread = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +78,25 @@ class Comparison:
 
     Attributes:
         errors: [n] relative L2 error of each row.
-        wrong: The rows whose error is above the tolerance.
-        worst: The largest error.
-        tolerance: What was allowed.
+        allowed: [n] what each row may differ by.
+        wrong: The rows whose error is more.
+        worst: The row that is furthest beyond, or nearest to, what it may be.
     """
 
     errors: Doubles = field(repr=False)
+    allowed: Doubles = field(repr=False)
     wrong: tuple[int, ...]
-    worst: float
-    tolerance: float
+    worst: int
+
+    @property
+    def worst_error(self) -> float:
+        """The error of the worst row."""
+        return float(self.errors[self.worst])
+
+    @property
+    def worst_allowed(self) -> float:
+        """What the worst row may differ by."""
+        return float(self.allowed[self.worst])
 
 
 def recompute(
@@ -85,29 +114,43 @@ def recompute(
         pairs: Which experts work on which rows.
     """
     inputs = np.asarray(rows, np.float64)
-    output, squares = np.zeros(inputs.shape), np.zeros(len(inputs))
+    output, (squares, means, variances) = np.zeros(inputs.shape), np.zeros((3, len(inputs)))
     with np.errstate(over="ignore", invalid="ignore"):
         for one in pairs:
-            answer = expert_output(form, weights_of(one.expert), inputs[one.rows])  # [m, H]
-            term = answer * np.asarray(one.gates, np.float64)[:, None]
-            output[one.rows] += term
-            squares[one.rows] += np.square(sizes([term]))
-    return Recomputed(output, np.maximum(sizes([output]), np.sqrt(squares)))
+            weights, gates = weights_of(one.expert), np.asarray(one.gates, np.float64)
+            gate, up = first_products(weights, inputs[one.rows])  # [m, I]
+            answer = second_product(weights, activate(form, gate, up))  # [m, H]
+            output[one.rows] += answer * gates[:, None]
+            squares[one.rows] += np.square(sizes([answer]) * gates)
+            spread = rounding_spread(form, weights, gate, up, answer)
+            means[one.rows] += spread.mean * gates**2
+            variances[one.rows] += spread.variance * gates**4
+        scale = np.maximum(sizes([output]), np.sqrt(squares))
+    return Recomputed(output, scale, RoundingSpread(means, variances))
 
 
 def compare(signed: Floats, recomputed: Recomputed, tolerance: Tolerance) -> Comparison:
     """How far a signed output [n, H] is from what it should have been, row by row."""
     errors = sizes([_relative(signed, recomputed)])
-    wrong = tuple(int(row) for row in np.flatnonzero(errors > tolerance.row))
-    return Comparison(errors, wrong, float(errors.max(initial=0.0)), tolerance.row)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        honest = recomputed.rounding.reach(tolerance.honest_rate) / recomputed.sizes
+    allowed = np.maximum(tolerance.row, np.where(np.isfinite(honest), honest, 0.0))
+    wrong = tuple(int(row) for row in np.flatnonzero(errors > allowed))
+    return Comparison(errors, allowed, wrong, int(np.argmax(errors / allowed)))
 
 
 def drift(signed: Floats, recomputed: Recomputed) -> float:
-    """The relative L2 norm of the mean error over rows: what stays of a bias when honest rounding averages out.
+    """What stays of a bias when honest rounding averages out over rows: the larger of two relative sizes.
 
-    The rows must be of different inputs: the same row rounds the same way each time.
+    That of a vector that is always added (the norm of the mean error), and that of a factor (the errors' share along the true
+    rows). The rows must be of different inputs: the same row rounds the same way each time.
     """
-    return float(np.linalg.norm(np.mean(_relative(signed, recomputed), axis=0)))
+    errors = _relative(signed, recomputed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        truth = recomputed.output / recomputed.sizes[:, None]
+    truth = np.where(np.isfinite(truth), truth, 0.0)
+    along = float(np.sum(errors * truth)) / max(float(np.sum(np.square(truth))), 1e-300)
+    return max(float(np.linalg.norm(np.mean(errors, axis=0))), abs(along))
 
 
 def drifts(signed: Floats, recomputed: Recomputed, tolerance: Tolerance) -> bool:

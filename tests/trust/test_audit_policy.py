@@ -1,0 +1,175 @@
+"""Proven: the rate rule as designed, moved only by audits; a node that always cheats is audited within the promised number of
+calls; standing changes for the stated reasons and for no others."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folkmoot.errors import UsageError
+from folkmoot.ids import ExpertKey, NodeId
+from folkmoot.trust import standing
+from folkmoot.trust.audit_policy import AuditPolicy, AuditPolicySettings, AuditSubject
+from folkmoot.trust.audit_statements import OpeningKind
+from folkmoot.trust.standing import Standing, StandingSettings, Status
+
+NODE = NodeId("a" * 64)
+SUBJECT = AuditSubject(NODE, ExpertKey(3, 7), "1.0")
+OTHERS = [
+    SUBJECT._replace(node=NodeId("b" * 64)),
+    SUBJECT._replace(expert=ExpertKey(3, 8)),
+    SUBJECT._replace(software_version="1.1"),
+]
+RULES = StandingSettings(probation_audits=3, probation_experts=2, strikes=3, strike_window_s=100)
+
+
+def trusted(audits: int) -> AuditPolicy:
+    policy = AuditPolicy()
+    policy.restore({SUBJECT: audits})
+    return policy
+
+
+@pytest.mark.parametrize(
+    ("audits", "rate"), [(0, 1.0), (1, 1.0), (49, 1.0), (50, 0.02), (51, 0.02), (10**6, 0.02)]
+)
+def test_the_rate_is_that_of_the_rule(audits: int, rate: float) -> None:
+    assert trusted(audits).rate(SUBJECT) == pytest.approx(rate)
+
+
+def test_a_lower_floor_is_reached_by_audits_alone() -> None:
+    policy = AuditPolicy(AuditPolicySettings(first_audits=10, lowest_rate=0.001), {SUBJECT: 100})
+    assert policy.rate(SUBJECT) == pytest.approx(0.01)
+
+
+@given(st.lists(st.booleans(), max_size=120))
+def test_only_audits_count_and_a_failure_counts_all_away(ends: list[bool]) -> None:
+    policy, run = AuditPolicy(), 0
+    for passed in ends:
+        policy.choose([SUBJECT], [0.5])
+        policy.record(SUBJECT, passed)
+        run = run + 1 if passed else 0
+        assert policy.rate(SUBJECT) == (1.0 if run < 50 else max(0.02, 1 / run))
+    assert all(policy.rate(other) == 1.0 for other in OTHERS)
+
+
+@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4))
+def test_each_subject_is_chosen_by_its_own_draw(draws: list[float]) -> None:
+    policy = trusted(1000)
+    policy.restore(dict.fromkeys((SUBJECT, *OTHERS), 1000))
+    subjects = [SUBJECT, *OTHERS]
+    chosen = policy.choose(subjects, draws)
+    assert chosen == [subject for subject, draw in zip(subjects, draws, strict=True) if draw < 0.02]
+    assert policy.choose(subjects, draws, always=True) == subjects
+
+
+def test_draws_and_subjects_go_together() -> None:
+    with pytest.raises(UsageError):
+        AuditPolicy().choose([SUBJECT], [])
+
+
+def test_an_everlasting_cheat_is_audited_within_228_calls_in_99_of_100_runs() -> None:
+    generator, late, policy = random.Random(5), 0, trusted(10**5)
+    for _ in range(4000):
+        late += not any(policy.choose([SUBJECT], [generator.random()]) for _ in range(228))
+    assert late / 4000 < 0.0140
+
+
+def test_openings_are_raw_and_tight_in_turn() -> None:
+    policy = AuditPolicy()
+    kinds = []
+    for _ in range(4):
+        kinds.append(policy.kind(SUBJECT))
+        policy.record(SUBJECT, True)
+    assert kinds == [OpeningKind.RAW, OpeningKind.TIGHT] * 2
+
+
+def test_a_node_that_is_forgotten_begins_anew() -> None:
+    policy = trusted(100)
+    policy.record(OTHERS[0], True)
+    policy.forget(NODE)
+    assert policy.passed == {OTHERS[0]: 1}
+
+
+def test_no_bad_number_is_restored() -> None:
+    assert trusted(-5).rate(SUBJECT) == 1.0
+
+
+@pytest.mark.parametrize(("first", "lowest"), [(0, 0.02), (50, 0.0), (50, 1.1)])
+def test_rules_that_cannot_be_are_refused(first: int, lowest: float) -> None:
+    with pytest.raises(UsageError):
+        AuditPolicySettings(first, lowest)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: StandingSettings(probation_audits=0),
+        lambda: StandingSettings(strikes=0),
+        lambda: StandingSettings(strike_window_s=0),
+    ],
+)
+def test_standing_rules_that_cannot_be_are_refused(make: Callable[[], StandingSettings]) -> None:
+    with pytest.raises(UsageError):
+        make()
+
+
+def a_member() -> Standing:
+    node = standing.newcomer(0)
+    for _ in range(3):
+        node = standing.audit_passed(node, RULES, 1)
+    return node
+
+
+def test_a_newcomer_gets_little_until_it_has_passed() -> None:
+    node = standing.newcomer(0)
+    for _ in range(2):
+        node = standing.audit_passed(node, RULES, 1)
+        assert node.status is Status.PROBATION
+        assert node.always_audited
+        assert node.most_experts(RULES) == 2
+    node = standing.audit_passed(node, RULES, 5)
+    assert (node.status, node.since_s, node.always_audited) == (Status.MEMBER, 5, False)
+    assert node.most_experts(RULES) is None
+    assert standing.audit_passed(node, RULES, 9) == node
+
+
+def test_strikes_lapse_and_too_many_mean_probation() -> None:
+    node = a_member()
+    for now in (10, 50, 115):
+        node = standing.struck(node, RULES, now, "a late opening")
+        assert node.status is Status.MEMBER
+    node = standing.struck(node, RULES, 120, "a late opening")
+    assert node.status is Status.PROBATION
+    assert "late opening" in node.reason
+    assert (node.passed, node.strikes_s) == (0, ())
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=60))
+def test_strikes_are_never_fraud_and_never_pile_up(times: list[float]) -> None:
+    node = a_member()
+    for now in sorted(times):
+        node = standing.struck(node, RULES, now, "late")
+        assert node.serves
+        assert len(node.strikes_s) < RULES.strikes
+
+
+@pytest.mark.parametrize("before", [standing.newcomer(0), a_member()])
+def test_a_verdict_quarantines_until_the_operator_admits(before: Standing) -> None:
+    node = standing.convicted(before, 9, "layer 3 expert 7 was wrong by 1.5 %")
+    for _ in range(10):
+        node = standing.audit_passed(node, RULES, 10)
+        node = standing.struck(node, RULES, 10, "late")
+    assert (node.status, node.serves, node.most_experts(RULES)) == (Status.QUARANTINED, False, 0)
+    assert "1.5 %" in node.reason
+    assert standing.admitted(11, "the operator's word").status is Status.PROBATION
+
+
+def test_a_ban_outlasts_a_verdict() -> None:
+    node = standing.banned(1, "the operator's word")
+    assert standing.convicted(node, 2, "wrong") == node
+    assert standing.quarantined(node, 2, "wrong").status is Status.BANNED
+    assert standing.quarantined(a_member(), 2, "asked for").status is Status.QUARANTINED
