@@ -1,1 +1,1 @@
-"""Identity, canonical statements and signatures: pure functions."""
+"""Identity, statements, signatures, receipts, audits, evidence and the public log: pure functions."""
