@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from folkmoot.coordinator.engine.speculation.draft_length import LONGEST_REST, SHORTEST_REST, DraftLength
 from folkmoot.coordinator.engine.speculation.drafter import Drafter
-from folkmoot.coordinator.engine.speculation.prompt_lookup import LONGEST_MATCH, PromptLookup
+from folkmoot.coordinator.engine.speculation.prompt_lookup import MATCHES, PromptLookup
 
 TEXT = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 
 
 def by_definition(tokens: list[int], count: int) -> list[int]:
     """A scan for the latest earlier occurrence of the longest end of the text, token after token."""
-    for length in range(min(LONGEST_MATCH, len(tokens)), 0, -1):
+    for length in MATCHES:
         for place in range(len(tokens) - 1, length - 1, -1):
             if tokens[place - length : place] == tokens[-length:]:
                 text = list(tokens)
@@ -45,6 +45,8 @@ def test_a_guess_is_what_followed_the_latest_longest_match(
         ("to be or not to b", "e or"),
         ("x12 y12 z12 y1", "2 z1"),
         ("abcd", ""),
+        ("abca", ""),
+        ("aa", ""),
         ("a", ""),
     ],
 )
