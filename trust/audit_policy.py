@@ -1,9 +1,10 @@
 """Which calls are audited: the rate rule.
 
-Guarantees: a pure state machine without clock or randomness of its own. For each subject (node, expert, software version)
-every call is audited until 50 audits have passed, then a share of max(2 %, 1 / n), n counting the audits passed; a failed audit
-sets n back to 0, and so does a new software version, for it is another subject. Calls that were not audited change nothing,
-so no amount of good behaviour unobserved buys a lower rate. Raw and tight openings alternate.
+Guarantees: a pure state machine without clock or randomness of its own. For each subject (node, expert, software
+version) every call is audited until 50 audits have passed, then a share of max(2 %, 1 / n), n counting the audits
+passed; a failed audit sets n back to 0, and so does a new software version, for it is another subject. Calls that
+were not audited change nothing, so no amount of good behaviour unobserved buys a lower rate. Raw and tight openings
+alternate.
 """
 
 from __future__ import annotations

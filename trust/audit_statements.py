@@ -1,8 +1,8 @@
 """Statements of an audit: the question, the node's answer, and what came of it.
 
-Guarantees: a challenge names one result that its node has committed to, and a nonce, so an opening answers one challenge
-only; an opening commits to the bytes of what it opens; a verdict names the result, the model and the measured error. Each has a domain
-tag of its own, so none can pass for a result.
+Guarantees: a challenge names one result that its node has committed to, and a nonce, so an opening answers one
+challenge only; an opening commits to the bytes of what it opens; a verdict names the result, the model and the
+measured error. Each has a domain tag of its own, so none can pass for a result.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Reading bytes from outside, field by field.
 
-Guarantees: nothing is read past the end, no length is believed before it is known to fit, and `finish` refuses what is left
-over; every refusal is the error class that the reader was made with, so a parser built on it raises nothing else.
+Guarantees: nothing is read past the end, no length is believed before it is known to fit, and `finish` refuses what
+is left over; every refusal is the error class that the reader was made with, so a parser built on it raises nothing
+else.
 """
 
 from __future__ import annotations

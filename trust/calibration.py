@@ -1,15 +1,16 @@
 """Calibration: thresholds from what honest nodes were measured to leave.
 
-Guarantees: the same samples give the same thresholds; each is at least `FLOOR`, and at least the largest over the sources of
-that source's own, so a mixture of exact and less exact honest nodes does not hide the less exact.
+Guarantees: the same samples give the same thresholds; each is at least `FLOOR`, and at least the largest over the
+sources of that source's own, so a mixture of exact and less exact honest nodes does not hide the less exact.
 
 How the tails are reached. A rate of 1e-4 a stage and the largest of 1,024 rows ask for quantiles near 1e-7, which no
-affordable number of samples shows. They are extrapolated, in two ways, and the larger is taken: (1) the squares are taken for
-a gamma distribution with their mean and variance (exact if all rows had one error: the square over k projections is then
-chi-square of k degrees), by Wilson and Hilferty's approximation (1931); the variance of a mean of n rows is that between
-blocks plus that within them over n, so rows of one audit may resemble each other; (2) beyond the 99th percentile the
-squares of single rows are taken to fall off exponentially, as fast as their mean excess there. Both are wrong for an honest node
-whose errors are rarely but hugely larger than in the samples: calibrate with inputs that have the model's own outliers.
+affordable number of samples shows. They are extrapolated, in two ways, and the larger is taken: (1) the squares are
+taken for a gamma distribution with their mean and variance (exact if all rows had one error: the square over k
+projections is then chi-square of k degrees), by Wilson and Hilferty's approximation (1931); the variance of a mean of
+n rows is that between blocks plus that within them over n, so rows of one audit may resemble each other; (2) beyond
+the 99th percentile the squares of single rows are taken to fall off exponentially, as fast as their mean excess
+there. Both are wrong for an honest node whose errors are rarely but hugely larger than in the samples: calibrate with
+inputs that have the model's own outliers.
 """
 
 from __future__ import annotations

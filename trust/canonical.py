@@ -1,8 +1,8 @@
 """What fixed-width statements have in common: how their fields become bytes, and bytes fields again.
 
-Guarantees: a statement's bytes are its 32-byte domain tag and then its fields in order, big-endian, each of one width; so
-bytes and fields determine each other, `decode(encode(x)) == x`, and any bytes that `decode` takes are those that `encode`
-gives back. A field of the wrong width or range is refused, never padded or cut.
+Guarantees: a statement's bytes are its 32-byte domain tag and then its fields in order, big-endian, each of one
+width; so bytes and fields determine each other, `decode(encode(x)) == x`, and any bytes that `decode` takes are those
+that `encode` gives back. A field of the wrong width or range is refused, never padded or cut.
 """
 
 from __future__ import annotations

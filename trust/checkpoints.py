@@ -1,7 +1,8 @@
-"""Checkpoints: a log's signed word on how many entries it has and what they hash to (https://c2sp.org/tlog-checkpoint).
+"""Checkpoints: a log's signed word on how many entries it has and what they hash to
+(https://c2sp.org/tlog-checkpoint).
 
-Guarantees: a checkpoint has one text; one that was parsed gives back the same. A checkpoint is believed only out of a note
-that the log's key signed, and only under the log's own origin.
+Guarantees: a checkpoint has one text; one that was parsed gives back the same. A checkpoint is believed only out of a
+note that the log's key signed, and only under the log's own origin.
 """
 
 from __future__ import annotations

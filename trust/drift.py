@@ -1,12 +1,12 @@
 """Drift: small errors that always point the same way.
 
-Guarantees: a pure accumulator; adding in another order changes nothing but roundings. One audit cannot tell a bias of 0.3 %
-from honest rounding, whose sign changes from row to row; over many rows honest rounding averages out and a bias stays. Two kinds
-are measured: of scale (all outputs too large or too small by a factor) and of direction (the same small vector added,
-relative to the output). A bias below `SMALLEST` is not looked for.
+Guarantees: a pure accumulator; adding in another order changes nothing but roundings. One audit cannot tell a bias of
+0.3 % from honest rounding, whose sign changes from row to row; over many rows honest rounding averages out and a bias
+stays. Two kinds are measured: of scale (all outputs too large or too small by a factor) and of direction (the same
+small vector added, relative to the output). A bias below `SMALLEST` is not looked for.
 
-An accumulator belongs to one node and one layer in one epoch, for other projections point elsewhere, and takes each distinct
-input once: the same row repeated rounds the same way each time, and would look like a bias of direction.
+An accumulator belongs to one node and one layer in one epoch, for other projections point elsewhere, and takes each
+distinct input once: the same row repeated rounds the same way each time, and would look like a bias of direction.
 """
 
 from __future__ import annotations

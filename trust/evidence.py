@@ -1,13 +1,14 @@
 """Evidence: a file that shows a third party that a node's signed result was wrong.
 
 Guarantees: a file holds all that a check needs but the model's weights: the task, the node's signed result with the
-inclusion proof where a receipt covers it, the input, the routing, the output, and the coordinator's signatures over manifest and verdict.
-It has one encoding: `decode` takes no bytes but those that `encode` gives back. Parsing is bounded, allocates only what is there, and
-raises `MalformedEvidenceError` and nothing else. Nothing in it is believed until `check_evidence` has checked it.
+inclusion proof where a receipt covers it, the input, the routing, the output, and the coordinator's signatures over
+manifest and verdict. It has one encoding: `decode` takes no bytes but those that `encode` gives back. Parsing is
+bounded, allocates only what is there, and raises `MalformedEvidenceError` and nothing else. Nothing in it is believed
+until `check_evidence` has checked it.
 
-The form is binary with fields in one order, because most of it is arrays of activations: JSON would make them a third larger, and
-the same evidence would have many encodings. Whoever publishes evidence publishes a frame's activations, from which words of
-a prompt can be recovered.
+The form is binary with fields in one order, because most of it is arrays of activations: JSON would make them a third
+larger, and the same evidence would have many encodings. Whoever publishes evidence publishes a frame's activations,
+from which words of a prompt can be recovered.
 """
 
 from __future__ import annotations

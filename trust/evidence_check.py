@@ -1,9 +1,10 @@
 """Checking evidence offline, step by step.
 
-Guarantees: each step is said before the next is begun, with its name, whether it held, and what was found; the first that does not
-hold ends the check with "not proven"; "proven" is said only when the node's own signature covers an output that a float64
-recomputation from the manifest's weights shows to be wrong. The coordinator's verdict is read beside that, and proves nothing by itself.
-Bytes that are no evidence end as "malformed". Whatever the file says, nothing is raised.
+Guarantees: each step is said before the next is begun, with its name, whether it held, and what was found; the first
+that does not hold ends the check with "not proven"; "proven" is said only when the node's own signature covers an
+output that a float64 recomputation from the manifest's weights shows to be wrong. The coordinator's verdict is read
+beside that, and proves nothing by itself. Bytes that are no evidence end as "malformed". Whatever the file says,
+nothing is raised.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""What an expert computes, in float64 and from plain arrays: the definition that audits and verdicts are held against.
+"""What an expert computes, in float64 and from plain arrays: the definition that audits and verdicts are held
+against.
 
-Guarantees: nothing here is rounded to less than float64; the activations are those of the manifest's specs, under the same names.
-This room knows no weight formats: whoever has the canonical bytes dequantizes them, exactly, and hands the arrays in.
+Guarantees: nothing here is rounded to less than float64; the activations are those of the manifest's specs, under the
+same names. This room knows no weight formats: whoever has the canonical bytes dequantizes them, exactly, and hands
+the arrays in.
 
 Letters: n rows, H hidden size, I intermediate size.
 """
@@ -41,11 +43,14 @@ class ExpertForm:
     Attributes:
         activation: What stands between the products.
         alpha, limit: Of the clamped SwiGLU.
+        significand_bits: Of the type that honest nodes may round to, the leading bit included: 8 for bfloat16, 11 for
+            float16, 24 for float32.
     """
 
     activation: Activation
     alpha: float = 1.702
     limit: float = 7.0
+    significand_bits: int = 8
 
     @property
     def gated(self) -> bool:

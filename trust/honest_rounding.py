@@ -1,13 +1,15 @@
 """How far honest rounding takes a row from the truth, row by row.
 
-Guarantees: pure, and computed from the truth alone, so nothing that an accused node said moves it. The profile allows gate, up,
-inner activation and output one rounding each to bfloat16. A rounding error is uniform within half a unit in the last place;
-what each one does to the output follows from the weights, and independent errors add in squares. Rows differ: where few neurons carry
-a row, or their answers nearly cancel, the same roundings weigh several times more than they do on average.
+Guarantees: pure, and computed from the truth alone, so nothing that an accused node said moves it. The profile allows
+gate, up, inner activation and output one rounding each to the model's type. A rounding error is uniform within half a unit in
+the last place; what each one does to the output follows from the weights, and independent errors add in squares. Rows
+differ: where few neurons carry a row, or their answers nearly cancel, the same roundings weigh several times more
+than they do on average.
 
-The square of a row's error is a quadratic form of the errors with covariance C: its mean is tr C, its variance at most 2 tr C^2
-(that of Gaussian errors), and it is taken for a gamma distribution (Wilson and Hilferty, 1931). No neuron's three roundings reach three
-times their deviation, so neither does a row whose neurons answer at right angles. tr C^2 is estimated by Hutchinson's method (1990).
+The square of a row's error is a quadratic form of the errors with covariance C: its mean is tr C, its variance at
+most 2 tr C^2 (that of Gaussian errors), and it is taken for a gamma distribution (Wilson and Hilferty, 1931). No
+neuron's three roundings reach three times their deviation, so neither does a row whose neurons answer at right
+angles. tr C^2 is estimated by Hutchinson's method (1990).
 
 Letters: m rows of one expert, H hidden size, I intermediate size.
 """
@@ -23,8 +25,6 @@ import numpy as np
 
 from .expert_arithmetic import Doubles, ExpertForm, ExpertWeights, activate
 
-_BITS: Final = 8
-"""Of a bfloat16's significand, the leading one included."""
 _PROBES: Final = 16
 _FURTHEST: Final = 3.0
 
@@ -49,10 +49,10 @@ class RoundingSpread:
         return np.asarray(np.sqrt(np.where(np.isfinite(squares), squares, 0.0)))
 
 
-def rounding_deviation(values: Doubles) -> Doubles:
-    """The standard deviation of rounding each number to bfloat16."""
+def rounding_deviation(values: Doubles, significand_bits: int) -> Doubles:
+    """The standard deviation of rounding each number to so many bits."""
     _, exponents = np.frexp(values)
-    return np.asarray(np.where(values == 0, 0.0, np.ldexp(1 / math.sqrt(12), exponents - _BITS)))
+    return np.asarray(np.where(values == 0, 0.0, np.ldexp(1 / math.sqrt(12), exponents - significand_bits)))
 
 
 def rounding_spread(
@@ -65,17 +65,17 @@ def rounding_spread(
         gate, up: [m, I], its exact first products.
         answer: [m, H], its exact answers.
     """
-    inner = activate(form, gate, up)
-    squares = np.square(rounding_deviation(inner))  # [m, I]
-    squares += np.square(activate(form, gate, up + rounding_deviation(up)) - inner)
+    bits, inner = form.significand_bits, activate(form, gate, up)
+    squares = np.square(rounding_deviation(inner, bits))  # [m, I]
+    squares += np.square(activate(form, gate, up + rounding_deviation(up, bits)) - inner)
     if gate is not None:
-        squares += np.square(activate(form, gate + rounding_deviation(gate), up) - inner)
-    last = np.square(rounding_deviation(answer))  # [m, H]
+        squares += np.square(activate(form, gate + rounding_deviation(gate, bits), up) - inner)
+    last = np.square(rounding_deviation(answer, bits))  # [m, H]
     down = np.asarray(weights.down, np.float64)
     mean = squares @ np.sum(np.square(down), axis=0) + np.sum(last, axis=1)
     # Bits of a Philox stream are the same everywhere: a verdict must not depend on who computes it.
-    bits = np.random.Generator(np.random.Philox(0)).integers(0, 2, (_PROBES, len(down)))
+    coins = np.random.Generator(np.random.Philox(0)).integers(0, 2, (_PROBES, len(down)))
     traces = np.zeros(len(answer))
-    for signs in 2.0 * bits - 1:
+    for signs in 2.0 * coins - 1:
         traces += np.sum(np.square((squares * (signs @ down)) @ down.T + last * signs), axis=1)
     return RoundingSpread(mean, 2 * traces / _PROBES)

@@ -1,8 +1,9 @@
 """What stands in the public log.
 
-Guarantees: an entry is one signed canonical statement, and has one encoding: the statement's bytes and then the signature;
-its kind is told by the statement's domain tag. A receipt is signed by the node that it binds, all else by the coordinator, so each entry can
-be checked by itself. Keys are in the log; names, prompts and activations never are.
+Guarantees: an entry is one signed canonical statement, and has one encoding: the statement's bytes and then the
+signature; its kind is told by the statement's domain tag. A receipt is signed by the node that it binds, all else by
+the coordinator, so each entry can be checked by itself. Keys are in the log; names, prompts and activations never
+are.
 """
 
 from __future__ import annotations

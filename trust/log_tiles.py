@@ -1,8 +1,9 @@
 """Tiles: how a public log's hashes and entries are cut into files (https://c2sp.org/tlog-tiles).
 
-Guarantees: paths are the specification's to the letter, and `Tile.parse` takes no others, so a path from outside names a tile or
-nothing. A tile holds 256 hashes, a partial one 1 to 255; the n-th tile of level l holds the hashes of the complete subtrees of
-256^l entries from entry n * 256^(l + 1) on. An entry bundle is its entries, each behind its length in two bytes.
+Guarantees: paths are the specification's to the letter, and `Tile.parse` takes no others, so a path from outside
+names a tile or nothing. A tile holds 256 hashes, a partial one 1 to 255; the n-th tile of level l holds the hashes of
+the complete subtrees of 256^l entries from entry n * 256^(l + 1) on. An entry bundle is its entries, each behind its
+length in two bytes.
 """
 
 from __future__ import annotations

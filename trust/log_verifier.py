@@ -1,8 +1,9 @@
 """Checking a public log from what it serves.
 
-Guarantees: nothing that the log serves is believed for itself: checkpoints are opened with its key, and hashes and entries count
-only as parts of proofs that lead to a checkpoint's root. Whatever is served, nothing but `TrustError` is raised, and memory is bounded by a few
-tiles at a time. Reading is one function from path to bytes, so the same checks run over HTTP, a folder, or memory.
+Guarantees: nothing that the log serves is believed for itself: checkpoints are opened with its key, and hashes and
+entries count only as parts of proofs that lead to a checkpoint's root. Whatever is served, nothing but `TrustError`
+is raised, and memory is bounded by a few tiles at a time. Reading is one function from path to bytes, so the same
+checks run over HTTP, a folder, or memory.
 """
 
 from __future__ import annotations

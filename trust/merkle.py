@@ -1,9 +1,9 @@
 """Merkle trees as Certificate Transparency has them.
 
-Guarantees: hashes, proofs and checks are those of RFC 6962 section 2.1 and RFC 9162 sections 2.1.3 and 2.1.4: SHA-256, a
-leaf hashed behind 0x00 and a node behind 0x01, so that neither can pass for the other. A proof that is too short, too long,
-or has a hash of the wrong width is refused. Which subtrees a proof consists of is a matter of numbers alone
-(`inclusion_ranges`, `consistency_ranges`), so proofs can be made from whatever keeps the hashes.
+Guarantees: hashes, proofs and checks are those of RFC 6962 section 2.1 and RFC 9162 sections 2.1.3 and 2.1.4:
+SHA-256, a leaf hashed behind 0x00 and a node behind 0x01, so that neither can pass for the other. A proof that is too
+short, too long, or has a hash of the wrong width is refused. Which subtrees a proof consists of is a matter of
+numbers alone (`inclusion_ranges`, `consistency_ranges`), so proofs can be made from whatever keeps the hashes.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The coordinator's secret projections of a layer.
 
-Guarantees: they follow from (secret, epoch, manifest, layer, sizes) and nothing else, and are equal to the last bit on every
-machine and with every version of numpy: HKDF-SHA256 (RFC 5869) gives a key, ChaCha20 under it a stream of bytes, and each
-number is the sum of twelve 16-bit integers of the stream, centred and scaled by a power of two, so no library's logarithm or
-cosine has a say. That sum has mean 0, variance 1 to 2^-32, and is so near to Gaussian that what an audit measures by it
-differs by nothing that shows (excess kurtosis -0.1; it never exceeds 6). Without the secret a projection is not to be told
-from random; a new epoch gives new ones.
+Guarantees: they follow from (secret, epoch, manifest, layer, sizes) and nothing else, and are equal to the last bit
+on every machine and with every version of numpy: HKDF-SHA256 (RFC 5869) gives a key, ChaCha20 under it a stream of
+bytes, and each number is the sum of twelve 16-bit integers of the stream, centred and scaled by a power of two, so no
+library's logarithm or cosine has a say. That sum has mean 0, variance 1 to 2^-32, and is so near to Gaussian that
+what an audit measures by it differs by nothing that shows (excess kurtosis -0.1; it never exceeds 6). Without the
+secret a projection is not to be told from random; a new epoch gives new ones.
 
 Letters: k projections, H hidden size, I intermediate size.
 """

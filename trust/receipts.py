@@ -1,9 +1,9 @@
 """Receipts: a node's signature over its results, and the coordinator's over what it owes for them.
 
-Guarantees: a step receipt covers the results of one step by the Merkle root of their statements and names the receipt before
-it, so that the receipts of a session form one chain in which nothing can be left out, put in or moved; a counter-signature
-names the receipt and the root of the results that were accepted, so a coordinator cannot later deny them. Credits are
-cumulative within a session: the latest says all.
+Guarantees: a step receipt covers the results of one step by the Merkle root of their statements and names the receipt
+before it, so that the receipts of a session form one chain in which nothing can be left out, put in or moved; a
+counter-signature names the receipt and the root of the results that were accepted, so a coordinator cannot later deny
+them. Credits are cumulative within a session: the latest says all.
 """
 
 from __future__ import annotations

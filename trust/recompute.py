@@ -1,9 +1,10 @@
 """The verdict's arithmetic: a frame computed again in float64 from canonical weights.
 
-Guarantees: pure; what a row's error is measured against is never smaller than its parts (`sizes`), so experts whose answers
-nearly cancel cannot make honest rounding look like fraud; a row may differ by the profile's tolerance, or by what
-honest rounding of this very row exceeds once in `HONEST_RATE`, whichever is more; what is not finite, where the recomputation is finite, is wrong
-by infinitely much; and where the recomputation itself is not finite nobody is accused.
+Guarantees: pure; what a row's error is measured against is never smaller than its parts (`sizes`), so experts whose
+answers nearly cancel cannot make honest rounding look like fraud; a row may differ by the profile's tolerance, or by
+what honest rounding of this very row exceeds once in `HONEST_RATE`, whichever is more; what is not finite, where the
+recomputation is finite, is wrong by infinitely much; and where the recomputation itself is not finite nobody is
+accused.
 
 Letters: n rows, m rows of one expert, H hidden size.
 """

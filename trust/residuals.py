@@ -1,11 +1,12 @@
 """What an opening leaves unexplained: projections of what a node opened and signed, minus what the sketches say.
 
-Guarantees: everything is computed in float64 from the arrays given; each residual is divided by the norm of the vector that it
-is about, so the root of its mean square over projections estimates that vector's relative L2 error, whatever the scale of
-the activations. What is not finite leaves an infinite residual. Residuals tell about the secret projections: they never
-leave the coordinator, and print nothing of themselves.
+Guarantees: everything is computed in float64 from the arrays given; each residual is divided by the norm of the
+vector that it is about, so the root of its mean square over projections estimates that vector's relative L2 error,
+whatever the scale of the activations. What is not finite leaves an infinite residual. Residuals tell about the secret
+projections: they never leave the coordinator, and print nothing of themselves.
 
-Letters: n audited rows, m rows of one expert, P pairs of row and expert, H hidden size, I intermediate size, k projections.
+Letters: n audited rows, m rows of one expert, P pairs of row and expert, H hidden size, I intermediate size, k
+projections.
 """
 
 from __future__ import annotations

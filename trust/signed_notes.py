@@ -1,8 +1,8 @@
 """Signed notes: text with Ed25519 signatures under it, as C2SP's signed-note has them (https://c2sp.org/signed-note).
 
-Guarantees: `open_note` returns text only when a key that the caller named has signed it, and every signature line under that
-key's name and id holds; lines of unknown keys are passed over. A note is bounded, UTF-8, and without control characters but
-newlines; base64 is canonical. Whatever the bytes are, nothing but `NoteError` is raised.
+Guarantees: `open_note` returns text only when a key that the caller named has signed it, and every signature line
+under that key's name and id holds; lines of unknown keys are passed over. A note is bounded, UTF-8, and without
+control characters but newlines; base64 is canonical. Whatever the bytes are, nothing but `NoteError` is raised.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """An expert's sketch: what the coordinator keeps of its weights in order to check openings without them.
 
-Guarantees: a sketch is the secret projections times the canonical weights, computed in float64 and rounded once to float32;
-its bytes have one encoding, are bounded, and are refused when they have any other length, a number that is not finite, or
-sizes out of range. A sketch names the projections that it was made with and is useless, and meaningless, without them.
+Guarantees: a sketch is the secret projections times the canonical weights, computed in float64 and rounded once to
+float32; its bytes have one encoding, are bounded, and are refused when they have any other length, a number that is
+not finite, or sizes out of range. A sketch names the projections that it was made with and is useless, and
+meaningless, without them.
 
 Letters: k projections, H hidden size, I intermediate size.
 """

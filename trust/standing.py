@@ -1,9 +1,9 @@
 """Standing: what a coordinator makes of a node's conduct.
 
-Guarantees: a pure state machine over frozen values; time is an argument. A newcomer is on probation: it gets few experts and all its
-calls are audited, until enough audits have passed. A verdict quarantines at once and for good; late openings are strikes, which
-lapse, and too many of them only put a node back on probation, for lateness is no fraud. Quarantine and ban end by the
-operator's word alone, and `admit` means probation again. Every change says why.
+Guarantees: a pure state machine over frozen values; time is an argument. A newcomer is on probation: it gets few
+experts and all its calls are audited, until enough audits have passed. A verdict quarantines at once and for good;
+late openings are strikes, which lapse, and too many of them only put a node back on probation, for lateness is no
+fraud. Quarantine and ban end by the operator's word alone, and `admit` means probation again. Every change says why.
 """
 
 from __future__ import annotations

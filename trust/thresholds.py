@@ -1,8 +1,8 @@
 """Thresholds: how large the residuals of an honest opening may be.
 
 Guarantees: thresholds come out of a calibration and are frozen; they say for which number of projections, at which
-false-positive rate and from which honest samples they were made; their JSON has one form, is bounded, and is refused when
-anything is missing, unknown, out of order, not finite or not positive.
+false-positive rate and from which honest samples they were made; their JSON has one form, is bounded, and is refused
+when anything is missing, unknown, out of order, not finite or not positive.
 """
 
 from __future__ import annotations

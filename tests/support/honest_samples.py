@@ -1,7 +1,7 @@
 """Openings of honest nodes, measured: what thresholds are calibrated from in tests.
 
-Guarantees: samples follow from the seeds; each block is the rows of one frame through experts of its own, in each of the
-arithmetics that the profile allows, opened raw and tight.
+Guarantees: samples follow from the seeds; each block is the rows of one frame through experts of its own, in each of
+the arithmetics that the profile allows, opened raw and tight.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A public log in memory: every file that such a log serves, by path.
 
-Guarantees: tiles are computed straight from the specification's formula, each hash from the entries below it, with none of the
-code that finds its way among tiles; partial tiles are kept for every size at which a checkpoint was signed.
+Guarantees: tiles are computed straight from the specification's formula, each hash from the entries below it, with
+none of the code that finds its way among tiles; partial tiles are kept for every size at which a checkpoint was
+signed.
 """
 
 from __future__ import annotations

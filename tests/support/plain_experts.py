@@ -1,7 +1,8 @@
 """Nodes that compute experts in numpy: honest ones of several arithmetics, and cheats of every kind.
 
-Guarantees: rows, weights and answers follow from seeds; an honest arithmetic rounds gate, up, inner activation and output at
-most once each, as the manifest's profile allows; a cheat differs from it in what its name says and in nothing else.
+Guarantees: rows, weights and answers follow from seeds; an honest arithmetic rounds gate, up, inner activation and
+output at most once each, as the manifest's profile allows; a cheat differs from it in what its name says and in
+nothing else.
 
 Letters: n rows, m rows of one expert, H hidden size, I intermediate size.
 """

@@ -1,5 +1,5 @@
-"""Proven: residuals of every activation, with biases, gates and several experts, are nothing but rounding for an honest node;
-what is not finite, does not fit or has no sketch is never passed; limits apply as they are stated."""
+"""Proven: residuals of every activation, with biases, gates and several experts, are nothing but rounding for an
+honest node; what is not finite, does not fit or has no sketch is never passed; limits apply as they are stated."""
 
 from __future__ import annotations
 

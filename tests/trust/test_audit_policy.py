@@ -1,5 +1,5 @@
-"""Proven: the rate rule as designed, moved only by audits; a node that always cheats is audited within the promised number of
-calls; standing changes for the stated reasons and for no others."""
+"""Proven: the rate rule as designed, moved only by audits; a node that always cheats is audited within the promised
+number of calls; standing changes for the stated reasons and for no others."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Proven: with thresholds calibrated at a false-positive rate of 1e-4, honest arithmetics pass and every cheat is caught at
-the rate that the design promises; a bias too small for one audit shows over many."""
+"""Proven: with thresholds calibrated at a false-positive rate of 1e-4, honest arithmetics pass and every cheat is
+caught at the rate that the design promises; a bias too small for one audit shows over many."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Proven: evidence against a cheat is proven offline by its bytes and the public model alone; evidence against an honest node is
-not, nor is evidence of which any part was changed; bytes that are no evidence are malformed, and nothing else is ever raised."""
+"""Proven: evidence against a cheat is proven offline by its bytes and the public model alone; evidence against an
+honest node is not, nor is evidence of which any part was changed; bytes that are no evidence are malformed, and
+nothing else is ever raised."""
 
 from __future__ import annotations
 

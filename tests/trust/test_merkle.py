@@ -1,5 +1,5 @@
-"""Proven: trees and proofs are those of Certificate Transparency's published vectors, every honest proof holds, and a proof
-that was changed in any way, or is used for anything else, does not."""
+"""Proven: trees and proofs are those of Certificate Transparency's published vectors, every honest proof holds, and a
+proof that was changed in any way, or is used for anything else, does not."""
 
 from __future__ import annotations
 

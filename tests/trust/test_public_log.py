@@ -1,5 +1,6 @@
-"""Proven: tile paths and widths are the specification's, a verifier follows an honest log of any size and from any size to any
-other, sees every change that a log makes to what it said, and is brought down by nothing that a log may serve."""
+"""Proven: tile paths and widths are the specification's, a verifier follows an honest log of any size and from any
+size to any other, sees every change that a log makes to what it said, and is brought down by nothing that a log may
+serve."""
 
 from __future__ import annotations
 

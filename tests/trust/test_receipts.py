@@ -1,5 +1,5 @@
-"""Proven: every bit of every statement of receipts and audits is covered by its signature, bytes and fields determine each
-other, and a chain of receipts takes only the results that came, in their order, after the receipt before."""
+"""Proven: every bit of every statement of receipts and audits is covered by its signature, bytes and fields determine
+each other, and a chain of receipts takes only the results that came, in their order, after the receipt before."""
 
 from __future__ import annotations
 

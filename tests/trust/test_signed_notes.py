@@ -1,5 +1,5 @@
-"""Proven: notes and keys are those of C2SP's specification and of Go's reference implementation; a changed note or checkpoint is
-refused, and whatever comes as one raises nothing else."""
+"""Proven: notes and keys are those of C2SP's specification and of Go's reference implementation; a changed note or
+checkpoint is refused, and whatever comes as one raises nothing else."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Proven: projections are the same bits everywhere and differ with everything that they are derived from; a sketch is the
-projection of the weights, survives its bytes exactly, and no other bytes are taken for one."""
+"""Proven: projections are the same bits everywhere and differ with everything that they are derived from; a sketch is
+the projection of the weights, survives its bytes exactly, and no other bytes are taken for one."""
 
 from __future__ import annotations
 

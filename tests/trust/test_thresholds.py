@@ -1,5 +1,5 @@
-"""Proven: extrapolated quantiles are those of known distributions, thresholds cover each source, bad samples are refused,
-and thresholds survive their JSON and come from nothing else."""
+"""Proven: extrapolated quantiles are those of known distributions, thresholds cover each source, bad samples are
+refused, and thresholds survive their JSON and come from nothing else."""
 
 from __future__ import annotations
 
