@@ -194,6 +194,8 @@ class Identity:
         identity = cls(seed)
         if identity.public != public:
             raise KeyFileError(f"the key file {path} is damaged: its halves do not fit", advice=advice)
+        if identity._encode() != content:
+            raise KeyFileError(f"the key file {path} is damaged: it was not written so", advice=advice)
         return identity
 
     def __repr__(self) -> str:

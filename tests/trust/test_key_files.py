@@ -112,8 +112,10 @@ def test_a_key_file_with_any_character_changed_is_refused(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("damaged") / "identity.key"
-    Identity.load_or_create(path)
-    content = bytearray(path.read_bytes())
+    seed = bytes(range(160, 192))
+    content = bytearray(f"folkmoot identity 1\n{seed.hex()}\n{Identity(seed).public.hex()}\n".encode())
+    create_secret_file(path, bytes(content))
+    assert Identity.load_or_create(path).public == Identity(seed).public
     place = data.draw(st.integers(0, len(content) - 2))
     content[place] = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[place]))
     path.write_bytes(content)
@@ -121,6 +123,20 @@ def test_a_key_file_with_any_character_changed_is_refused(
         Identity.load_or_create(path)
     assert str(path) in caught.value.message and caught.value.advice
     assert path.read_bytes() == content, "a damaged key is never overwritten"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(b"a", b"A"), (b"\n", b"\r"), (b"\n", b"\r\n"), (b"a0", b"a 0")]
+)
+def test_a_key_file_that_means_the_same_but_was_not_written_so_is_refused(
+    before: bytes, after: bytes, key_file: Path
+) -> None:
+    seed = bytes(range(160, 192))
+    body = f"{seed.hex()}\n{Identity(seed).public.hex()}\n".encode()
+    assert before in body
+    create_secret_file(key_file, b"folkmoot identity 1\n" + body.replace(before, after))
+    with pytest.raises(KeyFileError):
+        Identity.load_or_create(key_file)
 
 
 @given(content=st.binary(max_size=300))
