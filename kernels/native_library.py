@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ..errors import FolkmootError
 
-ABI = 4
+ABI = 5
 _log = logging.getLogger(__name__)
-_NAMES = {"avx512": "AVX512-VNNI", "avx2": "AVX2-FMA", "neon": "NEON"}
+_NAMES = {"amx": "AMX-BF16 and AVX512-VNNI", "avx512": "AVX512-VNNI", "avx2": "AVX2-FMA", "neon": "NEON"}
 
 
 class NativeKernelError(FolkmootError):

@@ -16,8 +16,10 @@ from .native_library import load
 ANY = 1 << 62
 """There is no number of rows from which torch is faster."""
 FLOAT32 = 24
-NARROW, NARROW_WITH_TILES = 12, 6
-"""Weights and rows of the same type of 16 bits; a processor with matrix tiles (AMX) makes torch's product twice as fast."""
+NARROW = 12
+"""Weights and rows of the same type of 16 bits."""
+BFLOAT16_BY_TILES, FLOAT16_BESIDE_TILES = 48, 6
+"""The same on a processor with matrix tiles (AMX): the kernels use them for bfloat16, torch for both."""
 MIXED = 64
 """Float weights of another type than the rows: torch has to convert them first."""
 QUANTIZED: dict[WeightFormat, int] = {
@@ -40,4 +42,6 @@ def most_rows(weights: WeightFormat, rows: torch.dtype) -> int:
     if rows == torch.float32:
         return FLOAT32
     library = load()
-    return NARROW_WITH_TILES if library is not None and library.folkmoot_has_tiles() else NARROW
+    if library is None or library.folkmoot_isa() != b"amx":
+        return NARROW
+    return BFLOAT16_BY_TILES if rows == torch.bfloat16 else FLOAT16_BESIDE_TILES

@@ -4,10 +4,12 @@
 
 #include "folkmoot_kernels.h"
 
-/* n rows of inputs, packed for one format by one backend: `pack` made each, `packed_bytes` apart. */
+/* n rows of inputs, packed for one format by one backend: `pack` made each, `packed_bytes` apart; or in panels for tiles, in
+ * which an input is the sum of some bfloat16 `terms`: one when it is bfloat16 itself, two for what a float32 is within 2^-16. */
 typedef struct {
     const char *data;
     int64_t n, K, step;
+    int terms;
 } folkmoot_inputs;
 
 typedef struct {
@@ -31,6 +33,27 @@ typedef struct {
     void (*narrow)(int format, const float *from, void *to, int64_t size);
     uint64_t (*read)(const char *memory, int64_t bytes);
 } folkmoot_backend;
+
+/* What a processor with matrix tiles offers besides, for bfloat16 weights by rows and inputs in panels of 16 rows. */
+typedef struct {
+    /* Packs row `row` of n, x[K]; a panel has 32 K bytes for each term. K is a multiple of FOLKMOOT_TILE_INPUTS. */
+    void (*pack_row)(const float *x, int64_t K, int64_t row, int64_t n, int terms, char *packed);
+    /* As a backend's products. */
+    void (*products)(const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x, float *out);
+} folkmoot_tiles;
+
+enum { FOLKMOOT_TILE_ROWS = 16, FOLKMOOT_TILE_INPUTS = 32 };
+
+/* From so many rows on, tiles are faster than vectors. */
+enum { FOLKMOOT_FEWEST_FOR_TILES = 5 };
+
+/* The tiles that compute, or NULL. */
+const folkmoot_tiles *folkmoot_current_tiles(void);
+
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define FOLKMOOT_HAS_TILES
+extern const folkmoot_tiles folkmoot_amx;
+#endif
 
 /* Rows of a matrix that stay together, whoever computes them. */
 enum { FOLKMOOT_ROWS = 16 };

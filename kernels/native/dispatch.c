@@ -7,8 +7,14 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
 #endif
+#ifdef FOLKMOOT_HAS_TILES
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 static const folkmoot_backend *_Atomic forced;
+static atomic_int without_tiles;
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
@@ -43,6 +49,35 @@ static const folkmoot_backend *named(const char *name) {
 
 #endif
 
+#ifdef FOLKMOOT_HAS_TILES
+
+/* Tiles are for a process that has asked for them: 18 is what arch_prctl calls their registers. */
+static int asked_for_tiles(void) {
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
+    unsigned a, b, c, d;
+    const unsigned needed = 1u << 22 | 1u << 24; /* bfloat16, tiles */
+    return runs_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & needed) == needed &&
+           syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+}
+
+static pthread_once_t tiles_once = PTHREAD_ONCE_INIT;
+static const folkmoot_tiles *tiles;
+
+static void find_tiles(void) { tiles = asked_for_tiles() ? &folkmoot_amx : NULL; }
+
+static const folkmoot_tiles *all_tiles(void) {
+    pthread_once(&tiles_once, find_tiles);
+    return tiles;
+}
+
+#else
+
+static const folkmoot_tiles *all_tiles(void) { return NULL; }
+
+#endif
+
+const folkmoot_tiles *folkmoot_current_tiles(void) { return without_tiles ? NULL : all_tiles(); }
+
 const folkmoot_backend *folkmoot_current_backend(void) {
     const folkmoot_backend *chosen = forced;
     return chosen != NULL ? chosen : named(NULL);
@@ -52,22 +87,17 @@ int folkmoot_abi(void) { return FOLKMOOT_KERNELS_ABI; }
 
 const char *folkmoot_isa(void) {
     const folkmoot_backend *backend = folkmoot_current_backend();
-    return backend == NULL ? NULL : backend->name;
-}
-
-int folkmoot_has_tiles(void) {
-#if defined(__x86_64__) && defined(__GNUC__)
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1);
-#else
-    return 0;
-#endif
+    if (backend == NULL) return NULL;
+    return folkmoot_current_tiles() != NULL ? "amx" : backend->name;
 }
 
 int folkmoot_force_isa(const char *name) {
-    const folkmoot_backend *backend = name == NULL ? NULL : named(name);
-    if (name != NULL && backend == NULL) return FOLKMOOT_NOT_HERE;
+    const int with_tiles = name == NULL || strcmp(name, "amx") == 0;
+    if (name != NULL && with_tiles && all_tiles() == NULL) return FOLKMOOT_NOT_HERE;
+    const folkmoot_backend *backend = with_tiles ? NULL : named(name);
+    if (!with_tiles && backend == NULL) return FOLKMOOT_NOT_HERE;
     forced = backend;
+    without_tiles = !with_tiles;
     return FOLKMOOT_OK;
 }
 

@@ -19,17 +19,18 @@ enum {
     SOON = 4096          /* whose first bytes are on their way by then */
 };
 
-/* Some of the rows of a group. `start` is its first row among all of its batch. */
+/* Some of the rows of a group. `start` is its first row among all of its batch, in which it has room for `room`. */
 typedef struct {
     const folkmoot_expert *expert;
     const int64_t *rows;
     const float *gates;
-    int64_t n, start;
+    int64_t n, room, start;
     const char *inputs;
 } slice;
 
 typedef struct {
     const folkmoot_backend *backend;
+    const folkmoot_tiles *tiles; /* NULL when these weights or inputs are not for tiles */
     const folkmoot_form *form;
     slice *slices;
     int64_t count, pairs, R;
@@ -47,8 +48,12 @@ typedef struct {
 
 static int64_t grain_of(const batch *job) { return job->by_columns ? COLUMN_GRAIN : FOLKMOOT_ROWS; }
 
+static int hidden_terms(const batch *job) { return job->hidden_format == FOLKMOOT_BFLOAT16 ? 1 : 2; }
+
+static int is_tiled(const batch *job, int64_t n) { return job->tiles != NULL && n >= FOLKMOOT_FEWEST_FOR_TILES; }
+
 static int64_t together(const batch *job, int64_t n) {
-    const int64_t grain = grain_of(job), few = MOST_SUMS / n / grain * grain;
+    const int64_t grain = is_tiled(job, n) ? 2 * FOLKMOOT_TILE_ROWS : grain_of(job), few = MOST_SUMS / n / grain * grain;
     return few > MOST_TOGETHER ? MOST_TOGETHER : few > grain ? few : grain;
 }
 
@@ -72,11 +77,25 @@ static void pack_hidden(batch *job, folkmoot_team *team, float *wide) {
     }
 }
 
+static void gather_tiled(batch *job, slice *part, float *wide) {
+    const int64_t H = job->form->hidden, bytes = H * folkmoot_float_bytes(job->hidden_format);
+    char *to = job->inputs + part->start * job->hidden_step;
+    for (int64_t j = 0; j < part->n; j++) {
+        job->backend->widen(job->hidden_format, job->hidden + part->rows[j] * bytes, wide, H);
+        job->tiles->pack_row(wide, H, j, part->n, 1, to);
+    }
+    part->inputs = to;
+}
+
 /* Rows that lie side by side are used where they are. */
-static void gather(batch *job, folkmoot_team *team) {
+static void gather(batch *job, folkmoot_team *team, float *wide) {
     int64_t begin, end;
     while (folkmoot_take(&job->gathered, job->count, 1, team, &begin, &end)) {
         for (slice *part = job->slices + begin; part < job->slices + end; part++) {
+            if (is_tiled(job, part->n)) {
+                gather_tiled(job, part, wide);
+                continue;
+            }
             int64_t j = 1;
             while (j < part->n && part->rows[j] == part->rows[0] + j) j++;
             if (j == part->n) {
@@ -104,7 +123,9 @@ static float bias_at(const batch *job, const folkmoot_matrix *matrix, int64_t i)
 static void outputs(const batch *job, const folkmoot_matrix *matrix, int64_t begin, int64_t end, const folkmoot_inputs *x,
                     float *to, float *scratch) {
     const int64_t n = x->n, width = end - begin;
-    if (!job->by_columns) {
+    if (is_tiled(job, x->n)) {
+        job->tiles->products(matrix, begin, end, x, to);
+    } else if (!job->by_columns) {
         job->backend->products[job->form->format](matrix, begin, end, x, to);
     } else {
         float *turned = n == 1 ? to : scratch;
@@ -125,7 +146,7 @@ static void outputs(const batch *job, const folkmoot_matrix *matrix, int64_t beg
 /* Gate, up and activation of some outputs of one slice. */
 static void inner_of(const batch *job, const slice *part, int64_t begin, int64_t end, float *scratch) {
     const folkmoot_form *form = job->form;
-    const folkmoot_inputs x = {part->inputs, part->n, form->hidden, job->hidden_step};
+    const folkmoot_inputs x = {part->inputs, part->n, form->hidden, job->hidden_step, hidden_terms(job)};
     const int64_t n = part->n, width = end - begin, I = form->intermediate;
     float *gate = scratch, *up = gate + width * n, *rest = up + width * n;
     if (form->layout == FOLKMOOT_INTERLEAVED_COLUMNS) {
@@ -168,8 +189,15 @@ static void pack_inner(batch *job, folkmoot_team *team) {
     const int64_t I = job->form->intermediate;
     int64_t begin, end;
     while (folkmoot_take(&job->between, job->pairs, 1, team, &begin, &end)) {
-        for (int64_t p = begin; p < end; p++) {
-            job->backend->pack(input_format(job), job->inner + p * I, I, job->packed_inner + p * job->inner_step);
+        for (const slice *part = job->slices; part < job->slices + job->count; part++) {
+            const int64_t first = begin > part->start ? begin : part->start;
+            const int64_t last = end < part->start + part->n ? end : part->start + part->n;
+            char *packed = job->packed_inner + part->start * job->inner_step;
+            for (int64_t p = first; p < last; p++) {
+                const float *inner = job->inner + p * I;
+                if (is_tiled(job, part->n)) job->tiles->pack_row(inner, I, p - part->start, part->n, 2, packed);
+                else job->backend->pack(input_format(job), inner, I, packed + (p - part->start) * job->inner_step);
+            }
         }
     }
 }
@@ -182,7 +210,7 @@ static void second_products(batch *job, folkmoot_team *team, float *scratch) {
             const int64_t n = part->n, width = together(job, n);
             if (part + 1 < job->slices + job->count) soon(job, &part[1].expert->down, begin);
             const folkmoot_inputs x = {job->packed_inner + part->start * job->inner_step, n, job->form->intermediate,
-                                       job->inner_step};
+                                       job->inner_step, 2};
             for (int64_t i = begin; i < end; i += width) {
                 const int64_t last = end - i < width ? end : i + width;
                 outputs(job, &part->expert->down, i, last, &x, scratch, scratch + (last - i) * n);
@@ -200,7 +228,7 @@ static void batch_task(void *context, folkmoot_team *team, int index) {
     float *scratch = (float *)(job->scratch + index * job->scratch_bytes);
     pack_hidden(job, team, scratch);
     folkmoot_meet(team);
-    gather(job, team);
+    gather(job, team, scratch);
     folkmoot_meet(team);
     first_products(job, team, scratch);
     folkmoot_meet(team);
@@ -216,9 +244,9 @@ static int64_t fill(batch *job, slice *from, int64_t available) {
     int64_t count = 0;
     job->slices = from;
     job->pairs = 0;
-    while (count < available && (count == 0 || job->pairs + from[count].n <= BATCH_ROWS)) {
+    while (count < available && (count == 0 || job->pairs + from[count].room <= BATCH_ROWS)) {
         from[count].start = job->pairs;
-        job->pairs += from[count].n;
+        job->pairs += from[count].room;
         count++;
     }
     return job->count = count;
@@ -230,7 +258,7 @@ static int run(batch *job, slice *slices, int64_t count, int threads) {
     int64_t total = 0, floats = H;
     for (int64_t i = 0; i < count; i++) {
         const int64_t sums = 6 * together(job, slices[i].n) * slices[i].n;
-        total += slices[i].n;
+        total += slices[i].room;
         floats = sums > floats ? sums : floats;
     }
     const int64_t room = total < BATCH_ROWS ? total : BATCH_ROWS;
@@ -264,6 +292,10 @@ int folkmoot_feed_forward(const folkmoot_form *form, const folkmoot_group *group
         (job.by_columns && form->format > FOLKMOOT_FLOAT16)) {
         return FOLKMOOT_NOT_HERE;
     }
+    if (form->format == FOLKMOOT_BFLOAT16 && hidden_format == FOLKMOOT_BFLOAT16 && !job.by_columns &&
+        form->hidden % FOLKMOOT_TILE_INPUTS == 0 && form->intermediate % FOLKMOOT_TILE_INPUTS == 0) {
+        job.tiles = folkmoot_current_tiles();
+    }
     int64_t count = 0;
     for (int64_t g = 0; g < group_count; g++) {
         for (int64_t j = 0; j < groups[g].n; j++) {
@@ -278,7 +310,10 @@ int folkmoot_feed_forward(const folkmoot_form *form, const folkmoot_group *group
     for (int64_t g = 0; g < group_count; g++) {
         for (int64_t j = 0; j < groups[g].n; j += SLICE_ROWS) {
             const int64_t n = groups[g].n - j < SLICE_ROWS ? groups[g].n - j : SLICE_ROWS;
-            slices[next++] = (slice){groups[g].expert, groups[g].rows + j, groups[g].gates + j, n, 0, NULL};
+            /* A panel of tiles has all of its rows. */
+            const int64_t whole = (n + FOLKMOOT_TILE_ROWS - 1) / FOLKMOOT_TILE_ROWS * FOLKMOOT_TILE_ROWS;
+            const int64_t room = is_tiled(&job, n) ? whole : n;
+            slices[next++] = (slice){groups[g].expert, groups[g].rows + j, groups[g].gates + j, n, room, 0, NULL};
         }
     }
     int64_t weights = 0;

@@ -76,7 +76,7 @@ static void column_products(int format, const folkmoot_matrix *w, int64_t begin,
         const int64_t e = end - b < WIDE ? end : b + WIDE;
         for (int64_t j0 = 0; j0 < x->n; j0 += ROWS) {
             const int64_t count = x->n - j0 < ROWS ? x->n - j0 : ROWS;
-            const folkmoot_inputs some = {x->data + j0 * x->step, count, x->K, x->step};
+            const folkmoot_inputs some = {x->data + j0 * x->step, count, x->K, x->step, x->terms};
             memset(sums, 0, (size_t)(count * WIDE) * sizeof(float));
             if (format == FOLKMOOT_BFLOAT16) bfloat16_columns(w, b, e, &some, sums, WIDE);
             if (format == FOLKMOOT_FLOAT16) float16_columns(w, b, e, &some, sums, WIDE);

@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#define FOLKMOOT_KERNELS_ABI 4
+#define FOLKMOOT_KERNELS_ABI 5
 
 #if defined(__GNUC__)
 #define FOLKMOOT_EXPORT __attribute__((visibility("default")))
@@ -95,11 +95,8 @@ typedef struct {
 /* FOLKMOOT_KERNELS_ABI of the library that was built. */
 FOLKMOOT_EXPORT int folkmoot_abi(void);
 
-/* The instruction set that computes: "avx512", "avx2", "neon", or NULL when this processor has none of them. */
+/* The instruction set that computes: "amx" (with AVX512 beside it), "avx512", "avx2", "neon", or NULL when this processor has none of them. */
 FOLKMOOT_EXPORT const char *folkmoot_isa(void);
-
-/* 1 when this processor has matrix tiles for bfloat16 (AMX), which these kernels leave to others; otherwise 0. */
-FOLKMOOT_EXPORT int folkmoot_has_tiles(void);
 
 /* Computes with the named instruction set from now on (NULL: the best). Not while another call runs. */
 FOLKMOOT_EXPORT int folkmoot_force_isa(const char *name);

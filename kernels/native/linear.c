@@ -9,6 +9,7 @@ enum { TOGETHER = 4 * FOLKMOOT_ROWS };
 
 typedef struct {
     const folkmoot_backend *backend;
+    const folkmoot_tiles *tiles; /* NULL when vectors compute */
     const folkmoot_layer *layers;
     int format, bias_format, x_format;
     int64_t count, n, K, packed_step;
@@ -24,7 +25,8 @@ static void pack_rows(linear_job *job, folkmoot_team *team, float *wide) {
     while (folkmoot_take(&job->packed_rows, job->n, 1, team, &begin, &end)) {
         for (int64_t j = begin; j < end; j++) {
             job->backend->widen(job->x_format, job->x + j * row_bytes, wide, job->K);
-            job->backend->pack(job->format, wide, job->K, job->packed + j * job->packed_step);
+            if (job->tiles != NULL) job->tiles->pack_row(wide, job->K, j, job->n, 1, job->packed);
+            else job->backend->pack(job->format, wide, job->K, job->packed + j * job->packed_step);
         }
     }
 }
@@ -34,10 +36,12 @@ static int64_t padded(const folkmoot_layer *layer) { return (layer->N + FOLKMOOT
 
 static void outputs(const linear_job *job, const folkmoot_layer *layer, int64_t begin, int64_t end, float *scratch) {
     const folkmoot_backend *backend = job->backend;
-    const folkmoot_inputs x = {job->packed, job->n, job->K, job->packed_step};
+    const folkmoot_inputs x = {job->packed, job->n, job->K, job->packed_step,
+                               job->x_format == FOLKMOOT_BFLOAT16 ? 1 : 2};
     const int64_t rows = end - begin, n = job->n, size = folkmoot_float_bytes(job->x_format);
     float *sums = scratch, *row = scratch + TOGETHER * n, *bias = row + TOGETHER;
-    backend->products[job->format](&layer->w, begin, end, &x, sums);
+    if (job->tiles != NULL) job->tiles->products(&layer->w, begin, end, &x, sums);
+    else backend->products[job->format](&layer->w, begin, end, &x, sums);
     for (int64_t i = 0; i < rows; i++) bias[i] = 0.0f;
     if (layer->w.bias != NULL) {
         const int64_t at = begin * folkmoot_float_bytes(job->bias_format);
@@ -78,12 +82,18 @@ int folkmoot_linear(const folkmoot_layer *layers, int64_t count, int32_t format,
     threads = folkmoot_worth(all * folkmoot_value_bytes(format, K) * (n + 3) / 4, threads);
     linear_job job = {.backend = backend, .layers = layers, .format = format, .bias_format = bias_format, .x_format = x_format};
     job.count = count, job.n = n, job.K = K, job.x = x;
+    if (format == FOLKMOOT_BFLOAT16 && x_format == FOLKMOOT_BFLOAT16 && K % FOLKMOOT_TILE_INPUTS == 0 &&
+        n >= FOLKMOOT_FEWEST_FOR_TILES) {
+        job.tiles = folkmoot_current_tiles();
+    }
+    /* A panel of tiles has all of its rows, of which none is longer than one that vectors read. */
+    const int64_t room = (n + FOLKMOOT_TILE_ROWS - 1) / FOLKMOOT_TILE_ROWS * FOLKMOOT_TILE_ROWS;
     job.packed_step = backend->packed_bytes(format, K);
     const int64_t floats = K > TOGETHER * (n + 2) ? K : TOGETHER * (n + 2);
     job.scratch_bytes = (floats * (int64_t)sizeof(float) + 63) / 64 * 64;
-    job.packed = aligned_alloc(64, (size_t)(n * job.packed_step + threads * job.scratch_bytes));
+    job.packed = aligned_alloc(64, (size_t)(room * job.packed_step + threads * job.scratch_bytes));
     if (job.packed == NULL) return FOLKMOOT_NO_MEMORY;
-    job.scratch = job.packed + n * job.packed_step;
+    job.scratch = job.packed + room * job.packed_step;
     folkmoot_parallel(linear_task, &job, threads);
     free(job.packed);
     return FOLKMOOT_OK;

@@ -265,12 +265,12 @@ static void check_callers(void) {
 }
 
 int main(int count, char **arguments) {
-    static const char *const isas[] = {"avx512", "avx2", "neon"};
+    static const char *const isas[] = {"amx", "avx512", "avx2", "neon"};
     static const int64_t sizes[] = {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 100, 127, 128, 129, 200, 300};
     static const int64_t grouped[] = {32, 64, 96, 128, 160, 256, 480, 512, 544, 1056};
     int ran = 0;
     (void)arguments;
-    for (int isa = 0; isa < 3; isa++) {
+    for (int isa = 0; isa < 4; isa++) {
         if (folkmoot_force_isa(isas[isa]) != 0) continue;
         ran++;
         for (int format = 0; format < FOLKMOOT_FORMATS; format++) {

@@ -1,0 +1,159 @@
+/* Products of bfloat16 by the matrix tiles of AMX: as fast as memory for up to some fifty rows.
+ *
+ * A tile of weights is 16 outputs by 32 inputs as they lie in memory: nothing is packed but the inputs. While one block of
+ * outputs is computed, the next one is fetched in address order.
+ */
+#include "backend.h"
+
+#ifdef FOLKMOOT_HAS_TILES
+
+#include <immintrin.h>
+#include <string.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq"))), apply_to = function)
+#else
+#pragma GCC target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq")
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { SIDE = FOLKMOOT_TILE_ROWS, DEPTH = FOLKMOOT_TILE_INPUTS, LINE = 64, TILE_BYTES = SIDE * LINE };
+
+/* All eight tiles are of 16 rows of 64 bytes. */
+static void configure(void) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t columns[16];
+        uint8_t rows[16];
+    } __attribute__((aligned(64))) shape = {.palette = 1};
+    for (int tile = 0; tile < 8; tile++) shape.columns[tile] = LINE, shape.rows[tile] = SIDE;
+    _tile_loadconfig(&shape);
+}
+
+/* The bits of the nearest bfloat16s, above 16 zeros. */
+INLINE __m512i rounded(__m512 x) {
+    const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    return _mm512_and_si512(_mm512_mask_mov_epi32(sum, nan, quiet), _mm512_set1_epi32((int)0xffff0000));
+}
+
+/* What `taken` leaves out of x; nothing of an infinity, whose rest is not a number. */
+INLINE __m512 left_out(__m512 x, __m512i taken) {
+    const __m512 left = _mm512_sub_ps(x, _mm512_castsi512_ps(taken));
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(left, left, _CMP_ORD_Q), left);
+}
+
+/* Pairs of inputs lie side by side, those of 16 rows after one another: that is the other tile. Rows that are missing in the
+ * last panel count as zeros. */
+static void pack_row(const float *x, int64_t K, int64_t row, int64_t n, int terms, char *packed) {
+    const __m512i evens = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odds = _mm512_add_epi32(evens, _mm512_set1_epi32(1));
+    const int64_t column = row % SIDE;
+    const __mmask16 missing = row + 1 == n ? (__mmask16)(0xfffeu << column) : 0;
+    char *panel = packed + row / SIDE * SIDE * K * 2 * terms;
+    for (int64_t k = 0; k < K; k += DEPTH) {
+        const __m512 low = _mm512_loadu_ps(x + k), high = _mm512_loadu_ps(x + k + 16);
+        __m512 even = _mm512_permutex2var_ps(low, evens, high), odd = _mm512_permutex2var_ps(low, odds, high);
+        for (int term = 0; term < terms; term++) {
+            const __m512i even_bits = rounded(even), odd_bits = rounded(odd);
+            uint32_t pairs[SIDE];
+            _mm512_storeu_si512(pairs, _mm512_or_si512(_mm512_srli_epi32(even_bits, 16), odd_bits));
+            uint32_t *to = (uint32_t *)(panel + term * SIDE * K * 2) + k / 2 * SIDE;
+            for (int pair = 0; pair < SIDE; pair++, to += SIDE) {
+                to[column] = pairs[pair];
+                if (missing) _mm512_mask_storeu_epi32(to, missing, _mm512_setzero_si512());
+            }
+            even = left_out(even, even_bits), odd = left_out(odd, odd_bits);
+        }
+    }
+}
+
+/* Where a tile's 16 outputs by 16 rows go, as many of them as exist. */
+static void place(const float *tile, float *out, int64_t n, int64_t outputs, int64_t rows) {
+    for (int64_t i = 0; i < outputs; i++) memcpy(out + i * n, tile + i * SIDE, (size_t)rows * sizeof(float));
+}
+
+/* 16 `tall` outputs of 16 `broad` rows; `outputs` of them exist, which are all when `whole`. */
+INLINE void block(const char *w, int64_t step, int64_t outputs, int64_t K, const char *panels, int terms, int ahead, float *sums,
+                  const int tall, const int broad, const int whole) {
+    const int64_t panel = SIDE * K * 2, next = tall * SIDE * step;
+    char rest[2 * TILE_BYTES] __attribute__((aligned(64)));
+    if (!whole) memset(rest, 0, sizeof rest);
+    _tile_zero(0);
+    if (broad > 1) _tile_zero(1);
+    if (tall > 1) _tile_zero(2);
+    if (tall > 1 && broad > 1) _tile_zero(3);
+    for (int64_t k = 0; k < K; k += DEPTH) {
+        const char *at = w + k * 2;
+        int64_t apart = step;
+        if (!whole) {
+            /* A tile reads 16 rows, and the last of a matrix may be the last of its memory. */
+            for (int64_t row = 0; row < outputs; row++) memcpy(rest + row * LINE, at + row * step, LINE);
+            at = rest, apart = LINE;
+        }
+        _tile_loadd(4, at, apart);
+        if (tall > 1) _tile_loadd(5, at + SIDE * apart, apart);
+        if (whole && ahead) {
+            /* In address order, whichever rows these lines belong to: the next block is read from end to end. */
+            const char *soon = w + next + k * 2 * SIDE * tall;
+            for (int line = 0; line < tall * SIDE; line++) _mm_prefetch(soon + line * LINE, _MM_HINT_T1);
+        }
+        for (int term = 0; term < terms; term++) {
+            const char *inputs = panels + term * panel + k * 2 * SIDE;
+            _tile_loadd(6, inputs, LINE);
+            _tile_dpbf16ps(0, 4, 6);
+            if (tall > 1) _tile_dpbf16ps(2, 5, 6);
+            if (broad > 1) {
+                _tile_loadd(7, inputs + terms * panel, LINE);
+                _tile_dpbf16ps(1, 4, 7);
+                if (tall > 1) _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+    }
+    _tile_stored(0, sums, LINE);
+    if (broad > 1) _tile_stored(1, sums + SIDE * SIDE, LINE);
+    if (tall > 1) _tile_stored(2, sums + 2 * SIDE * SIDE, LINE);
+    if (tall > 1 && broad > 1) _tile_stored(3, sums + 3 * SIDE * SIDE, LINE);
+}
+
+static int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static void products(const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x, float *out) {
+    float sums[4 * SIDE * SIDE] __attribute__((aligned(64)));
+    const int64_t n = x->n, K = x->K, panel = SIDE * K * 2 * x->terms;
+    configure();
+    for (int64_t i = begin; i < end; i += 2 * SIDE) {
+        const char *values = (const char *)w->values + i * w->step;
+        const int64_t outputs = at_most(end - i, 2 * SIDE);
+        const int tall = outputs > SIDE, whole = outputs % SIDE == 0;
+        for (int64_t j = 0; j < n; j += 2 * SIDE) {
+            const char *panels = x->data + j / SIDE * panel;
+            const int broad = n - j > SIDE, ahead = j == 0;
+#define BLOCK(tall, broad, whole) block(values, w->step, outputs, K, panels, x->terms, ahead, sums, tall, broad, whole)
+            if (!whole && broad) BLOCK(2, 2, 0);
+            else if (!whole) BLOCK(2, 1, 0);
+            else if (tall && broad) BLOCK(2, 2, 1);
+            else if (tall) BLOCK(2, 1, 1);
+            else if (broad) BLOCK(1, 2, 1);
+            else BLOCK(1, 1, 1);
+            for (int part = 0; part < 4; part++) {
+                const int64_t down = part / 2 * SIDE, right = part % 2 * SIDE;
+                if (down >= outputs || j + right >= n) continue;
+                place(sums + part * SIDE * SIDE, out + (i - begin + down) * n + j + right, n, at_most(outputs - down, SIDE),
+                      at_most(n - j - right, SIDE));
+            }
+        }
+    }
+    _tile_release();
+}
+
+const folkmoot_tiles folkmoot_amx = {pack_row, products};
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+
+#endif
