@@ -153,6 +153,7 @@ class Roster:
             self.scheduler.complete(plan, [found.tokens if found else [] for found in made])
             for chunk, found in zip(plan.chunks, made, strict=True):
                 answer = self._answers[chunk.sequence.arrival]
+                self.draft_tokens += len(chunk.drafts)
                 if answer.generation.ended:
                     left.append(answer)
                 elif found is not None and found.ends:
@@ -163,7 +164,6 @@ class Roster:
                 answer.advanced(chunk.end)
                 if found is not None:
                     self.tokens_generated += len(found.deltas)
-                    self.draft_tokens += len(chunk.drafts)
                     self.draft_tokens_accepted += found.drafts_kept
             for answer in [*left, *(entry.answer for entry in ended)]:
                 self._remove(answer)

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from folkmoot.coordinator.engine.requests import SamplingParams
+from folkmoot.coordinator.engine.settings import EngineSettings
 from folkmoot.ids import short
 from folkmoot.node.daemon import NodeDaemon
 from folkmoot.node.remote import NodeRefusedError
@@ -45,6 +46,7 @@ UNANSWERED = {Fault.REFUSAL: "internal", Fault.SILENCE: "timed_out"}
 PROMPTS = {fault: random_tokens(9, 5).tolist() for fault in Fault} | {Fault.REPLAY: [65]}
 AT_ONCE = dict.fromkeys(Fault, 2) | {Fault.REPLAY: 1}
 """Every step of the replay's conversation has one row, so that an old answer has the right shape and only its signature tells."""
+DRAFTS = dict.fromkeys(Fault, 4) | {Fault.REPLAY: 0}
 
 
 def test_every_fault_has_its_reason() -> None:
@@ -76,7 +78,8 @@ def expected(model: TinyModel) -> dict[Fault, list[int]]:
 @asynccontextmanager
 async def network_with(fault: Fault, model: TinyModel, folder: Path) -> AsyncIterator[WholeNetwork]:
     """Two honest nodes and, as the last, one that is honest once in each life of its link."""
-    async with whole_network(model.prepared, folder, nodes=2, frame_deadline_s=0.5) as network:
+    engine = EngineSettings(kv_memory_bytes=8 << 20, not_covered_wait_s=5.0, max_draft_tokens=DRAFTS[fault])
+    async with whole_network(model.prepared, folder, nodes=2, frame_deadline_s=0.5, engine=engine) as network:
         await network.join(kind=partial(FaultyNode, fault=fault, honest_frames=1))
         await network.settled(3)
         yield network
