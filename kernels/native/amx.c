@@ -71,9 +71,32 @@ static void pack_row(const float *x, int64_t K, int64_t row, int64_t n, int term
     }
 }
 
-/* Where a tile's 16 outputs by 16 rows go, as many of them as exist. */
-static void place(const float *tile, float *out, int64_t n, int64_t outputs, int64_t rows) {
-    for (int64_t i = 0; i < outputs; i++) memcpy(out + i * n, tile + i * SIDE, (size_t)rows * sizeof(float));
+/* Turns 16 outputs by 16 rows into 16 rows by 16 outputs, and stores as many of them as exist, `width` apart. */
+static void place(const float *tile, float *out, int64_t width, int64_t outputs, int64_t rows) {
+    __m512 a[SIDE], b[SIDE];
+    for (int i = 0; i < SIDE; i++) a[i] = _mm512_load_ps(tile + i * SIDE);
+    for (int i = 0; i < SIDE; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < SIDE; i += 4) {
+        for (int half = 0; half < 2; half++) {
+            const __m512d low = _mm512_castps_pd(b[i + half]), high = _mm512_castps_pd(b[i + half + 2]);
+            a[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            a[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    }
+    /* a[4 q + r] has in its four quarters the columns r, r + 4, r + 8 and r + 12 of rows 4 q ... 4 q + 3. */
+    for (int r = 0; r < 4; r++) {
+        const __m512 even = _mm512_shuffle_f32x4(a[r], a[4 + r], 0x88), odd = _mm512_shuffle_f32x4(a[r], a[4 + r], 0xdd);
+        const __m512 even2 = _mm512_shuffle_f32x4(a[8 + r], a[12 + r], 0x88), odd2 = _mm512_shuffle_f32x4(a[8 + r], a[12 + r], 0xdd);
+        b[r] = _mm512_shuffle_f32x4(even, even2, 0x88);
+        b[4 + r] = _mm512_shuffle_f32x4(odd, odd2, 0x88);
+        b[8 + r] = _mm512_shuffle_f32x4(even, even2, 0xdd);
+        b[12 + r] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
+    }
+    const __mmask16 exist = (__mmask16)((1u << outputs) - 1);
+    for (int64_t j = 0; j < rows; j++) _mm512_mask_storeu_ps(out + j * width, exist, b[j]);
 }
 
 /* 16 `tall` outputs of 16 `broad` rows; `outputs` of them exist, which are all when `whole`. */
@@ -142,7 +165,7 @@ static void products(const folkmoot_matrix *w, int64_t begin, int64_t end, const
             for (int part = 0; part < 4; part++) {
                 const int64_t down = part / 2 * SIDE, right = part % 2 * SIDE;
                 if (down >= outputs || j + right >= n) continue;
-                place(sums + part * SIDE * SIDE, out + (i - begin + down) * n + j + right, n, at_most(outputs - down, SIDE),
+                place(sums + part * SIDE * SIDE, out + (j + right) * (end - begin) + i - begin + down, end - begin, at_most(outputs - down, SIDE),
                       at_most(n - j - right, SIDE));
             }
         }

@@ -38,7 +38,7 @@ typedef struct {
 typedef struct {
     /* Packs row `row` of n, x[K]; a panel has 32 K bytes for each term. K is a multiple of FOLKMOOT_TILE_INPUTS. */
     void (*pack_row)(const float *x, int64_t K, int64_t row, int64_t n, int terms, char *packed);
-    /* As a backend's products. */
+    /* out[j * (end - begin) + i - begin] = W[i, :] . x[j, :] for rows begin <= i < end; begin as for a backend's products. */
     void (*products)(const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x, float *out);
 } folkmoot_tiles;
 

@@ -119,7 +119,7 @@ static float bias_at(const batch *job, const folkmoot_matrix *matrix, int64_t i)
     return bias;
 }
 
-/* to[(i - begin) * n + j], biased, whatever the matrix's layout. */
+/* to[(i - begin) * n + j], biased, whatever the matrix's layout; to[j * (end - begin) + i - begin] of what is tiled. */
 static void outputs(const batch *job, const folkmoot_matrix *matrix, int64_t begin, int64_t end, const folkmoot_inputs *x,
                     float *to, float *scratch) {
     const int64_t n = x->n, width = end - begin;
@@ -137,9 +137,10 @@ static void outputs(const batch *job, const folkmoot_matrix *matrix, int64_t beg
         }
     }
     if (matrix->bias == NULL) return;
+    const int64_t across = is_tiled(job, n) ? 1 : n, down = is_tiled(job, n) ? width : 1;
     for (int64_t i = 0; i < width; i++) {
         const float bias = bias_at(job, matrix, begin + i);
-        for (int64_t j = 0; j < n; j++) to[i * n + j] += bias;
+        for (int64_t j = 0; j < n; j++) to[i * across + j * down] += bias;
     }
 }
 
@@ -166,7 +167,8 @@ static void inner_of(const batch *job, const slice *part, int64_t begin, int64_t
     job->backend->activate(form, gate, up, up, width * n);
     float *inner = job->inner + part->start * I + begin;
     for (int64_t j = 0; j < n; j++) {
-        for (int64_t i = 0; i < width; i++) inner[j * I + i] = up[i * n + j];
+        if (is_tiled(job, n)) memcpy(inner + j * I, up + j * width, (size_t)width * sizeof(float));
+        else for (int64_t i = 0; i < width; i++) inner[j * I + i] = up[i * n + j];
     }
 }
 
@@ -216,7 +218,9 @@ static void second_products(batch *job, folkmoot_team *team, float *scratch) {
                 outputs(job, &part->expert->down, i, last, &x, scratch, scratch + (last - i) * n);
                 for (int64_t j = 0; j < n; j++) {
                     float *to = job->output + part->rows[j] * H + i;
-                    for (int64_t k = 0; k < last - i; k++) to[k] += part->gates[j] * scratch[k * n + j];
+                    const int64_t from = is_tiled(job, n) ? j * (last - i) : j, apart = is_tiled(job, n) ? 1 : n;
+                    if (apart == 1) for (int64_t k = 0; k < last - i; k++) to[k] += part->gates[j] * scratch[from + k];
+                    else for (int64_t k = 0; k < last - i; k++) to[k] += part->gates[j] * scratch[from + k * apart];
                 }
             }
         }

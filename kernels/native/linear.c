@@ -48,7 +48,8 @@ static void outputs(const linear_job *job, const folkmoot_layer *layer, int64_t 
         backend->widen(job->bias_format, (const char *)layer->w.bias + at, bias, rows);
     }
     for (int64_t j = 0; j < n; j++) {
-        for (int64_t i = 0; i < rows; i++) row[i] = sums[i * n + j] + bias[i];
+        const int64_t from = job->tiles != NULL ? j * rows : j, apart = job->tiles != NULL ? 1 : n;
+        for (int64_t i = 0; i < rows; i++) row[i] = sums[from + i * apart] + bias[i];
         backend->narrow(job->x_format, row, (char *)layer->y + (j * layer->N + begin) * size, rows);
     }
 }

@@ -24,7 +24,7 @@ from folkmoot.tests.support.plain_experts import (
 from folkmoot.trust.audit_check import Passed, check_opening
 from folkmoot.trust.audit_statements import OpeningKind
 from folkmoot.trust.calibration import calibrate
-from folkmoot.trust.drift import DriftAccumulator
+from folkmoot.trust.drift import DriftAccumulator, Sums
 from folkmoot.trust.expert_arithmetic import Activation, ExpertForm
 from folkmoot.trust.projections import Projections, derive_projections
 from folkmoot.trust.residuals import OpenedExpert, Residuals, Stage, StageResiduals
@@ -204,6 +204,16 @@ def test_a_bias_of_three_per_mille_shows_over_a_hundred_audits(name: str) -> Non
 
 def test_honest_rounding_does_not_drift() -> None:
     assert not drifted("honest")
+
+
+def test_the_direction_measured_is_what_honest_rounding_does_not_explain() -> None:
+    squares = []
+    for seed in range(200):
+        errors = 0.004 * np.random.default_rng(seed).normal(size=(100, 8)) + 0.003
+        sums = Sums(0, np.zeros(8), 0.0, 0.0, 0.0).add(StageResiduals(errors, np.zeros_like(errors)))
+        squares.append(sums.bias(1e-4).direction ** 2)
+    explained = (0.004**2 + 0.003**2) / 100
+    assert abs(np.mean(squares) - (0.003**2 - 0.003**2 / 100)) < explained / 4
 
 
 def test_few_audits_say_nothing_of_drift() -> None:

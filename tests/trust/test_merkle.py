@@ -149,6 +149,14 @@ def test_whatever_comes_as_a_proof_raises_nothing_else(index: int, size: int, pr
         merkle.verify_consistency(index, b"x" * 32, size, b"y" * 32, proof)
 
 
+def test_a_proof_that_stops_at_the_hash_asked_for_is_too_short() -> None:
+    leaf = tree(1)[0]
+    with pytest.raises(InclusionError):
+        merkle.verify_inclusion(leaf, 0, 2, [], leaf)
+    with pytest.raises(ConsistencyError):
+        merkle.verify_consistency(2, leaf, 3, leaf, [])
+
+
 @pytest.mark.parametrize(("index", "size"), [(0, 0), (3, 3), (-1, 3)])
 def test_there_is_no_proof_for_a_leaf_that_is_not_there(index: int, size: int) -> None:
     with pytest.raises(InclusionError):

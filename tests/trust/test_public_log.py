@@ -205,6 +205,10 @@ def rewrite_entry(log: MemoryLog) -> None:
     log.files["tile/entries/000"] = encode_bundle([b"forged", *log.entries[1:256]])
 
 
+def rewrite_later_entry(log: MemoryLog) -> None:
+    log.files["tile/entries/000"] = encode_bundle([*log.entries[:100], b"forged", *log.entries[101:256]])
+
+
 def rewrite_bundle_and_tile(log: MemoryLog) -> None:
     rewrite_entry(log)
     tile = log.files["tile/0/000"]
@@ -215,6 +219,7 @@ def rewrite_bundle_and_tile(log: MemoryLog) -> None:
     "change",
     [
         rewrite_entry,
+        rewrite_later_entry,
         rewrite_bundle_and_tile,
         lambda log: log.files.pop("tile/0/000"),
         lambda log: log.files.pop("tile/entries/001.p/44"),
@@ -222,7 +227,7 @@ def rewrite_bundle_and_tile(log: MemoryLog) -> None:
         lambda log: log.files.update({"tile/1/000.p/1": bytes(32)}),
         lambda log: log.files.update({"tile/entries/000": bytes(9)}),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_what_a_log_changes_or_hides_is_seen(change: Callable[[MemoryLog], object]) -> None:
     log = tampered(change)

@@ -31,7 +31,7 @@ from folkmoot.trust.expert_arithmetic import (
     Floats,
     expert_output,
 )
-from folkmoot.trust.honest_rounding import rounding_deviation
+from folkmoot.trust.honest_rounding import RoundingSpread, rounding_deviation
 from folkmoot.trust.recompute import Recomputed, Tolerance, compare, drift, drifts, recompute
 
 HIDDEN, INTERMEDIATE, ROWS = 192, 128, 20
@@ -107,6 +107,14 @@ def test_small_experts_that_round_badly_are_not_accused(activation: Activation, 
     assert 0.8 < np.sqrt(np.mean(np.square(found.errors * truth.sizes)) / np.mean(truth.rounding.mean)) < 1.2
 
 
+def test_a_row_that_one_neuron_carries_is_allowed_no_more_than_it_can_round() -> None:
+    spread = RoundingSpread(np.array([1.0, 1.0, 0.0]), np.array([2.0, 0.001, 0.0]))
+    reach = spread.reach(1e-9)
+    assert reach[0] == 3.0
+    assert 1.0 < reach[1] < 1.2
+    assert reach[2] == 0.0
+
+
 def test_a_deviation_is_that_of_rounding() -> None:
     values = np.random.default_rng(1).normal(size=200_000) * 3
     measured = bfloat16(values).astype(np.float64) - values
@@ -159,6 +167,7 @@ def test_experts_that_cancel_make_no_honest_node_a_cheat() -> None:
     rows, pairs = heavy_rows(ROWS, HIDDEN, 5), all_rows(ROWS, (1.0, -0.99))
     output, _ = answer(SWIGLU, weights, pairs, rows, HONEST["bfloat16"])
     found = compare(output, recompute(SWIGLU, weights.__getitem__, rows, pairs), Tolerance())
+    assert found.errors.max() < 0.0070
     assert found.wrong == ()
 
 

@@ -72,6 +72,15 @@ def test_a_note_of_another_key_is_refused(key: NoteKey) -> None:
         open_note(sign_note("text\n", ORIGIN, LOG), key)
 
 
+def test_base64_has_one_form() -> None:
+    """A signature's last character has two bits to spare."""
+    note = sign_note("text\n", ORIGIN, LOG).decode()
+    assert note.endswith("=\n")
+    spare = note[:-3] + chr(ord(note[-3]) + 1) + "=\n"
+    with pytest.raises(NoteError, match="canonical"):
+        open_note(spare.encode(), KEY)
+
+
 @given(st.data())
 def test_any_bit_flipped_is_refused(data: st.DataObject) -> None:
     note = sign_checkpoint(CHECKPOINT, LOG)

@@ -142,6 +142,13 @@ def test_weights_that_do_not_fit_are_refused() -> None:
             sketch_expert(projections(), weights)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_sketch_with_a_number_that_is_none_is_refused(number: float) -> None:
+    encoded = a_sketch().encode()
+    with pytest.raises(SketchError):
+        ExpertSketch.decode(encoded[:-4] + np.array([number], "<f4").tobytes())
+
+
 @given(st.data())
 def test_bytes_that_were_changed_are_another_sketch_or_none(data: st.DataObject) -> None:
     encoded = a_sketch().encode()
