@@ -123,7 +123,7 @@ def systems(work: WorkingSet, native: bool) -> dict[str, Run]:
         return feed_forward(call.groups, call.rows)
 
     def natively(call: Call) -> torch.Tensor:
-        output = torch.zeros(call.rows.shape)
+        output = torch.from_numpy(np.zeros(call.rows.shape, np.float32))
         add_feed_forward(spec, call.groups, call.rows, output)
         return output
 

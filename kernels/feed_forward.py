@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from . import native_feed_forward
@@ -44,7 +45,8 @@ def feed_forward(groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
     Returns:
         [R, H] float32; rows that no group names are zero.
     """
-    output = torch.zeros(hidden.shape, dtype=torch.float32)  # [R, H]
+    # Not by torch: its threads would spin on after so small a piece of work, on cores that the native ones need.
+    output = torch.from_numpy(np.zeros(hidden.shape, np.float32))  # [R, H]
     native: list[Group] = []
     others: list[Group] = []
     for group in groups:

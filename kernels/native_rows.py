@@ -18,7 +18,7 @@ ANY = 1 << 62
 FLOAT32 = 24
 NARROW = 12
 """Weights and rows of the same type of 16 bits."""
-BFLOAT16_BY_TILES, FLOAT16_BESIDE_TILES = 48, 6
+BFLOAT16_BY_TILES, FLOAT16_BESIDE_TILES = 96, 6
 """The same on a processor with matrix tiles (AMX): the kernels use them for bfloat16, torch for both."""
 MIXED = 64
 """Float weights of another type than the rows: torch has to convert them first."""

@@ -119,10 +119,9 @@ INLINE void block(const char *w, int64_t step, int64_t outputs, int64_t K, const
         }
         _tile_loadd(4, at, apart);
         if (tall > 1) _tile_loadd(5, at + SIDE * apart, apart);
-        if (whole && ahead) {
-            /* In address order, whichever rows these lines belong to: the next block is read from end to end. */
-            const char *soon = w + next + k * 2 * SIDE * tall;
-            for (int line = 0; line < tall * SIDE; line++) _mm_prefetch(soon + line * LINE, _MM_HINT_T1);
+        if (whole && ahead && k + DEPTH * 4 >= K) {
+            const char *soon = w + next + (k + DEPTH * 4 - K) * 2;
+            for (int row = 0; row < tall * SIDE; row++) _mm_prefetch(soon + row * step, _MM_HINT_T1);
         }
         for (int term = 0; term < terms; term++) {
             const char *inputs = panels + term * panel + k * 2 * SIDE;
@@ -148,16 +147,16 @@ static void products(const folkmoot_matrix *w, int64_t begin, int64_t end, const
     float sums[4 * SIDE * SIDE] __attribute__((aligned(64)));
     const int64_t n = x->n, K = x->K, panel = SIDE * K * 2 * x->terms;
     configure();
-    for (int64_t i = begin; i < end; i += 2 * SIDE) {
+    for (int64_t i = begin; i < end; i += SIDE) {
         const char *values = (const char *)w->values + i * w->step;
-        const int64_t outputs = at_most(end - i, 2 * SIDE);
+        const int64_t outputs = at_most(end - i, SIDE);
         const int tall = outputs > SIDE, whole = outputs % SIDE == 0;
         for (int64_t j = 0; j < n; j += 2 * SIDE) {
             const char *panels = x->data + j / SIDE * panel;
             const int broad = n - j > SIDE, ahead = j == 0;
 #define BLOCK(tall, broad, whole) block(values, w->step, outputs, K, panels, x->terms, ahead, sums, tall, broad, whole)
-            if (!whole && broad) BLOCK(2, 2, 0);
-            else if (!whole) BLOCK(2, 1, 0);
+            if (!whole && broad) BLOCK(1, 2, 0);
+            else if (!whole) BLOCK(1, 1, 0);
             else if (tall && broad) BLOCK(2, 2, 1);
             else if (tall) BLOCK(2, 1, 1);
             else if (broad) BLOCK(1, 2, 1);

@@ -52,6 +52,8 @@ static int hidden_terms(const batch *job) { return job->hidden_format == FOLKMOO
 
 static int is_tiled(const batch *job, int64_t n) { return job->tiles != NULL && n >= FOLKMOOT_FEWEST_FOR_TILES; }
 
+static int64_t whole_panels(int64_t rows) { return (rows + FOLKMOOT_TILE_ROWS - 1) / FOLKMOOT_TILE_ROWS * FOLKMOOT_TILE_ROWS; }
+
 static int64_t together(const batch *job, int64_t n) {
     const int64_t grain = is_tiled(job, n) ? 2 * FOLKMOOT_TILE_ROWS : grain_of(job), few = MOST_SUMS / n / grain * grain;
     return few > MOST_TOGETHER ? MOST_TOGETHER : few > grain ? few : grain;
@@ -188,9 +190,9 @@ static void first_products(batch *job, folkmoot_team *team, float *scratch) {
 }
 
 static void pack_inner(batch *job, folkmoot_team *team) {
-    const int64_t I = job->form->intermediate;
+    const int64_t I = job->form->intermediate, grain = job->tiles != NULL ? FOLKMOOT_TILE_ROWS : 1;
     int64_t begin, end;
-    while (folkmoot_take(&job->between, job->pairs, 1, team, &begin, &end)) {
+    while (folkmoot_take(&job->between, job->pairs, grain, team, &begin, &end)) {
         for (const slice *part = job->slices; part < job->slices + job->count; part++) {
             const int64_t first = begin > part->start ? begin : part->start;
             const int64_t last = end < part->start + part->n ? end : part->start + part->n;
@@ -249,6 +251,8 @@ static int64_t fill(batch *job, slice *from, int64_t available) {
     job->slices = from;
     job->pairs = 0;
     while (count < available && (count == 0 || job->pairs + from[count].room <= BATCH_ROWS)) {
+        /* Panels begin at whole panels, so that two threads never pack the same one. */
+        if (is_tiled(job, from[count].n)) job->pairs = whole_panels(job->pairs);
         from[count].start = job->pairs;
         job->pairs += from[count].room;
         count++;
@@ -262,10 +266,10 @@ static int run(batch *job, slice *slices, int64_t count, int threads) {
     int64_t total = 0, floats = H;
     for (int64_t i = 0; i < count; i++) {
         const int64_t sums = 6 * together(job, slices[i].n) * slices[i].n;
-        total += slices[i].room;
+        total += slices[i].room + (is_tiled(job, slices[i].n) ? FOLKMOOT_TILE_ROWS : 0);
         floats = sums > floats ? sums : floats;
     }
-    const int64_t room = total < BATCH_ROWS ? total : BATCH_ROWS;
+    const int64_t most = BATCH_ROWS + FOLKMOOT_TILE_ROWS, room = total < most ? total : most;
     job->hidden_step = job->backend->packed_bytes(input_format(job), H);
     job->inner_step = job->backend->packed_bytes(input_format(job), I);
     job->scratch_bytes = aligned(floats * (int64_t)sizeof(float));
@@ -315,8 +319,7 @@ int folkmoot_feed_forward(const folkmoot_form *form, const folkmoot_group *group
         for (int64_t j = 0; j < groups[g].n; j += SLICE_ROWS) {
             const int64_t n = groups[g].n - j < SLICE_ROWS ? groups[g].n - j : SLICE_ROWS;
             /* A panel of tiles has all of its rows. */
-            const int64_t whole = (n + FOLKMOOT_TILE_ROWS - 1) / FOLKMOOT_TILE_ROWS * FOLKMOOT_TILE_ROWS;
-            const int64_t room = is_tiled(&job, n) ? whole : n;
+            const int64_t room = is_tiled(&job, n) ? whole_panels(n) : n;
             slices[next++] = (slice){groups[g].expert, groups[g].rows + j, groups[g].gates + j, n, room, 0, NULL};
         }
     }

@@ -21,8 +21,9 @@ typedef struct {
 
 static void pack_rows(linear_job *job, folkmoot_team *team, float *wide) {
     int64_t begin, end;
-    const int64_t row_bytes = job->K * folkmoot_float_bytes(job->x_format);
-    while (folkmoot_take(&job->packed_rows, job->n, 1, team, &begin, &end)) {
+    /* Two threads never pack the same panel. */
+    const int64_t row_bytes = job->K * folkmoot_float_bytes(job->x_format), grain = job->tiles != NULL ? FOLKMOOT_TILE_ROWS : 1;
+    while (folkmoot_take(&job->packed_rows, job->n, grain, team, &begin, &end)) {
         for (int64_t j = begin; j < end; j++) {
             job->backend->widen(job->x_format, job->x + j * row_bytes, wide, job->K);
             if (job->tiles != NULL) job->tiles->pack_row(wide, job->K, j, job->n, 1, job->packed);
