@@ -9,7 +9,6 @@ Letters: R rows, H hidden size, I intermediate size.
 
 from __future__ import annotations
 
-import mmap
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ import torch
 
 from ..kernels import native_library
 from ..kernels.formats import WeightFormat
+from ..kernels.weight_memory import weight_memory
 from .kernel_systems import Call, Run, WorkingSet, in_float64, make_spec, systems
 
 SHAPES: dict[str, tuple[int, int]] = {
@@ -85,8 +85,7 @@ def measure(quick: bool = False) -> dict[str, Any]:
     shapes = {"tiny": (128, 64)} if quick else SHAPES
     counts = (1, 4, 16) if quick else ROWS
     size, cell_s = (1 << 22, 0.001) if quick else (WORKING_SET_BYTES, CELL_S)
-    # As a node has them, whose experts are mapped files: pages are small unless the system says otherwise.
-    memory = np.frombuffer(mmap.mmap(-1, size), np.uint8)
+    memory = np.frombuffer(weight_memory(size), np.uint8)  # as a node has them
     reads: dict[int, list[float]] = {threads: [] for threads in THREADS}
     rows: list[Row] = []
     for name, shape in shapes.items():
