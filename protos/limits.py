@@ -15,6 +15,10 @@ MAX_TENSOR_BYTES: Final = 56 << 20
 MAX_ROWS_PER_FRAME: Final = 1024
 MAX_PAIRS_PER_FRAME: Final = 128 * MAX_ROWS_PER_FRAME
 """Row and expert pairs in one frame: as if each row went to 128 experts of one node."""
+MAX_OPENED_ROWS: Final = 64
+"""Rows that one challenge may ask for."""
+MAX_OPENED_PAIRS: Final = 1024
+"""Row and expert pairs that one challenge may ask for; as with rows, fewer where experts are wide: `opened_pairs`."""
 CHUNK_BYTES: Final = 256 << 10
 """The most that one chunk of a manifest or expert blob carries."""
 MAX_NAME: Final = 64
@@ -43,6 +47,11 @@ _BOTH_ENDS: Final[ChannelOptions] = [
 def rows_per_frame(hidden: int) -> int:
     """How many float32 rows of this width one frame or result may carry: at least one, at most `MAX_ROWS_PER_FRAME`."""
     return max(1, min(MAX_ROWS_PER_FRAME, MAX_TENSOR_BYTES // (4 * hidden)))
+
+
+def opened_pairs(intermediate: int) -> int:
+    """How many pairs of experts this wide one challenge may ask for: its two float32 tensors must fit one message."""
+    return max(1, min(MAX_OPENED_PAIRS, MAX_TENSOR_BYTES // (2 * 4 * intermediate)))
 
 
 def channel_options(tls_name: str | None = None) -> ChannelOptions:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from folkmoot.protos.folkmoot.v1 import tensor_pb2 as folkmoot_dot_protos_dot_folkmoot_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&folkmoot/protos/folkmoot/v1/link.proto\x12\x0b\x66olkmoot.v1\x1a(folkmoot/protos/folkmoot/v1/tensor.proto\"\xac\x02\n\x0bNodeMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.folkmoot.v1.HelloH\x00\x12)\n\x08\x61ttached\x18\x02 \x01(\x0b\x32\x15.folkmoot.v1.AttachedH\x00\x12)\n\x08holdings\x18\x03 \x01(\x0b\x32\x15.folkmoot.v1.HoldingsH\x00\x12%\n\x06result\x18\x04 \x01(\x0b\x32\x13.folkmoot.v1.ResultH\x00\x12\'\n\x07refusal\x18\x05 \x01(\x0b\x32\x14.folkmoot.v1.RefusalH\x00\x12!\n\x04pong\x18\x06 \x01(\x0b\x32\x11.folkmoot.v1.PongH\x00\x12\'\n\x07leaving\x18\x07 \x01(\x0b\x32\x14.folkmoot.v1.LeavingH\x00\x42\x06\n\x04\x62ody\"\xe5\x01\n\x12\x43oordinatorMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.folkmoot.v1.WelcomeH\x00\x12-\n\nassignment\x18\x02 \x01(\x0b\x32\x17.folkmoot.v1.AssignmentH\x00\x12#\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x12.folkmoot.v1.FrameH\x00\x12!\n\x04ping\x18\x04 \x01(\x0b\x32\x11.folkmoot.v1.PingH\x00\x12\'\n\x07\x63losing\x18\x05 \x01(\x0b\x32\x14.folkmoot.v1.ClosingH\x00\x42\x06\n\x04\x62ody\"~\n\x05Hello\x12\x10\n\x08node_key\x18\x01 \x01(\x0c\x12\x12\n\nnode_nonce\x18\x02 \x01(\x0c\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x0f\n\x07threads\x18\x05 \x01(\r\x12\x18\n\x10software_version\x18\x06 \x01(\t\"\xaa\x01\n\x07Welcome\x12\x19\n\x11\x63oordinator_nonce\x18\x01 \x01(\x0c\x12\x17\n\x0fmanifest_digest\x18\x02 \x01(\x0c\x12\x1a\n\x12manifest_signature\x18\x03 \x01(\x0c\x12\x17\n\x0fmanifest_length\x18\x04 \x01(\x04\x12\x1a\n\x12max_rows_in_flight\x18\x05 \x01(\r\x12\x1a\n\x12max_rows_per_frame\x18\x06 \x01(\r\"%\n\x08\x41ttached\x12\x19\n\x11session_signature\x18\x01 \x01(\x0c\"-\n\x0b\x45xpertRange\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x02 \x03(\r\"F\n\nAssignment\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12)\n\x07\x65xperts\x18\x02 \x03(\x0b\x32\x18.folkmoot.v1.ExpertRange\"\xa8\x01\n\x08Holdings\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\'\n\x05ready\x18\x02 \x03(\x0b\x32\x18.folkmoot.v1.ExpertRange\x12)\n\x07refused\x18\x03 \x03(\x0b\x32\x18.folkmoot.v1.ExpertRange\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x15\n\rbytes_fetched\x18\x05 \x01(\x04\x12\x12\n\nbytes_held\x18\x06 \x01(\x04\"\xcf\x01\n\x05\x46rame\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05layer\x18\x02 \x01(\r\x12#\n\x06hidden\x18\x03 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12$\n\x07\x65xperts\x18\x04 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12!\n\x04rows\x18\x05 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12\"\n\x05gates\x18\x06 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x07 \x01(\r\"R\n\x06Result\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12#\n\x06output\x18\x02 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xd1\x01\n\x07Refusal\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12+\n\x06reason\x18\x02 \x01(\x0e\x32\x1b.folkmoot.v1.Refusal.Reason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"w\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fREASON_NOT_HELD\x10\x01\x12\x15\n\x11REASON_OVERLOADED\x10\x02\x12\x14\n\x10REASON_MALFORMED\x10\x03\x12\x13\n\x0fREASON_INTERNAL\x10\x04\"\x15\n\x04Ping\x12\r\n\x05token\x18\x01 \x01(\x04\"\x15\n\x04Pong\x12\r\n\x05token\x18\x01 \x01(\x04\"\x19\n\x07Leaving\x12\x0e\n\x06reason\x18\x01 \x01(\t\"(\n\x07\x43losing\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05retry\x18\x02 \x01(\x08\x32O\n\x04Link\x12G\n\x06\x41ttach\x12\x18.folkmoot.v1.NodeMessage\x1a\x1f.folkmoot.v1.CoordinatorMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&folkmoot/protos/folkmoot/v1/link.proto\x12\x0b\x66olkmoot.v1\x1a(folkmoot/protos/folkmoot/v1/tensor.proto\"\xd5\x02\n\x0bNodeMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.folkmoot.v1.HelloH\x00\x12)\n\x08\x61ttached\x18\x02 \x01(\x0b\x32\x15.folkmoot.v1.AttachedH\x00\x12)\n\x08holdings\x18\x03 \x01(\x0b\x32\x15.folkmoot.v1.HoldingsH\x00\x12%\n\x06result\x18\x04 \x01(\x0b\x32\x13.folkmoot.v1.ResultH\x00\x12\'\n\x07refusal\x18\x05 \x01(\x0b\x32\x14.folkmoot.v1.RefusalH\x00\x12!\n\x04pong\x18\x06 \x01(\x0b\x32\x11.folkmoot.v1.PongH\x00\x12\'\n\x07leaving\x18\x07 \x01(\x0b\x32\x14.folkmoot.v1.LeavingH\x00\x12\'\n\x07opening\x18\x08 \x01(\x0b\x32\x14.folkmoot.v1.OpeningH\x00\x42\x06\n\x04\x62ody\"\x92\x02\n\x12\x43oordinatorMessage\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.folkmoot.v1.WelcomeH\x00\x12-\n\nassignment\x18\x02 \x01(\x0b\x32\x17.folkmoot.v1.AssignmentH\x00\x12#\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x12.folkmoot.v1.FrameH\x00\x12!\n\x04ping\x18\x04 \x01(\x0b\x32\x11.folkmoot.v1.PingH\x00\x12\'\n\x07\x63losing\x18\x05 \x01(\x0b\x32\x14.folkmoot.v1.ClosingH\x00\x12+\n\tchallenge\x18\x06 \x01(\x0b\x32\x16.folkmoot.v1.ChallengeH\x00\x42\x06\n\x04\x62ody\"~\n\x05Hello\x12\x10\n\x08node_key\x18\x01 \x01(\x0c\x12\x12\n\nnode_nonce\x18\x02 \x01(\x0c\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x0f\n\x07threads\x18\x05 \x01(\r\x12\x18\n\x10software_version\x18\x06 \x01(\t\"\xaa\x01\n\x07Welcome\x12\x19\n\x11\x63oordinator_nonce\x18\x01 \x01(\x0c\x12\x17\n\x0fmanifest_digest\x18\x02 \x01(\x0c\x12\x1a\n\x12manifest_signature\x18\x03 \x01(\x0c\x12\x17\n\x0fmanifest_length\x18\x04 \x01(\x04\x12\x1a\n\x12max_rows_in_flight\x18\x05 \x01(\r\x12\x1a\n\x12max_rows_per_frame\x18\x06 \x01(\r\"%\n\x08\x41ttached\x12\x19\n\x11session_signature\x18\x01 \x01(\x0c\"-\n\x0b\x45xpertRange\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x02 \x03(\r\"F\n\nAssignment\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12)\n\x07\x65xperts\x18\x02 \x03(\x0b\x32\x18.folkmoot.v1.ExpertRange\"\xa8\x01\n\x08Holdings\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\'\n\x05ready\x18\x02 \x03(\x0b\x32\x18.folkmoot.v1.ExpertRange\x12)\n\x07refused\x18\x03 \x03(\x0b\x32\x18.folkmoot.v1.ExpertRange\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x15\n\rbytes_fetched\x18\x05 \x01(\x04\x12\x12\n\nbytes_held\x18\x06 \x01(\x04\"\xcf\x01\n\x05\x46rame\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05layer\x18\x02 \x01(\r\x12#\n\x06hidden\x18\x03 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12$\n\x07\x65xperts\x18\x04 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12!\n\x04rows\x18\x05 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12\"\n\x05gates\x18\x06 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x07 \x01(\r\"R\n\x06Result\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12#\n\x06output\x18\x02 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xd1\x01\n\x07Refusal\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12+\n\x06reason\x18\x02 \x01(\x0e\x32\x1b.folkmoot.v1.Refusal.Reason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"w\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fREASON_NOT_HELD\x10\x01\x12\x15\n\x11REASON_OVERLOADED\x10\x02\x12\x14\n\x10REASON_MALFORMED\x10\x03\x12\x13\n\x0fREASON_INTERNAL\x10\x04\"\xeb\x01\n\tChallenge\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06result\x18\x02 \x01(\x0c\x12\x0c\n\x04kind\x18\x03 \x01(\r\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\r\n\x05layer\x18\x05 \x01(\r\x12#\n\x06hidden\x18\x06 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12$\n\x07\x65xperts\x18\x07 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12!\n\x04rows\x18\x08 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12\r\n\x05\x61sked\x18\t \x03(\r\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\n \x01(\r\"\x80\x01\n\x07Opening\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12!\n\x04gate\x18\x02 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12\x1f\n\x02up\x18\x03 \x01(\x0b\x32\x13.folkmoot.v1.Tensor\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x0f\n\x07refused\x18\x05 \x01(\t\"\x15\n\x04Ping\x12\r\n\x05token\x18\x01 \x01(\x04\"\x15\n\x04Pong\x12\r\n\x05token\x18\x01 \x01(\x04\"\x19\n\x07Leaving\x12\x0e\n\x06reason\x18\x01 \x01(\t\"(\n\x07\x43losing\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05retry\x18\x02 \x01(\x08\x32O\n\x04Link\x12G\n\x06\x41ttach\x12\x18.folkmoot.v1.NodeMessage\x1a\x1f.folkmoot.v1.CoordinatorMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,37 +33,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'folkmoot.protos.folkmoot.v1
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NODEMESSAGE']._serialized_start=98
-  _globals['_NODEMESSAGE']._serialized_end=398
-  _globals['_COORDINATORMESSAGE']._serialized_start=401
-  _globals['_COORDINATORMESSAGE']._serialized_end=630
-  _globals['_HELLO']._serialized_start=632
-  _globals['_HELLO']._serialized_end=758
-  _globals['_WELCOME']._serialized_start=761
-  _globals['_WELCOME']._serialized_end=931
-  _globals['_ATTACHED']._serialized_start=933
-  _globals['_ATTACHED']._serialized_end=970
-  _globals['_EXPERTRANGE']._serialized_start=972
-  _globals['_EXPERTRANGE']._serialized_end=1017
-  _globals['_ASSIGNMENT']._serialized_start=1019
-  _globals['_ASSIGNMENT']._serialized_end=1089
-  _globals['_HOLDINGS']._serialized_start=1092
-  _globals['_HOLDINGS']._serialized_end=1260
-  _globals['_FRAME']._serialized_start=1263
-  _globals['_FRAME']._serialized_end=1470
-  _globals['_RESULT']._serialized_start=1472
-  _globals['_RESULT']._serialized_end=1554
-  _globals['_REFUSAL']._serialized_start=1557
-  _globals['_REFUSAL']._serialized_end=1766
-  _globals['_REFUSAL_REASON']._serialized_start=1647
-  _globals['_REFUSAL_REASON']._serialized_end=1766
-  _globals['_PING']._serialized_start=1768
-  _globals['_PING']._serialized_end=1789
-  _globals['_PONG']._serialized_start=1791
-  _globals['_PONG']._serialized_end=1812
-  _globals['_LEAVING']._serialized_start=1814
-  _globals['_LEAVING']._serialized_end=1839
-  _globals['_CLOSING']._serialized_start=1841
-  _globals['_CLOSING']._serialized_end=1881
-  _globals['_LINK']._serialized_start=1883
-  _globals['_LINK']._serialized_end=1962
+  _globals['_NODEMESSAGE']._serialized_end=439
+  _globals['_COORDINATORMESSAGE']._serialized_start=442
+  _globals['_COORDINATORMESSAGE']._serialized_end=716
+  _globals['_HELLO']._serialized_start=718
+  _globals['_HELLO']._serialized_end=844
+  _globals['_WELCOME']._serialized_start=847
+  _globals['_WELCOME']._serialized_end=1017
+  _globals['_ATTACHED']._serialized_start=1019
+  _globals['_ATTACHED']._serialized_end=1056
+  _globals['_EXPERTRANGE']._serialized_start=1058
+  _globals['_EXPERTRANGE']._serialized_end=1103
+  _globals['_ASSIGNMENT']._serialized_start=1105
+  _globals['_ASSIGNMENT']._serialized_end=1175
+  _globals['_HOLDINGS']._serialized_start=1178
+  _globals['_HOLDINGS']._serialized_end=1346
+  _globals['_FRAME']._serialized_start=1349
+  _globals['_FRAME']._serialized_end=1556
+  _globals['_RESULT']._serialized_start=1558
+  _globals['_RESULT']._serialized_end=1640
+  _globals['_REFUSAL']._serialized_start=1643
+  _globals['_REFUSAL']._serialized_end=1852
+  _globals['_REFUSAL_REASON']._serialized_start=1733
+  _globals['_REFUSAL_REASON']._serialized_end=1852
+  _globals['_CHALLENGE']._serialized_start=1855
+  _globals['_CHALLENGE']._serialized_end=2090
+  _globals['_OPENING']._serialized_start=2093
+  _globals['_OPENING']._serialized_end=2221
+  _globals['_PING']._serialized_start=2223
+  _globals['_PING']._serialized_end=2244
+  _globals['_PONG']._serialized_start=2246
+  _globals['_PONG']._serialized_end=2267
+  _globals['_LEAVING']._serialized_start=2269
+  _globals['_LEAVING']._serialized_end=2294
+  _globals['_CLOSING']._serialized_start=2296
+  _globals['_CLOSING']._serialized_end=2336
+  _globals['_LINK']._serialized_start=2338
+  _globals['_LINK']._serialized_end=2417
 # @@protoc_insertion_point(module_scope)

@@ -3,7 +3,8 @@
 isort:skip_file
 The link: the one long-lived bidirectional stream that a node opens to a coordinator.
 
-Order: node Hello, coordinator Welcome, node Attached; then Assignment / Holdings and Frame / Result in any interleaving.
+Order: node Hello, coordinator Welcome, node Attached; then Assignment / Holdings, Frame / Result and
+Challenge / Opening in any interleaving.
 """
 
 from collections import abc as _abc
@@ -34,6 +35,7 @@ class NodeMessage(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
+    OPENING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -48,6 +50,8 @@ class NodeMessage(_message.Message):
     def pong(self) -> Global___Pong: ...
     @_builtins.property
     def leaving(self) -> Global___Leaving: ...
+    @_builtins.property
+    def opening(self) -> Global___Opening: ...
     def __init__(
         self,
         *,
@@ -58,12 +62,13 @@ class NodeMessage(_message.Message):
         refusal: Global___Refusal | None = ...,
         pong: Global___Pong | None = ...,
         leaving: Global___Leaving | None = ...,
+        opening: Global___Opening | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "body", b"body", "hello", b"hello", "holdings", b"holdings", "leaving", b"leaving", "pong", b"pong", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "body", b"body", "hello", b"hello", "holdings", b"holdings", "leaving", b"leaving", "opening", b"opening", "pong", b"pong", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "body", b"body", "hello", b"hello", "holdings", b"holdings", "leaving", b"leaving", "pong", b"pong", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "body", b"body", "hello", b"hello", "holdings", b"holdings", "leaving", b"leaving", "opening", b"opening", "pong", b"pong", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "attached", "holdings", "result", "refusal", "pong", "leaving"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "attached", "holdings", "result", "refusal", "pong", "leaving", "opening"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -78,6 +83,7 @@ class CoordinatorMessage(_message.Message):
     FRAME_FIELD_NUMBER: _builtins.int
     PING_FIELD_NUMBER: _builtins.int
     CLOSING_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -88,6 +94,8 @@ class CoordinatorMessage(_message.Message):
     def ping(self) -> Global___Ping: ...
     @_builtins.property
     def closing(self) -> Global___Closing: ...
+    @_builtins.property
+    def challenge(self) -> Global___Challenge: ...
     def __init__(
         self,
         *,
@@ -96,12 +104,13 @@ class CoordinatorMessage(_message.Message):
         frame: Global___Frame | None = ...,
         ping: Global___Ping | None = ...,
         closing: Global___Closing | None = ...,
+        challenge: Global___Challenge | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "closing", b"closing", "frame", b"frame", "ping", b"ping", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "challenge", b"challenge", "closing", b"closing", "frame", b"frame", "ping", b"ping", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "closing", b"closing", "frame", b"frame", "ping", b"ping", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "challenge", b"challenge", "closing", b"closing", "frame", b"frame", "ping", b"ping", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "assignment", "frame", "ping", "closing"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "assignment", "frame", "ping", "closing", "challenge"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -418,6 +427,113 @@ class Refusal(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
+class Challenge(_message.Message):
+    """A question about a result that the node has signed. It holds all that the answer follows from: nodes keep no state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    HIDDEN_FIELD_NUMBER: _builtins.int
+    EXPERTS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """of the frame whose result is asked about"""
+    result: _builtins.bytes
+    """SHA-256 of the result statement that the node signed, 32 bytes"""
+    kind: _builtins.int
+    """trust.audit_statements.OpeningKind"""
+    nonce: _builtins.bytes
+    """32 random bytes"""
+    layer: _builtins.int
+    """of the frame"""
+    deadline_ms: _builtins.int
+    """an opening that takes longer is not sent"""
+    @_builtins.property
+    def hidden(self) -> _tensor_pb2.Tensor:
+        """[r, H] the rows asked for, as they were sent, in the model's dtype"""
+
+    @_builtins.property
+    def experts(self) -> _tensor_pb2.Tensor:
+        """[P] int32, the frame's pairs of these rows in canonical order: by expert, then row"""
+
+    @_builtins.property
+    def rows(self) -> _tensor_pb2.Tensor:
+        """[P] int32, indices into `hidden` of this message"""
+
+    @_builtins.property
+    def asked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """which rows of the frame these are, strictly increasing"""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        result: _builtins.bytes = ...,
+        kind: _builtins.int = ...,
+        nonce: _builtins.bytes = ...,
+        layer: _builtins.int = ...,
+        hidden: _tensor_pb2.Tensor | None = ...,
+        experts: _tensor_pb2.Tensor | None = ...,
+        rows: _tensor_pb2.Tensor | None = ...,
+        asked: _abc.Iterable[_builtins.int] | None = ...,
+        deadline_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experts", b"experts", "hidden", b"hidden", "rows", b"rows"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "deadline_ms", b"deadline_ms", "experts", b"experts", "hidden", b"hidden", "kind", b"kind", "layer", b"layer", "nonce", b"nonce", "result", b"result", "rows", b"rows", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Challenge: _TypeAlias = Challenge  # noqa: Y015
+
+@_typing.final
+class Opening(_message.Message):
+    """What stands between an expert's products for each pair of a challenge, or why it is not opened. The nonce says which."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    GATE_FIELD_NUMBER: _builtins.int
+    UP_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.bytes
+    signature: _builtins.bytes
+    """over the opening statement, 64 bytes"""
+    refused: _builtins.str
+    """why nothing is opened; then there are no tensors and no signature"""
+    @_builtins.property
+    def gate(self) -> _tensor_pb2.Tensor:
+        """[P, I] float32 when tight, the model's dtype when raw; [0, 0] where experts have no gate"""
+
+    @_builtins.property
+    def up(self) -> _tensor_pb2.Tensor:
+        """[P, I] the same"""
+
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.bytes = ...,
+        gate: _tensor_pb2.Tensor | None = ...,
+        up: _tensor_pb2.Tensor | None = ...,
+        signature: _builtins.bytes = ...,
+        refused: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gate", b"gate", "up", b"up"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gate", b"gate", "nonce", b"nonce", "refused", b"refused", "signature", b"signature", "up", b"up"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Opening: _TypeAlias = Opening  # noqa: Y015
 
 @_typing.final
 class Ping(_message.Message):
