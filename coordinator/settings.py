@@ -6,34 +6,23 @@ with it; nothing else in the coordinator reads the environment.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import ClassVar
 
-from pydantic import Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
-from ..errors import UsageError
 from ..home import folkmoot_home
+from ..settings_base import ComponentSettings
 from .api.settings import ApiSettings
 from .dispatch.network_experts import DispatchSettings
 from .engine.settings import EngineSettings
 from .hub.settings import DEFAULT_PORT, HubSettings
 
 DEFAULT_API_PORT = 8000
-PREFIX = "FOLKMOOT_COORDINATOR_"
 
 
-class SettingsError(UsageError):
-    """A setting has a value that makes no sense."""
-
-
-class CoordinatorSettings(BaseSettings):
+class CoordinatorSettings(ComponentSettings):
     """What one coordinator is told; environment variables are `FOLKMOOT_COORDINATOR_` and the name in capitals, with two
     underscores before a name within `engine` or `api`.
 
@@ -57,9 +46,8 @@ class CoordinatorSettings(BaseSettings):
         api: How the HTTP API behaves; what the model's own generation settings advise when not given.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid", protected_namespaces=()
-    )
+    component: ClassVar[str] = "coordinator"
+    model_config = SettingsConfigDict(env_prefix="FOLKMOOT_COORDINATOR_", env_nested_delimiter="__")
 
     model: Path
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -98,40 +86,3 @@ class CoordinatorSettings(BaseSettings):
     def dispatch(self) -> DispatchSettings:
         """What of it dispatch is told."""
         return DispatchSettings(expert_wait_s=self.expert_wait_s)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flag over environment over `coordinator.toml` in Folkmoot's home over default."""
-        file = TomlConfigSettingsSource(settings_cls, toml_file=folkmoot_home() / "coordinator.toml")
-        return init_settings, env_settings, file
-
-    @classmethod
-    def load(cls, **flags: Any) -> Self:
-        """Makes settings from the flags that are not None, the environment, the file and the defaults.
-
-        Raises:
-            SettingsError: when a value is missing or wrong.
-        """
-        file = folkmoot_home() / "coordinator.toml"
-        try:
-            return cls(**{name: value for name, value in flags.items() if value is not None})
-        except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
-                for fault in error.errors(include_url=False)
-            )
-            raise SettingsError(
-                f"the coordinator's settings are wrong: {wrong}",
-                advice=f"look at the flags, the {PREFIX} variables and {file}",
-            ) from error
-        except (tomllib.TOMLDecodeError, OSError) as error:
-            raise SettingsError(
-                f"{file} cannot be read ({error})", advice="correct it, or remove it"
-            ) from error

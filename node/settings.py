@@ -6,26 +6,17 @@ with it; nothing else in the node reads the environment.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import BeforeValidator, Field
+from pydantic_settings import SettingsConfigDict
 
 from ..errors import UsageError
 from ..home import folkmoot_home
+from ..settings_base import ComponentSettings
 from .limits import parse_bytes
 from .machine import default_memory_bytes, default_threads
-
-
-class SettingsError(UsageError):
-    """A setting has a value that makes no sense."""
 
 
 def _amount(value: object) -> object:
@@ -40,7 +31,7 @@ def _amount(value: object) -> object:
 Amount = Annotated[int, BeforeValidator(_amount), Field(gt=0)]
 
 
-class NodeSettings(BaseSettings):
+class NodeSettings(ComponentSettings):
     """What one node is told; environment variables are `FOLKMOOT_NODE_` and the name in capitals.
 
     Attributes:
@@ -62,7 +53,8 @@ class NodeSettings(BaseSettings):
         leave_timeout_s: How long a node that is told to stop may take to say goodbye.
     """
 
-    model_config = SettingsConfigDict(env_prefix="FOLKMOOT_NODE_", frozen=True, extra="forbid")
+    component: ClassVar[str] = "node"
+    model_config = SettingsConfigDict(env_prefix="FOLKMOOT_NODE_")
 
     invite: str = Field(min_length=1, repr=False)
     memory_bytes: Amount = Field(default_factory=default_memory_bytes)
@@ -81,40 +73,3 @@ class NodeSettings(BaseSettings):
     holdings_interval_s: float = Field(default=0.25, ge=0)
     progress_interval_s: float = Field(default=5.0, gt=0)
     leave_timeout_s: float = Field(default=1.0, gt=0)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flag over environment over `node.toml` in Folkmoot's home over default."""
-        file = TomlConfigSettingsSource(settings_cls, toml_file=folkmoot_home() / "node.toml")
-        return init_settings, env_settings, file
-
-    @classmethod
-    def load(cls, **flags: Any) -> Self:
-        """Makes settings from the flags that are not None, the environment, the file and the defaults.
-
-        Raises:
-            SettingsError: when a value is missing or wrong.
-        """
-        try:
-            return cls(**{name: value for name, value in flags.items() if value is not None})
-        except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
-                for fault in error.errors(include_url=False)
-                if fault["type"] != "default_factory_not_called"  # only says that another setting is wrong
-            )
-            raise SettingsError(
-                f"the node's settings are wrong: {wrong}",
-                advice=f"look at the flags, the FOLKMOOT_NODE_ variables and {folkmoot_home() / 'node.toml'}",
-            ) from error
-        except (tomllib.TOMLDecodeError, OSError) as error:
-            raise SettingsError(
-                f"{folkmoot_home() / 'node.toml'} cannot be read ({error})", advice="correct it, or remove it"
-            ) from error

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from folkmoot.home import folkmoot_home
-from folkmoot.node.settings import NodeSettings, SettingsError
+from folkmoot.node.settings import NodeSettings
+from folkmoot.settings_base import SettingsError
 
 
 def test_flags_beat_the_environment_which_beats_the_file_which_beats_defaults(
@@ -56,6 +57,9 @@ def test_a_wrong_flag_is_one_line_that_names_it(flags: dict[str, object], said: 
 def test_a_wrong_file_is_named(tmp_path: Path) -> None:
     file = folkmoot_home() / "node.toml"
     file.write_text("threads = = 3")
+    with pytest.raises(SettingsError, match=r"node\.toml"):
+        NodeSettings.load(invite="x")
+    file.write_bytes(b"name = '\xff'")
     with pytest.raises(SettingsError, match=r"node\.toml"):
         NodeSettings.load(invite="x")
     file.write_text("treads = 3")

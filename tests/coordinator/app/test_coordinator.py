@@ -23,9 +23,10 @@ from folkmoot.coordinator.app import (
 from folkmoot.coordinator.generation_defaults import api_settings
 from folkmoot.coordinator.http_server import ApiPortError
 from folkmoot.coordinator.hub.hub import PortInUseError
-from folkmoot.coordinator.settings import CoordinatorSettings, SettingsError
+from folkmoot.coordinator.settings import CoordinatorSettings
 from folkmoot.errors import UsageError
 from folkmoot.models.prepared import ManifestSignature, NotPreparedError, PreparedModel, write_signature
+from folkmoot.settings_base import SettingsError
 from folkmoot.tests.support.prepared_models import TinyModels
 from folkmoot.tests.support.whole_network import coordinator_settings
 from folkmoot.trust.invite import Invite
@@ -155,6 +156,12 @@ def test_a_file_that_is_no_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_an_engine_setting_that_makes_no_sense_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOLKMOOT_COORDINATOR_ENGINE__LANES", "0")
     with pytest.raises(UsageError, match="lanes"):
+        CoordinatorSettings.load(model=Path("m"))
+
+
+def test_a_variable_that_cannot_be_read_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLKMOOT_COORDINATOR_ENGINE", "{lanes")
+    with pytest.raises(SettingsError, match="engine"):
         CoordinatorSettings.load(model=Path("m"))
 
 
