@@ -20,6 +20,15 @@ from typing import Any, TypeVar
 STREAMS = (1, 16)
 PROMPT_TOKENS, NEW_TOKENS = 64, 48
 FOLDER = Path("build") / "bench"
+NO_DRAFTS, TORCH_KERNELS = "network, no drafts", "network, torch kernels"
+COMPARED = {
+    NO_DRAFTS: {"FOLKMOOT_COORDINATOR_ENGINE__MAX_DRAFT_TOKENS": "0"},
+    TORCH_KERNELS: {
+        "FOLKMOOT_COORDINATOR_ENGINE__MAX_DRAFT_TOKENS": "0",
+        "FOLKMOOT_KERNELS": "torch",
+    },
+}
+"""The same network without what makes it fast: name, and environment of its processes."""
 Result = TypeVar("Result")
 
 
@@ -46,9 +55,16 @@ def moe_4l() -> dict[str, Any]:
     network, counters = network_system.measure(
         prepared, folder / "moe-4l-state", prompts, STREAMS, NEW_TOKENS
     )
+    comparisons = []
+    for system, environment in COMPARED.items():
+        print(f"moe-4l: {system} ...", file=sys.stderr)
+        comparisons += network_system.measure(
+            prepared, folder / "moe-4l-state", prompts, STREAMS, NEW_TOKENS, system, environment
+        )[0]
     bandwidth = alone(timing.read_bandwidth_bytes_per_second)
     return {
         "rows": [row.as_json() for row in rows + network],
+        "comparisons": [row.as_json() for row in comparisons],
         "memory_limit_tokens_per_second": bandwidth / moe_4l.ACTIVE_BYTES,
         "memory_bytes_per_second": bandwidth,
         "network_counters": counters,
@@ -57,11 +73,12 @@ def moe_4l() -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """Prints the rows and the ratios that matter."""
-    speed = {(row["system"], row["streams"]): row["decode_tokens_per_second"] for row in report["rows"]}
-    print(f"{'system':<14}{'streams':>8}{'decode tok/s':>14}{'first token s':>15}")
-    for row in report["rows"]:
+    rows = report["rows"] + report["comparisons"]
+    speed = {(row["system"], row["streams"]): row["decode_tokens_per_second"] for row in rows}
+    print(f"{'system':<24}{'streams':>8}{'decode tok/s':>14}{'first token s':>15}")
+    for row in rows:
         print(
-            f"{row['system']:<14}{row['streams']:>8}{row['decode_tokens_per_second']:>14.1f}"
+            f"{row['system']:<24}{row['streams']:>8}{row['decode_tokens_per_second']:>14.1f}"
             f"{row['time_to_first_token_s']:>15.2f}"
         )
     many = max(STREAMS)
@@ -72,6 +89,9 @@ def show(report: dict[str, Any]) -> None:
     print(
         f"network / transformers, {many} streams: {speed['network', many] / speed['transformers', many]:.2f} x"
     )
+    for count in STREAMS:
+        gain = speed[NO_DRAFTS, count] / speed[TORCH_KERNELS, count]
+        print(f"native / torch kernels, no drafts, {count:>2} streams: {gain:.2f} x")
 
 
 def _prepare(checkpoint: Path, out: Path) -> Path:

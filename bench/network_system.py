@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,25 @@ def measure(
     prompts: Sequence[Sequence[int]],
     stream_counts: Sequence[int],
     new_tokens: int,
+    system: str = "network",
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[list[Row], dict[str, Any]]:
     """Greedy completions of `new_tokens` for the first n prompts at once, for each n of `stream_counts`.
+
+    Args:
+        prepared: The model.
+        state: Where the network keeps what it keeps.
+        prompts: Token ids.
+        stream_counts: How many streams at once.
+        new_tokens: Of each stream.
+        system: What the rows call it.
+        environment: What its processes have in theirs besides.
 
     Returns:
         The rows, and the network's counters at the end.
     """
-    with LocalNetwork(prepared, NODES, state) as network, httpx.Client(timeout=TIMEOUT_S) as http:
+    local = LocalNetwork(prepared, NODES, state, environment=environment)
+    with local as network, httpx.Client(timeout=TIMEOUT_S) as http:
         network.open()
         with FolkmootClient(network.api_url) as client:
             model = network.wait_until_covered(client, lambda _: None)["model"]
@@ -70,7 +82,7 @@ def measure(
             with ThreadPoolExecutor(count) as readers:
                 started = time.perf_counter()
                 streams = list(readers.map(lambda prompt: arrivals(prompt, tokens), prompts[:count]))
-            return row_of("network", started, streams)
+            return row_of(system, started, streams)
 
         run(1, 4)
         run(max(stream_counts), 2)

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, Self
@@ -43,13 +43,32 @@ class LocalNetwork:
         api_url: Where its API listens, once `open` has returned.
     """
 
-    def __init__(self, model: Path, nodes: int, state: Path, *, api_port: int = 0, threads: int = 0) -> None:
-        """`threads` of the coordinator: as many as there are cores when 0. Each node has one."""
+    def __init__(
+        self,
+        model: Path,
+        nodes: int,
+        state: Path,
+        *,
+        api_port: int = 0,
+        threads: int = 0,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            model: Folder of the prepared model.
+            nodes: How many nodes, of one thread each.
+            state: Folder of what all of them keep.
+            api_port: 0 takes a free one.
+            threads: The coordinator's; 0 for as many as there are cores.
+            environment: What all processes have in theirs besides.
+        """
         self._model = model
         self._count = nodes
         self._state = state
         self._api_port = api_port
         self._threads = threads or len(_cores())
+        self._environment = environment
         self._nodes: list[Child] = []
         self._coordinator: Child | None = None
         self._lock_file: BinaryIO | None = None
@@ -75,13 +94,11 @@ class LocalNetwork:
         ]
         serve += ["--host", "127.0.0.1", "--port", "0", "--api-port", str(self._api_port)]
         serve += ["--threads", str(self._threads)]
-        # OpenMP's threads would go on spinning for a while after each piece of work, on cores that the nodes need.
-        calm = {"OMP_WAIT_POLICY": "PASSIVE"}
-        self._coordinator = Child("the coordinator", serve, logs / "coordinator.log", calm)
+        self._coordinator = Child("the coordinator", serve, logs / "coordinator.log", self._environment)
         for number in range(1, self._count + 1):
             name = f"node-{number}"
             join = ["node", "join", "-", "--threads", "1", "--name", name, "--state", str(self._state / name)]
-            self._nodes.append(Child(name, join, logs / f"{name}.log"))
+            self._nodes.append(Child(name, join, logs / f"{name}.log", self._environment))
         ready = json.loads(self._coordinator.read_line())
         self.api_url = ready["api"]
         for node in self._nodes:

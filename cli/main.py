@@ -86,6 +86,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """The console script."""
+    # Read when torch is loaded: OpenMP's threads would else go on spinning after each piece of work, on cores that other
+    # processes of the same machine need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run())
 
 

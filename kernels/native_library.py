@@ -10,12 +10,15 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from ..errors import FolkmootError
 
 ABI = 5
+SWITCH = "FOLKMOOT_KERNELS"
+"""The environment variable that leaves everything to torch when it says "torch": to compare, or to find a fault."""
 _log = logging.getLogger(__name__)
 _NAMES = {"amx": "AMX-BF16 and AVX512-VNNI", "avx512": "AVX512-VNNI", "avx2": "AVX2-FMA", "neon": "NEON"}
 
@@ -79,6 +82,9 @@ class FormStruct(ctypes.Structure):
 @functools.cache
 def load() -> ctypes.CDLL | None:
     """The library, ready to be called; None when it was not built or cannot run here."""
+    if os.environ.get(SWITCH) == "torch":
+        _log.info("%s=torch: torch computes, which is slower", SWITCH)
+        return None
     folder = Path(__file__).parent
     path = next(
         (path for suffix in EXTENSION_SUFFIXES if (path := folder / f"_native{suffix}").exists()), None
