@@ -19,6 +19,8 @@ MAX_OPENED_ROWS: Final = 64
 """Rows that one challenge may ask for."""
 MAX_OPENED_PAIRS: Final = 1024
 """Row and expert pairs that one challenge may ask for; as with rows, fewer where experts are wide: `opened_pairs`."""
+MAX_CHALLENGED_ROWS_IN_FLIGHT: Final = 256
+"""Rows of all challenges that a node has not answered; counted beside those of frames, which challenges never crowd out."""
 CHUNK_BYTES: Final = 256 << 10
 """The most that one chunk of a manifest or expert blob carries."""
 MAX_NAME: Final = 64

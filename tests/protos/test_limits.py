@@ -124,6 +124,15 @@ def test_the_largest_frame_and_result_fit_into_a_message(hidden: int) -> None:
     assert rows * hidden * 4 + pairs + 4096 <= limits.MAX_MESSAGE_BYTES
 
 
+@pytest.mark.parametrize("intermediate", [1, 16, 1408, 14336, 1 << 20])
+def test_the_largest_opening_fits_into_a_message(intermediate: int) -> None:
+    pairs = limits.opened_pairs(intermediate)
+    assert 1 <= pairs <= limits.MAX_OPENED_PAIRS
+    assert 2 * 4 * pairs * intermediate + 4096 <= limits.MAX_MESSAGE_BYTES
+    assert limits.opened_pairs(1408) == limits.MAX_OPENED_PAIRS
+    assert limits.MAX_OPENED_ROWS <= limits.MAX_CHALLENGED_ROWS_IN_FLIGHT
+
+
 def test_usual_models_get_full_frames() -> None:
     assert limits.rows_per_frame(2048) == limits.rows_per_frame(7168) == limits.MAX_ROWS_PER_FRAME
     assert limits.CHUNK_BYTES < limits.MAX_MESSAGE_BYTES

@@ -455,7 +455,7 @@ class Challenge(_message.Message):
     layer: _builtins.int
     """of the frame"""
     deadline_ms: _builtins.int
-    """an opening that takes longer is not sent"""
+    """a node that gets to it later drops it; 0 for none"""
     @_builtins.property
     def hidden(self) -> _tensor_pb2.Tensor:
         """[r, H] the rows asked for, as they were sent, in the model's dtype"""
@@ -505,11 +505,14 @@ class Opening(_message.Message):
     UP_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     nonce: _builtins.bytes
     signature: _builtins.bytes
     """over the opening statement, 64 bytes"""
     refused: _builtins.str
     """why nothing is opened; then there are no tensors and no signature"""
+    reason: Global___Refusal.Reason.ValueType
+    """the same for machines: unspecified when something is opened"""
     @_builtins.property
     def gate(self) -> _tensor_pb2.Tensor:
         """[P, I] float32 when tight, the model's dtype when raw; [0, 0] where experts have no gate"""
@@ -526,10 +529,11 @@ class Opening(_message.Message):
         up: _tensor_pb2.Tensor | None = ...,
         signature: _builtins.bytes = ...,
         refused: _builtins.str = ...,
+        reason: Global___Refusal.Reason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["gate", b"gate", "up", b"up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gate", b"gate", "nonce", b"nonce", "refused", b"refused", "signature", b"signature", "up", b"up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gate", b"gate", "nonce", b"nonce", "reason", b"reason", "refused", b"refused", "signature", b"signature", "up", b"up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
