@@ -16,10 +16,11 @@ import torch
 import triton
 import triton.language as tl
 
+from ..by_rows import biased
 from ..formats import DTYPES, Activation, WeightFormat
 from . import products
 from .grouping import schedule
-from .packing import Place, biased, pack, packing
+from .packing import Place, pack, packing
 from .resident import Resident, device_memory
 
 if TYPE_CHECKING:

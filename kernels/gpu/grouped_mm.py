@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 
 from ..activation import activate
+from ..by_rows import biased, by_rows
 from ..expert import Expert
 from ..formats import DTYPES, ExpertSpec
 from ..quantize import dequantize
-from .packing import biased, by_rows
 from .resident import Resident, device_memory
 
 if TYPE_CHECKING:

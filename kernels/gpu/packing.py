@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..by_rows import biased, by_rows
 from ..expert import Expert
 from ..formats import ExpertSpec, Layout, matrix_tensors
-from ..matrix import Matrix
 
 ALIGNMENT = 128
 """Bytes; what a GPU reads at once."""
@@ -65,11 +65,6 @@ def packing(spec: ExpertSpec) -> Packing:
     return Packing(places, end)
 
 
-def biased(spec: ExpertSpec) -> bool:
-    """Whether experts of a form have biases."""
-    return spec.layout in (Layout.INTERLEAVED_BIASED, Layout.INTERLEAVED_ROWS_BIASED)
-
-
 def pack(expert: Expert) -> torch.Tensor:
     """The buffer of one expert, uint8, in the CPU's memory."""
     plan = packing(expert.spec)
@@ -81,25 +76,6 @@ def pack(expert: Expert) -> torch.Tensor:
         if bias is not None:
             _put(buffer, place.bias, bias.float())
     return buffer
-
-
-def by_rows(expert: Expert) -> dict[str, tuple[Matrix, torch.Tensor | None]]:
-    """`gate` (if there is one), `up` and `down` row by row, whatever the layout, each with its bias: views, no copies."""
-    spec, weights, matrices = expert.spec, expert.weights, expert.matrices
-    if not spec.layout.row_major:
-        both, half = weights["gate_up"].T, spec.intermediate
-        halves = (
-            (both[:half], both[half:]) if spec.layout is Layout.FUSED_TRANSPOSED else (both[0::2], both[1::2])
-        )
-        views = (*halves, weights["down"].T)
-        matrices = {
-            role: Matrix(spec.format, view) for role, view in zip(("gate", "up", "down"), views, strict=True)
-        }
-    biases: dict[str, torch.Tensor] = {}
-    if biased(spec):
-        both = weights["gate_up_bias"]
-        biases = {"gate": both[0::2], "up": both[1::2], "down": weights["down_bias"]}
-    return {role: (matrix, biases.get(role)) for role, matrix in matrices.items()}
 
 
 def _put(buffer: torch.Tensor, offset: int, tensor: torch.Tensor) -> None:

@@ -150,12 +150,29 @@ def _e4m3(code: int) -> float:
     return sign * (1 + mantissa / 8) * 2.0 ** (exponent - 7)
 
 
-def oracle(spec: ExpertSpec, data: bytes, rows: torch.Tensor) -> torch.Tensor:
-    """The expert's ungated answer to rows [n, H], in float64."""
+def opened(
+    spec: ExpertSpec, data: bytes, rows: torch.Tensor, *, magnitudes: bool = False
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Gate (None without one) and up activations of rows [n, H]: [n, I] float64 each.
+
+    Args:
+        spec, data: The expert.
+        rows: [n, H].
+        magnitudes: Of all that is multiplied and added take the magnitude: what the terms of the sums amount to.
+    """
     tensors, inputs = decoded(spec, data), rows.double().numpy()
+    if magnitudes:
+        tensors, inputs = {role: np.abs(tensor) for role, tensor in tensors.items()}, np.abs(inputs)
+    gate, up = _first_products(spec, tensors, inputs)
+    return None if spec.layout is Layout.UNGATED else torch.from_numpy(gate.copy()), torch.from_numpy(
+        up.copy()
+    )
+
+
+def _first_products(spec: ExpertSpec, tensors: dict[str, Array], inputs: Array) -> tuple[Array, Array]:
     match spec.layout:
         case Layout.SEPARATE:
-            gate, up = inputs @ tensors["gate"].T, inputs @ tensors["up"].T
+            return inputs @ tensors["gate"].T, inputs @ tensors["up"].T
         case Layout.FUSED:
             gate, up = np.split(inputs @ tensors["gate_up"].T, 2, axis=1)
         case Layout.FUSED_TRANSPOSED:
@@ -168,6 +185,13 @@ def oracle(spec: ExpertSpec, data: bytes, rows: torch.Tensor) -> torch.Tensor:
             gate, up = both[:, ::2], both[:, 1::2]
         case Layout.UNGATED:
             gate, up = np.zeros(1), inputs @ tensors["up"].T
+    return gate, up
+
+
+def oracle(spec: ExpertSpec, data: bytes, rows: torch.Tensor) -> torch.Tensor:
+    """The expert's ungated answer to rows [n, H], in float64."""
+    tensors, inputs = decoded(spec, data), rows.double().numpy()
+    gate, up = _first_products(spec, tensors, inputs)
     match spec.activation:
         case Activation.SWIGLU:
             inner = gate / (1 + np.exp(-gate)) * up

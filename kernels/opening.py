@@ -1,0 +1,42 @@
+"""What an audit asks a node to open: the products before an expert's activation.
+
+Guarantees: computed from the canonical weights in float32 throughout, biases included, whatever computed the result; nothing
+is rounded to less. Weights that are not float32 are widened a slice at a time, so that an opening takes little memory.
+
+Letters: n rows, H hidden size, I intermediate size.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .by_rows import by_rows
+from .expert import Expert
+from .matrix import Matrix
+from .quantize import dequantize
+
+SLICE = 1024
+"""Neurons whose weights are widened at once; whole squares of fp8_block."""
+
+
+def open_expert(expert: Expert, rows: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Gate and up activations of rows that go through one expert.
+
+    Args:
+        expert: In any format, layout and activation.
+        rows: [n, H], of any float type.
+
+    Returns:
+        Gate, None where the layout has none, and up: [n, I] float32 each.
+    """
+    parts, inputs = by_rows(expert), rows.float()
+    gate = _product(inputs, *parts["gate"]) if "gate" in parts else None
+    return gate, _product(inputs, *parts["up"])
+
+
+def _product(rows: torch.Tensor, matrix: Matrix, bias: torch.Tensor | None) -> torch.Tensor:
+    output = torch.empty(len(rows), matrix.rows)  # [n, I]
+    for start in range(0, matrix.rows, SLICE):
+        neurons = slice(start, min(start + SLICE, matrix.rows))
+        torch.matmul(rows, dequantize(matrix.take(neurons)).T, out=output[:, neurons])
+    return output if bias is None else output.add_(bias.float())

@@ -1,0 +1,86 @@
+"""What is opened agrees with float64 in every format, layout and activation, and with what the result was computed from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from folkmoot.kernels import opening
+from folkmoot.kernels.activation import activate
+from folkmoot.kernels.by_rows import by_rows
+from folkmoot.kernels.expert import Expert
+from folkmoot.kernels.feed_forward import Group, feed_forward
+from folkmoot.kernels.formats import Activation, ExpertSpec, Layout, WeightFormat
+from folkmoot.kernels.opening import open_expert
+from folkmoot.kernels.quantize import dequantize
+from folkmoot.tests.support.expert_oracle import ALL_FORMS, opened, random_bytes, relative_error, unit
+
+TIGHT = 1.5e-6
+"""Relative error of a row that is computed in float32 throughout; the trust model allows 3.4e-6."""
+
+
+@pytest.mark.parametrize(("form", "layout", "activation"), ALL_FORMS)
+@given(
+    hidden=st.integers(1, 48),
+    intermediate=st.integers(1, 48),
+    rows=st.integers(1, 9),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=10, deadline=None)
+def test_openings_agree_with_float64(
+    form: WeightFormat,
+    layout: Layout,
+    activation: Activation,
+    hidden: int,
+    intermediate: int,
+    rows: int,
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
+    if unit(form) > 1:
+        hidden, intermediate = (1 + hidden % 3) * unit(form), (1 + intermediate % 3) * unit(form)
+    spec = ExpertSpec(hidden, intermediate, form, layout, activation)
+    data = random_bytes(spec, seed)
+    x = torch.randn(rows, hidden, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    got, want = open_expert(Expert.load(spec, data), x), opened(spec, data, x)
+    for mine, theirs, terms in zip(got, want, opened(spec, data, x, magnitudes=True), strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None and theirs is not None and terms is not None:
+            assert mine.dtype == torch.float32 and mine.shape == (rows, intermediate)
+            # A product that cancels is small against its terms: so few numbers are judged against those.
+            assert float((mine.double() - theirs).norm()) <= TIGHT * float(terms.norm())
+
+
+@pytest.mark.parametrize(("form", "layout", "activation"), ALL_FORMS)
+def test_slices_of_neurons_make_the_whole(
+    form: WeightFormat, layout: Layout, activation: Activation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "SLICE", 128)
+    spec = ExpertSpec(192, 288, form, layout, activation)
+    data, x = random_bytes(spec, 3), torch.randn(5, 192, generator=torch.Generator().manual_seed(3))
+    for mine, theirs in zip(open_expert(Expert.load(spec, data), x), opened(spec, data, x), strict=True):
+        if mine is not None and theirs is not None:
+            assert relative_error(mine, theirs) <= TIGHT
+
+
+@pytest.mark.parametrize(("form", "layout", "activation"), ALL_FORMS)
+@pytest.mark.parametrize("rows", [1, 40])
+def test_a_result_follows_from_what_is_opened(
+    form: WeightFormat, layout: Layout, activation: Activation, rows: int
+) -> None:
+    spec = ExpertSpec(192, 160, form, layout, activation)
+    expert = Expert.load(spec, random_bytes(spec, 5))
+    x = torch.randn(rows, 192, generator=torch.Generator().manual_seed(5)).bfloat16()
+    output = feed_forward([Group(expert, torch.arange(rows), torch.ones(rows))], x)
+    matrix, bias = by_rows(expert)["down"]
+    follows = activate(spec, *open_expert(expert, x)) @ dequantize(matrix).T
+    follows = follows if bias is None else follows + bias.float()
+    assert relative_error(output, follows.double()) <= 5.9e-3
+    changed = Expert.load(spec, random_bytes(spec, 6))
+    assert (
+        relative_error(output, (activate(spec, *open_expert(changed, x)) @ dequantize(matrix).T).double())
+        > 0.1
+    )
