@@ -1,9 +1,10 @@
-"""The executor: one thread that computes frames, one after another, and signs what it answers.
+"""The executor: one thread that computes frames, one after another, opens what is asked about, and signs what it answers.
 
-Guarantees: at most `max_rows_in_flight` rows wait or are computed at any time, more are refused; frames are answered in the
-order of their sequence numbers, each at most once, and one whose deadline has passed not at all; what is wrong with a
-frame, or goes wrong with its computation, becomes a refusal, and the thread goes on. `Executor.answer` is the only place
-where results are made.
+Guarantees: at most `max_rows_in_flight` rows of frames and `MAX_CHALLENGED_ROWS_IN_FLIGHT` of challenges wait or are computed at
+any time, more are refused, and neither crowds out the other; frames and challenges are answered in the order in which they
+came, each at most once, and one whose deadline has passed not at all; what is wrong with one, or goes wrong with its
+computation, becomes a refusal, and the thread goes on. `Executor.answer` is the only place where results are made, and
+`Executor.answer_challenge` that of openings.
 
 Letters: R rows, H hidden size.
 """
@@ -26,9 +27,12 @@ from ..kernels.backend import Backend, Processor
 from ..models.manifest import Manifest
 from ..protos.codec import encode_tensor, raw_bytes
 from ..protos.folkmoot.v1 import link_pb2, tensor_pb2
-from ..protos.limits import MAX_REASON
+from ..protos.limits import MAX_CHALLENGED_ROWS_IN_FLIGHT, MAX_OPENED_ROWS
 from ..trust.statements import ResultStatement, TaskStatement, tensor_digest
-from .frames import FrameReader, FrameRefused, Reason, Work, malformed
+from .challenges import Activations, ChallengeReader, Question, open_parts
+from .frames import FrameReader, Work
+from .replies import refused_challenge, refused_frame, signed_opening
+from .rows import Reason, Refused, malformed
 from .session import Session
 from .shelf import Shelf
 
@@ -41,15 +45,36 @@ Send = Callable[[link_pb2.NodeMessage, Callable[[], None]], None]
 """Takes a message for the coordinator and what to call when it leaves; called on the event loop."""
 
 
+Request = link_pb2.Frame | link_pb2.Challenge
+
+
+@dataclass
+class _Window:
+    """How many rows of one kind of request may be in flight, and how many are."""
+
+    limit: int
+    rows: int = 0
+
+    def enter(self, rows: int) -> None:
+        """Raises Refused when there is no room."""
+        if self.rows + rows > self.limit:
+            raise Refused(Reason.REASON_OVERLOADED, f"{self.rows} of {self.limit} rows are in flight")
+        self.rows += rows
+
+    def leave(self, rows: int) -> None:
+        self.rows -= rows
+
+
 @dataclass(frozen=True, slots=True)
 class _Arrival:
-    frame: link_pb2.Frame
-    rows: int
+    request: Request
+    leave: Callable[[], None]
     drop_at: float
 
 
 class Executor:
-    """The compute thread of one session. All methods but `answer`, and what it calls, belong to the event loop."""
+    """The compute thread of one session. All methods but `answer` and `answer_challenge`, and what they call, belong to the event
+    loop."""
 
     def __init__(
         self,
@@ -66,13 +91,15 @@ class Executor:
         self.shelf = shelf
         self.frames_answered = 0
         self._reader = FrameReader(manifest, shelf, session.max_rows_per_frame)
+        self._challenges = ChallengeReader(session, manifest, shelf)
         self._send = send
         self._threads = threads
         self._backend = backend or Processor()
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Arrival | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="folkmoot-executor", daemon=True)
-        self._rows_in_flight = 0
+        self._frame_rows = _Window(session.max_rows_in_flight)
+        self._challenged_rows = _Window(MAX_CHALLENGED_ROWS_IN_FLIGHT)
         self._last_sequence = 0
         self._faults_logged: set[str] = set()
         self._stopping = False
@@ -89,28 +116,33 @@ class Executor:
 
     def submit(self, frame: link_pb2.Frame) -> None:
         """Takes a frame to compute, or refuses it at once when it is out of order or too much."""
-        if frame.sequence <= self._last_sequence:
-            self._refuse(frame.sequence, malformed(f"sequence {frame.sequence} after {self._last_sequence}"))
-            return
-        self._last_sequence = frame.sequence
-        # What the frame states of its rows is not checked yet; what cannot be true counts as the nearest that can.
-        stated = frame.hidden.shape[0] if frame.hidden.shape else 1
-        rows = min(max(stated, 1), self.session.max_rows_per_frame)
-        if self._rows_in_flight + rows > self.session.max_rows_in_flight:
-            self._refuse(
-                frame.sequence,
-                FrameRefused(
-                    Reason.REASON_OVERLOADED,
-                    f"{self._rows_in_flight} of {self.session.max_rows_in_flight} rows are in flight",
-                ),
-            )
-            return
-        self._rows_in_flight += rows
-        allowed_s = frame.deadline_ms / 1000 if frame.deadline_ms else math.inf
-        self._queue.put(_Arrival(frame, rows, time.monotonic() + allowed_s))
+        try:
+            if frame.sequence <= self._last_sequence:
+                raise malformed(f"sequence {frame.sequence} after {self._last_sequence}")
+            self._last_sequence = frame.sequence
+            self._take(frame, self._frame_rows, self.session.max_rows_per_frame)
+        except Refused as refused:
+            self._send(refused_frame(frame, refused), _nothing)
+
+    def challenge(self, challenge: link_pb2.Challenge) -> None:
+        """Takes a challenge to answer, or refuses it at once when it is about no frame that came, or too much."""
+        try:
+            if not 0 < challenge.sequence <= self._last_sequence:
+                raise malformed(f"no frame {challenge.sequence} came")
+            self._take(challenge, self._challenged_rows, MAX_OPENED_ROWS)
+        except Refused as refused:
+            self._send(refused_challenge(challenge, refused), _nothing)
+
+    def _take(self, request: Request, window: _Window, max_rows: int) -> None:
+        # What a request states of its rows is not checked yet; what cannot be true counts as the nearest that can.
+        stated = request.hidden.shape[0] if request.hidden.shape else 1
+        rows = min(max(stated, 1), max_rows)
+        window.enter(rows)
+        allowed_s = request.deadline_ms / 1000 if request.deadline_ms else math.inf
+        self._queue.put(_Arrival(request, lambda: window.leave(rows), time.monotonic() + allowed_s))
 
     async def drop(self, keys: frozenset[ExpertKey]) -> None:
-        """Drops experts from memory once all frames that arrived before have been computed."""
+        """Drops experts from memory once all frames and challenges that arrived before have been computed."""
         dropped = asyncio.Event()
 
         def drop() -> None:
@@ -124,13 +156,13 @@ class Executor:
         """Computes and signs a frame; None would leave it unanswered.
 
         Raises:
-            FrameRefused: when the frame is malformed, or names an expert that is not held.
+            Refused: when the frame is malformed, or names an expert that is not held.
         """
         work = self.read(frame)
         return self.sign(frame, self.task(frame, work), self.compute(work))
 
     def read(self, frame: link_pb2.Frame) -> Work:
-        """Checks a frame. Raises FrameRefused."""
+        """Checks a frame. Raises Refused."""
         return self._reader.read(frame)
 
     def compute(self, work: Work) -> torch.Tensor:
@@ -166,6 +198,29 @@ class Executor:
             signature=self.session.identity.sign(statement.encode()),
         )
 
+    def answer_challenge(self, challenge: link_pb2.Challenge) -> link_pb2.Opening | None:
+        """Opens and signs what a challenge asks for; None would leave it unanswered.
+
+        Raises:
+            Refused: when the challenge is malformed, or names an expert that is not held.
+        """
+        question = self.read_challenge(challenge)
+        return self.sign_opening(challenge, question, self.open(question))
+
+    def read_challenge(self, challenge: link_pb2.Challenge) -> Question:
+        """Checks a challenge. Raises Refused."""
+        return self._challenges.read(challenge)
+
+    def open(self, question: Question) -> Activations:
+        """The activations asked for, in float32: a raw opening is these rounded once, as results are computed from them."""
+        return open_parts(question.parts, question.hidden)
+
+    def sign_opening(
+        self, challenge: link_pb2.Challenge, question: Question, opened: Activations
+    ) -> link_pb2.Opening:
+        """The signed opening, in the type that the question asks for."""
+        return signed_opening(self.session.identity, challenge, question, opened)
+
     def _run(self) -> None:
         # The number of threads that OpenMP takes is the setting of the thread that asks for them.
         torch.set_num_threads(self._threads)
@@ -174,48 +229,41 @@ class Executor:
                 if not isinstance(item, _Arrival):
                     item()
                 elif not self._stopping:
-                    self._respond(item)
+                    message = self._respond(item.request) if time.monotonic() < item.drop_at else None
+                    self._loop.call_soon_threadsafe(self._done, item.leave, message)
 
-    def _respond(self, arrival: _Arrival) -> None:
-        frame = arrival.frame
-        message: link_pb2.NodeMessage | None = None
-        if time.monotonic() < arrival.drop_at:
-            try:
-                result = self.answer(frame)
-                if result is not None:
-                    message = link_pb2.NodeMessage(result=result)
-            except FrameRefused as refused:
-                message = _refusal(frame.sequence, refused)
-            except Exception as error:  # noqa: BLE001 - whatever it is, one frame must not end the node
-                message = _refusal(frame.sequence, self._fault(frame, error))
-        self._loop.call_soon_threadsafe(self._done, arrival.rows, message)
+    def _respond(self, request: Request) -> link_pb2.NodeMessage | None:
+        try:
+            if isinstance(request, link_pb2.Challenge):
+                opening = self.answer_challenge(request)
+                return None if opening is None else link_pb2.NodeMessage(opening=opening)
+            result = self.answer(request)
+            return None if result is None else link_pb2.NodeMessage(result=result)
+        except Refused as refused:
+            return _refusal(request, refused)
+        except Exception as error:  # noqa: BLE001 - whatever it is, one request must not end the node
+            return _refusal(request, self._fault(request, error))
 
-    def _fault(self, frame: link_pb2.Frame, error: Exception) -> FrameRefused:
+    def _fault(self, request: Request, error: Exception) -> Refused:
         kind = f"{type(error).__name__}: {error}"
         if kind not in self._faults_logged and len(self._faults_logged) < MAX_FAULTS_LOGGED:
             self._faults_logged.add(kind)
-            log.exception("a frame of layer %d cannot be computed (said once)", frame.layer)
-        return FrameRefused(Reason.REASON_INTERNAL, kind)
+            what = "a frame" if isinstance(request, link_pb2.Frame) else "an opening"
+            log.exception("%s of layer %d cannot be computed (said once)", what, request.layer)
+        return Refused(Reason.REASON_INTERNAL, kind)
 
-    def _done(self, rows: int, message: link_pb2.NodeMessage | None) -> None:
+    def _done(self, leave: Callable[[], None], message: link_pb2.NodeMessage | None) -> None:
         if message is None:
-            self._release(rows)
-        else:
-            self.frames_answered += 1
-            self._send(message, lambda: self._release(rows))
-
-    def _release(self, rows: int) -> None:
-        self._rows_in_flight -= rows
-
-    def _refuse(self, sequence: int, refused: FrameRefused) -> None:
-        self._send(_refusal(sequence, refused), _nothing)
+            leave()
+            return
+        self.frames_answered += message.WhichOneof("body") != "opening"
+        self._send(message, leave)
 
 
-def _refusal(sequence: int, refused: FrameRefused) -> link_pb2.NodeMessage:
-    detail = refused.message[:MAX_REASON]
-    return link_pb2.NodeMessage(
-        refusal=link_pb2.Refusal(sequence=sequence, reason=refused.reason, detail=detail)
-    )
+def _refusal(request: Request, refused: Refused) -> link_pb2.NodeMessage:
+    if isinstance(request, link_pb2.Challenge):
+        return refused_challenge(request, refused)
+    return refused_frame(request, refused)
 
 
 def _nothing() -> None:

@@ -25,11 +25,12 @@ from ..trust.statements import DIGEST_BYTES, manifest_statement, session_id, ses
 from .disk import DiskFullError
 from .download import Downloader
 from .executor import Executor, Send
-from .frames import Reason
 from .keeper import Keeper, Limits
 from .outbox import Outbox
 from .progress import NodeState, Status
 from .remote import CoordinatorLostError, NodeRefusedError, named, readable
+from .replies import refused_challenge, refused_frame
+from .rows import Reason, Refused
 from .session import Session
 from .settings import NodeSettings
 from .shelf import Shelf
@@ -196,6 +197,8 @@ class Link:
             match message.WhichOneof("body"):
                 case "frame":
                     self._take(message.frame)
+                case "challenge":
+                    self._challenge(message.challenge)
                 case "ping":
                     self._outbox.post(link_pb2.NodeMessage(pong=link_pb2.Pong(token=message.ping.token)))
                 case "assignment":
@@ -230,12 +233,13 @@ class Link:
         if self._executor is not None:
             self._executor.submit(frame)
             return
-        refusal = link_pb2.Refusal(
-            sequence=frame.sequence,
-            reason=Reason.REASON_NOT_HELD,
-            detail="the node does not have the manifest yet",
-        )
-        self._outbox.post(link_pb2.NodeMessage(refusal=refusal))
+        self._outbox.post(refused_frame(frame, _not_yet()))
+
+    def _challenge(self, challenge: link_pb2.Challenge) -> None:
+        if self._executor is not None:
+            self._executor.challenge(challenge)
+            return
+        self._outbox.post(refused_challenge(challenge, _not_yet()))
 
     def _assign(self, assignment: link_pb2.Assignment) -> None:
         self._assignment = assignment
@@ -285,6 +289,10 @@ class Link:
             "model %s: %d experts in %d layers", manifest.name, len(manifest.experts), len(manifest.layers)
         )
         return manifest
+
+
+def _not_yet() -> Refused:
+    return Refused(Reason.REASON_NOT_HELD, "the node does not have the manifest yet")
 
 
 def _closed(closing: link_pb2.Closing) -> NodeRefusedError | CoordinatorLostError:

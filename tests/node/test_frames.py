@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from folkmoot.kernels.expert import Expert
-from folkmoot.node.frames import FrameReader, FrameRefused, Reason
+from folkmoot.node.frames import FrameReader
+from folkmoot.node.rows import Reason, Refused
 from folkmoot.node.shelf import Shelf
 from folkmoot.protos.codec import encode_tensor
 from folkmoot.protos.folkmoot.v1 import link_pb2
@@ -166,7 +167,7 @@ def test_the_reader_alone_refuses_with_the_same_reason(name: str, experts: BareE
         ([0], [0.5]),
     ]
     damage(frame)
-    with pytest.raises(FrameRefused, match=detail) as refused:
+    with pytest.raises(Refused, match=detail) as refused:
         reader.read(frame)
     assert refused.value.reason == reason
     assert reason in (Reason.REASON_MALFORMED, Reason.REASON_NOT_HELD)

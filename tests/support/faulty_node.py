@@ -14,7 +14,7 @@ import torch
 from folkmoot.models.manifest import Manifest
 from folkmoot.node.daemon import NodeDaemon
 from folkmoot.node.executor import Executor, Send
-from folkmoot.node.frames import FrameRefused, Reason
+from folkmoot.node.rows import Reason, Refused
 from folkmoot.node.session import Session
 from folkmoot.node.settings import NodeSettings
 from folkmoot.node.shelf import Shelf
@@ -106,7 +106,7 @@ class FaultyExecutor(Executor):
             case Fault.UNASKED:
                 honest.sequence += 1_000_000
             case Fault.REFUSAL:
-                raise FrameRefused(Reason.REASON_INTERNAL, "a fault that a test asked for")
+                raise Refused(Reason.REASON_INTERNAL, "a fault that a test asked for")
             case Fault.SILENCE:
                 return None
         return honest
