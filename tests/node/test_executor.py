@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -13,45 +12,16 @@ import torch
 
 from folkmoot.kernels.backend import Processor
 from folkmoot.kernels.feed_forward import Group
-from folkmoot.models.manifest import Manifest
 from folkmoot.node import daemon
-from folkmoot.node.daemon import NodeDaemon
-from folkmoot.node.executor import Executor, Send
-from folkmoot.node.frames import Work
-from folkmoot.node.session import Session
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.protos.folkmoot.v1.link_pb2 import Refusal
 from folkmoot.tests.support.bare_experts import BareExperts
 from folkmoot.tests.support.faulty_node import Fault, FaultyNode
+from folkmoot.tests.support.gated_node import GatedNode
 from folkmoot.tests.support.running_node import node_settings, running_node, until
 from folkmoot.tests.support.scripted_coordinator import ScriptedCoordinator
 from folkmoot.tests.support.scripted_link import ScriptedLink
 from folkmoot.trust.keys import BadSignatureError, MissingSignatureError
-
-
-class GatedExecutor(Executor):
-    """Computes only while its gate is open, and fails when it is told to."""
-
-    gate: threading.Event
-    fails: list[Exception]
-
-    def compute(self, work: Work) -> torch.Tensor:
-        assert self.gate.wait(20)
-        if self.fails:
-            raise self.fails.pop()
-        return super().compute(work)
-
-
-class GatedNode(NodeDaemon):
-    def __init__(self, settings: object) -> None:
-        super().__init__(settings)  # type: ignore[arg-type]
-        self.gate = threading.Event()
-        self.fails: list[Exception] = []
-
-    def make_executor(self, session: Session, manifest: Manifest, send: Send) -> Executor:
-        executor = GatedExecutor(session, manifest, self.shelf, send, threads=1)
-        executor.gate, executor.fails = self.gate, self.fails
-        return executor
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ every wait has a limit.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import secrets
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,14 @@ import grpc
 import torch
 
 from folkmoot.ids import ExpertKey, SessionId
-from folkmoot.protos.codec import encode_tensor
+from folkmoot.protos.codec import decode_tensor, encode_tensor
 from folkmoot.protos.folkmoot.v1 import link_pb2
+from folkmoot.trust.audit_statements import (
+    ChallengeStatement,
+    OpeningKind,
+    OpeningStatement,
+    rows_digest,
+)
 from folkmoot.trust.keys import VerifyingKey
 from folkmoot.trust.statements import ResultStatement, TaskStatement, routing_digest, tensor_digest
 
@@ -40,6 +48,7 @@ class ScriptedLink:
         self._coordinator = coordinator
         self._outgoing: asyncio.Queue[link_pb2.CoordinatorMessage | bytes | None] = asyncio.Queue()
         self._answers: dict[int, link_pb2.Result | link_pb2.Refusal] = {}
+        self.openings: dict[bytes, link_pb2.Opening] = {}
         self._pongs: list[int] = []
         self._changed = asyncio.Condition()
         self._sequence = 0
@@ -121,6 +130,10 @@ class ScriptedLink:
 
     def check(self, frame: link_pb2.Frame, result: link_pb2.Result) -> None:
         """Returns when the node's signature over the result of this frame holds; raises SignatureError."""
+        VerifyingKey(self.hello.node_key).verify(result.signature, self.statement(frame, result).encode())
+
+    def statement(self, frame: link_pb2.Frame, result: link_pb2.Result) -> ResultStatement:
+        """What the node should have signed, if this result answers this frame."""
         rows, hidden = frame.hidden.shape
         task = TaskStatement(
             coordinator=self._coordinator.identity.public,
@@ -137,8 +150,61 @@ class ScriptedLink:
             deadline_ms=frame.deadline_ms,
         )
         output = tensor_digest(result.output.dtype, result.output.shape, result.output.data)
-        statement = ResultStatement(task=task.digest(), output=output, status=0)
-        VerifyingKey(self.hello.node_key).verify(result.signature, statement.encode())
+        return ResultStatement(task=task.digest(), output=output, status=0)
+
+    def challenge(
+        self,
+        frame: link_pb2.Frame,
+        result: link_pb2.Result,
+        asked: Sequence[int],
+        kind: OpeningKind = OpeningKind.TIGHT,
+        deadline_ms: int = 10_000,
+    ) -> link_pb2.Challenge:
+        """A challenge about some rows of a result, not sent yet."""
+        hidden, experts, rows = (
+            decode_tensor(part, dtype=None, shape=(None,) * len(part.shape), max_bytes=1 << 24, what="sent")
+            for part in (frame.hidden, frame.experts, frame.rows)
+        )
+        wanted = torch.isin(rows, torch.tensor(asked, dtype=torch.int32))
+        index = torch.searchsorted(torch.tensor(asked, dtype=torch.int32), rows[wanted]).int()
+        return link_pb2.Challenge(
+            sequence=frame.sequence,
+            result=hashlib.sha256(self.statement(frame, result).encode()).digest(),
+            kind=kind,
+            nonce=secrets.token_bytes(32),
+            layer=frame.layer,
+            hidden=encode_tensor(hidden[list(asked)]),
+            experts=encode_tensor(experts[wanted]),
+            rows=encode_tensor(index),
+            asked=asked,
+            deadline_ms=deadline_ms,
+        )
+
+    async def opening(self, challenge: link_pb2.Challenge) -> link_pb2.Opening:
+        """Sends a challenge and returns what the node opens."""
+        self.send(link_pb2.CoordinatorMessage(challenge=challenge))
+        return await self.opening_to(challenge.nonce)
+
+    async def opening_to(self, nonce: bytes) -> link_pb2.Opening:
+        """What the node opens to a challenge that was sent."""
+        await self.until(lambda: nonce in self.openings)
+        return self.openings.pop(nonce)
+
+    def check_opening(self, challenge: link_pb2.Challenge, opening: link_pb2.Opening) -> None:
+        """Returns when the node's signature over this opening holds; raises SignatureError."""
+        asked = ChallengeStatement(
+            coordinator=self._coordinator.identity.public,
+            node=self.hello.node_key,
+            session=self.session,
+            sequence=challenge.sequence,
+            result=challenge.result,
+            rows=rows_digest(challenge.asked),
+            kind=challenge.kind,
+            nonce=challenge.nonce,
+        )
+        gate, up = (tensor_digest(part.dtype, part.shape, part.data) for part in (opening.gate, opening.up))
+        statement = OpeningStatement(challenge=asked.digest(), gate=gate, up=up)
+        VerifyingKey(self.hello.node_key).verify(opening.signature, statement.encode())
 
     async def _take(self, message: link_pb2.NodeMessage) -> None:
         async with self._changed:
@@ -149,6 +215,8 @@ class ScriptedLink:
                     self._answers[message.result.sequence] = message.result
                 case "refusal":
                     self._answers[message.refusal.sequence] = message.refusal
+                case "opening":
+                    self.openings[message.opening.nonce] = message.opening
                 case "pong":
                     self._pongs.append(message.pong.token)
                 case "leaving":
