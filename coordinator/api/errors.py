@@ -79,7 +79,7 @@ def reply_to(error: FolkmootError) -> ErrorReply:
         return ErrorReply(400, str(error), "invalid_request_error", param, code)
     if isinstance(error, UnavailableError | CapacityError):
         wait_s = math.ceil(getattr(error, "retry_after_s", RETRY_AFTER_S))
-        code = "experts_not_covered" if isinstance(error, UnavailableError) else "overloaded"
+        code = getattr(error, "code", "unavailable")
         return ErrorReply(
             503, str(error), "service_unavailable", None, code, headers={"Retry-After": str(max(1, wait_s))}
         )
@@ -144,6 +144,9 @@ def install(app: FastAPI) -> None:
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         kind, message = "invalid_request_error", str(error.detail)
+        if error.status_code == 400:
+            message = "the body cannot be read: send a JSON object in UTF-8, not nested thousands deep"
+            return ErrorReply(400, message, kind, code="invalid_json").response()
         if error.status_code == 404:
             message = f"no such route: {request.method} {request.url.path}: routes begin with /v1/, /health or /metrics"
         elif error.status_code == 405:

@@ -20,10 +20,24 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 """The roles that we serve, and what chat templates call them."""
 
 
+def _whole(text: str, place: str) -> str:
+    """The text, if it is one: JSON can escape half of a character, which no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"{place} holds half of a character ({text[error.start]!r})",
+            advice="send whole characters, both surrogates of each",
+            param=place,
+            code="invalid_value",
+        ) from error
+    return text
+
+
 def _content_text(message: Message, place: str) -> str:
     """The text of one message, its parts joined as they stand."""
     if isinstance(message.content, str):
-        return message.content
+        return _whole(message.content, f"{place}.content")
     if message.content is None:
         raise RequestError(f"{place}.content is missing", param=f"{place}.content", code="missing_parameter")
     texts = []
@@ -37,7 +51,7 @@ def _content_text(message: Message, place: str) -> str:
             )
         if not isinstance(part.get("text"), str):
             raise RequestError(f"{where}.text must be text", param=f"{where}.text", code="invalid_value")
-        texts.append(part["text"])
+        texts.append(_whole(part["text"], f"{where}.text"))
     return "".join(texts)
 
 
@@ -92,7 +106,7 @@ class Prompts:
         if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
             prompt = prompt[0]
         if isinstance(prompt, str):
-            return await asyncio.to_thread(self._encode, prompt, True)
+            return await asyncio.to_thread(self._encode, _whole(prompt, "prompt"), True)
         ids = [token for token in prompt if isinstance(token, int)]
         if len(ids) != len(prompt):
             raise RequestError(

@@ -12,10 +12,14 @@ from typing import Any
 from .errors import RequestError
 
 HARMLESS: Mapping[str, tuple[Any, ...]] = {
+    "allowed_token_ids": (),
     "audio": (),
     "bad_words": ([],),
     "best_of": (1,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
+    "documents": ([],),
     "echo": (False,),
     "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
@@ -24,6 +28,7 @@ HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "guided_grammar": (),
     "guided_json": (),
     "guided_regex": (),
+    "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
     "logit_bias": ({},),
     "min_tokens": (0,),
@@ -36,6 +41,7 @@ HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
+    "skip_special_tokens": (True,),
     "stop_token_ids": ([],),
     "store": (False,),
     "structured_outputs": (),

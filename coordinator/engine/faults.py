@@ -23,6 +23,8 @@ class OverloadedError(CapacityError):
         retry_after_s: When to come again.
     """
 
+    code = "overloaded"
+
     def __init__(self, message: str, *, retry_after_s: float, advice: str = "") -> None:
         super().__init__(message, advice=advice)
         self.retry_after_s = retry_after_s
@@ -34,6 +36,8 @@ class NotCoveredError(UnavailableError):
     Args:
         retry_after_s: When to come again.
     """
+
+    code = "experts_not_covered"
 
     def __init__(self, message: str, *, retry_after_s: float, advice: str = "") -> None:
         super().__init__(message, advice=advice)

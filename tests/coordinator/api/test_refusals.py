@@ -11,6 +11,7 @@ import pytest
 
 from folkmoot.coordinator.api import ApiSettings
 from folkmoot.coordinator.engine.faults import NotCoveredError, OverloadedError, PromptTooLongError
+from folkmoot.coordinator.engine.roster import closed_error
 from folkmoot.tests.support.api_bench import MODEL, ApiBench, api_bench
 from folkmoot.tests.support.scripted_engine import Fail, Finish, Say, ScriptedEngine
 from folkmoot.tests.support.tiny_models import tiny_tokenizer
@@ -36,7 +37,9 @@ def bench(shared: ApiBench) -> Iterator[ApiBench]:
 
 def post(bench: ApiBench, path: str, **fields: Any) -> httpx.Response:
     body = {"model": MODEL, **({"messages": HELLO} if path == CHAT else {"prompt": "hello"}), **fields}
-    return httpx.post(bench.url + path, json=body, trust_env=False)
+    # ASCII: half a character cannot go over the wire in any other way.
+    headers = {"Content-Type": "application/json"}
+    return httpx.post(bench.url + path, content=json.dumps(body), headers=headers, trust_env=False)
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
@@ -70,6 +73,11 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ("reasoning_effort", "high"),
         ("min_tokens", 4),
         ("structured_outputs", {"json": {}}),
+        ("chat_template", "{{ messages }}"),
+        ("chat_template_kwargs", {"enable_thinking": False}),
+        ("allowed_token_ids", [1, 2]),
+        ("include_stop_str_in_output", True),
+        ("skip_special_tokens", False),
     ],
 )
 @pytest.mark.parametrize("path", [CHAT, PLAIN])
@@ -96,6 +104,8 @@ def test_values_that_ask_for_nothing_pass(bench: ApiBench, path: str) -> None:
         frequency_penalty=0.0,
         echo=False,
         modalities=["text"],
+        chat_template_kwargs={},
+        skip_special_tokens=True,
         user="somebody",
         metadata={"a": "b"},
         stop=None,
@@ -143,6 +153,14 @@ def test_values_that_ask_for_nothing_pass(bench: ApiBench, path: str) -> None:
             {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
             "messages[0].tool_calls",
         ),
+        (CHAT, {"messages": [{"role": "user", "content": "half \ud800"}]}, "messages[0].content"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "\udfff"}]}]},
+            "messages[0].content[0].text",
+        ),
+        (PLAIN, {"prompt": "half \ud800"}, "prompt"),
+        (PLAIN, {"prompt": ["half \ud800"]}, "prompt"),
         (PLAIN, {"prompt": ["a", "b"]}, "prompt"),
         (PLAIN, {"prompt": [[1], [2]]}, "prompt"),
         (PLAIN, {"prompt": 5}, "prompt"),
@@ -178,23 +196,21 @@ def test_another_model_is_not_found_and_ours_is_named(bench: ApiBench, path: str
     ("content", "content_type", "code"),
     [
         (b'{"model": ', "application/json", "invalid_json"),
-        (b'{"model": "\xff\xfe"}', "application/json", None),
+        (b'{"model": "\xff\xfe"}', "application/json", "invalid_json"),
         (b"[1, 2]", "application/json", "invalid_body"),
         (b"", "application/json", "invalid_body"),
         (b'{"model": "x"}', "text/plain", "invalid_body"),
-        (b"[" * 4000, "application/json", None),
+        (b"[" * 4000, "application/json", "invalid_json"),
     ],
 )
 def test_bodies_that_are_no_json_object(
-    bench: ApiBench, content: bytes, content_type: str, code: str | None
+    bench: ApiBench, content: bytes, content_type: str, code: str
 ) -> None:
     response = httpx.post(
         bench.url + CHAT, content=content, headers={"Content-Type": content_type}, trust_env=False
     )
     assert response.status_code == 400
-    if code is not None:
-        assert error_of(response)["code"] == code
-    error_of(response)
+    assert error_of(response)["code"] == code
 
 
 def test_a_body_over_the_cap_is_refused_with_and_without_its_length(bench: ApiBench) -> None:
@@ -236,6 +252,14 @@ def test_not_covered_is_503_with_retry_after(bench: ApiBench, where: str, stream
     assert response.headers["Retry-After"] == "7"
     assert error_of(response)["code"] == "experts_not_covered"
     assert "layer 1 expert 2" in error_of(response)["message"]
+
+
+def test_an_engine_that_closes_is_503_and_speaks_of_no_experts(bench: ApiBench) -> None:
+    bench.engine.refusal = closed_error()
+    response = post(bench, CHAT)
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) >= 1
+    assert error_of(response)["code"] == "unavailable"
 
 
 def test_overload_is_503_with_retry_after(bench: ApiBench) -> None:
