@@ -29,19 +29,20 @@ QUANTIZED: dict[WeightFormat, int] = {
     WeightFormat.INT4: ANY,
     WeightFormat.MXFP4: ANY,
 }
-"""Torch has to dequantize these first."""
+"""Torch has to dequantize these first; beside tiles it is never faster."""
 
 
 @functools.cache
 def most_rows(weights: WeightFormat, rows: torch.dtype) -> int:
     """Rows that share one reading of the weights up to which the native kernels should compute."""
+    library = load()
+    tiles = library is not None and library.folkmoot_isa() == b"amx"
     if weights.quantized:
-        return QUANTIZED[weights]
+        return ANY if tiles and rows == torch.bfloat16 else QUANTIZED[weights]
     if DTYPES[weights] != rows:
         return MIXED
     if rows == torch.float32:
         return FLOAT32
-    library = load()
-    if library is None or library.folkmoot_isa() != b"amx":
+    if not tiles:
         return NARROW
     return BFLOAT16_BY_TILES if rows == torch.bfloat16 else FLOAT16_BESIDE_TILES

@@ -1,14 +1,11 @@
 /* Products of bfloat16 by the matrix tiles of AMX: as fast as memory for up to some fifty rows.
  *
- * A tile of weights is 16 outputs by 32 inputs as they lie in memory: nothing is packed but the inputs. While one block of
- * outputs is computed, the next one is fetched in address order.
+ * A tile of weights is 16 outputs by 32 inputs as they lie in memory: nothing is packed but the inputs. While the last inputs of
+ * one block of outputs are read, the first ones of the next are fetched.
  */
 #include "backend.h"
 
 #ifdef FOLKMOOT_HAS_TILES
-
-#include <immintrin.h>
-#include <string.h>
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq"))), apply_to = function)
@@ -16,20 +13,7 @@
 #pragma GCC target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq")
 #endif
 
-#define INLINE static inline __attribute__((always_inline))
-
-enum { SIDE = FOLKMOOT_TILE_ROWS, DEPTH = FOLKMOOT_TILE_INPUTS, LINE = 64, TILE_BYTES = SIDE * LINE };
-
-/* All eight tiles are of 16 rows of 64 bytes. */
-static void configure(void) {
-    struct {
-        uint8_t palette, start, reserved[14];
-        uint16_t columns[16];
-        uint8_t rows[16];
-    } __attribute__((aligned(64))) shape = {.palette = 1};
-    for (int tile = 0; tile < 8; tile++) shape.columns[tile] = LINE, shape.rows[tile] = SIDE;
-    _tile_loadconfig(&shape);
-}
+#include "amx.h"
 
 /* The bits of the nearest bfloat16s, above 16 zeros. */
 INLINE __m512i rounded(__m512 x) {
@@ -47,16 +31,19 @@ INLINE __m512 left_out(__m512 x, __m512i taken) {
 }
 
 /* Pairs of inputs lie side by side, those of 16 rows after one another: that is the other tile. Rows that are missing in the
- * last panel count as zeros. */
+ * last panel count as zeros. After the terms come the sums of each 32 inputs. */
 static void pack_row(const float *x, int64_t K, int64_t row, int64_t n, int terms, char *packed) {
     const __m512i evens = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     const __m512i odds = _mm512_add_epi32(evens, _mm512_set1_epi32(1));
     const int64_t column = row % SIDE;
     const __mmask16 missing = row + 1 == n ? (__mmask16)(0xfffeu << column) : 0;
-    char *panel = packed + row / SIDE * SIDE * K * 2 * terms;
+    char *panel = packed + row / SIDE * folkmoot_panel_bytes(K, terms);
+    float *sums = (float *)(panel + terms * SIDE * K * 2);
     for (int64_t k = 0; k < K; k += DEPTH) {
         const __m512 low = _mm512_loadu_ps(x + k), high = _mm512_loadu_ps(x + k + 16);
         __m512 even = _mm512_permutex2var_ps(low, evens, high), odd = _mm512_permutex2var_ps(low, odds, high);
+        sums[k / DEPTH * SIDE + column] = _mm512_reduce_add_ps(_mm512_add_ps(low, high));
+        if (missing) _mm512_mask_storeu_ps(sums + k / DEPTH * SIDE, missing, _mm512_setzero_ps());
         for (int term = 0; term < terms; term++) {
             const __m512i even_bits = rounded(even), odd_bits = rounded(odd);
             uint32_t pairs[SIDE];
@@ -69,34 +56,6 @@ static void pack_row(const float *x, int64_t K, int64_t row, int64_t n, int term
             even = left_out(even, even_bits), odd = left_out(odd, odd_bits);
         }
     }
-}
-
-/* Turns 16 outputs by 16 rows into 16 rows by 16 outputs, and stores as many of them as exist, `width` apart. */
-static void place(const float *tile, float *out, int64_t width, int64_t outputs, int64_t rows) {
-    __m512 a[SIDE], b[SIDE];
-    for (int i = 0; i < SIDE; i++) a[i] = _mm512_load_ps(tile + i * SIDE);
-    for (int i = 0; i < SIDE; i += 2) {
-        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < SIDE; i += 4) {
-        for (int half = 0; half < 2; half++) {
-            const __m512d low = _mm512_castps_pd(b[i + half]), high = _mm512_castps_pd(b[i + half + 2]);
-            a[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-            a[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
-        }
-    }
-    /* a[4 q + r] has in its four quarters the columns r, r + 4, r + 8 and r + 12 of rows 4 q ... 4 q + 3. */
-    for (int r = 0; r < 4; r++) {
-        const __m512 even = _mm512_shuffle_f32x4(a[r], a[4 + r], 0x88), odd = _mm512_shuffle_f32x4(a[r], a[4 + r], 0xdd);
-        const __m512 even2 = _mm512_shuffle_f32x4(a[8 + r], a[12 + r], 0x88), odd2 = _mm512_shuffle_f32x4(a[8 + r], a[12 + r], 0xdd);
-        b[r] = _mm512_shuffle_f32x4(even, even2, 0x88);
-        b[4 + r] = _mm512_shuffle_f32x4(odd, odd2, 0x88);
-        b[8 + r] = _mm512_shuffle_f32x4(even, even2, 0xdd);
-        b[12 + r] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
-    }
-    const __mmask16 exist = (__mmask16)((1u << outputs) - 1);
-    for (int64_t j = 0; j < rows; j++) _mm512_mask_storeu_ps(out + j * width, exist, b[j]);
 }
 
 /* 16 `tall` outputs of 16 `broad` rows; `outputs` of them exist, which are all when `whole`. */
@@ -129,7 +88,7 @@ INLINE void block(const char *w, int64_t step, int64_t outputs, int64_t K, const
             _tile_dpbf16ps(0, 4, 6);
             if (tall > 1) _tile_dpbf16ps(2, 5, 6);
             if (broad > 1) {
-                _tile_loadd(7, inputs + terms * panel, LINE);
+                _tile_loadd(7, inputs + folkmoot_panel_bytes(K, terms), LINE);
                 _tile_dpbf16ps(1, 4, 7);
                 if (tall > 1) _tile_dpbf16ps(3, 5, 7);
             }
@@ -141,11 +100,9 @@ INLINE void block(const char *w, int64_t step, int64_t outputs, int64_t K, const
     if (tall > 1 && broad > 1) _tile_stored(3, sums + 3 * SIDE * SIDE, LINE);
 }
 
-static int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-
 static void products(const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x, float *out) {
     float sums[4 * SIDE * SIDE] __attribute__((aligned(64)));
-    const int64_t n = x->n, K = x->K, panel = SIDE * K * 2 * x->terms;
+    const int64_t n = x->n, K = x->K, panel = folkmoot_panel_bytes(K, x->terms);
     configure();
     for (int64_t i = begin; i < end; i += SIDE) {
         const char *values = (const char *)w->values + i * w->step;
@@ -172,7 +129,27 @@ static void products(const folkmoot_matrix *w, int64_t begin, int64_t end, const
     _tile_release();
 }
 
-const folkmoot_tiles folkmoot_amx = {pack_row, products};
+const folkmoot_tiles folkmoot_amx = {
+    .pack_row = pack_row,
+    .products =
+        {
+            [FOLKMOOT_BFLOAT16] = products,
+            [FOLKMOOT_FP8_BLOCK] = folkmoot_amx_fp8,
+            [FOLKMOOT_INT8] = folkmoot_amx_int8,
+            [FOLKMOOT_INT8_CHANNEL] = folkmoot_amx_int8_channel,
+            [FOLKMOOT_INT4] = folkmoot_amx_int4,
+            [FOLKMOOT_MXFP4] = folkmoot_amx_mxfp4,
+        },
+    .fewest =
+        {
+            [FOLKMOOT_BFLOAT16] = 5,
+            [FOLKMOOT_FP8_BLOCK] = 4,
+            [FOLKMOOT_INT8] = 7,
+            [FOLKMOOT_INT8_CHANNEL] = 7,
+            [FOLKMOOT_INT4] = 9,
+            [FOLKMOOT_MXFP4] = 9,
+        },
+};
 
 #if defined(__clang__)
 #pragma clang attribute pop

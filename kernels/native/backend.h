@@ -34,18 +34,23 @@ typedef struct {
     uint64_t (*read)(const char *memory, int64_t bytes);
 } folkmoot_backend;
 
-/* What a processor with matrix tiles offers besides, for bfloat16 weights by rows and inputs in panels of 16 rows. */
+/* What a processor with matrix tiles offers besides, for matrices by rows and inputs in panels of 16 rows. */
 typedef struct {
-    /* Packs row `row` of n, x[K]; a panel has 32 K bytes for each term. K is a multiple of FOLKMOOT_TILE_INPUTS. */
+    /* Packs row `row` of n, x[K], into its panel, each folkmoot_panel_bytes long. K is a multiple of FOLKMOOT_TILE_INPUTS. */
     void (*pack_row)(const float *x, int64_t K, int64_t row, int64_t n, int terms, char *packed);
-    /* out[j * (end - begin) + i - begin] = W[i, :] . x[j, :] for rows begin <= i < end; begin as for a backend's products. */
-    void (*products)(const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x, float *out);
+    /* out[j * (end - begin) + i - begin] = W[i, :] . x[j, :] for rows begin <= i < end; begin as for a backend's products.
+     * NULL where tiles do not compute with a format. */
+    void (*products[FOLKMOOT_FORMATS])(const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x, float *out);
+    /* From so many rows on they are faster than a backend's; measured. */
+    int fewest[FOLKMOOT_FORMATS];
 } folkmoot_tiles;
 
 enum { FOLKMOOT_TILE_ROWS = 16, FOLKMOOT_TILE_INPUTS = 32 };
 
-/* From so many rows on, tiles are faster than vectors. */
-enum { FOLKMOOT_FEWEST_FOR_TILES = 5 };
+/* A panel: 16 rows of each term, and float32 sums of each 32 inputs. */
+static inline int64_t folkmoot_panel_bytes(int64_t K, int terms) {
+    return FOLKMOOT_TILE_ROWS * (2 * K * terms + K / FOLKMOOT_TILE_INPUTS * (int64_t)sizeof(float));
+}
 
 /* The tiles that compute, or NULL. */
 const folkmoot_tiles *folkmoot_current_tiles(void);
@@ -53,6 +58,13 @@ const folkmoot_tiles *folkmoot_current_tiles(void);
 #if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define FOLKMOOT_HAS_TILES
 extern const folkmoot_tiles folkmoot_amx;
+#define FOLKMOOT_AMX_PRODUCTS(name)                                                                                    \
+    void folkmoot_amx_##name(const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x, float *out)
+FOLKMOOT_AMX_PRODUCTS(fp8);
+FOLKMOOT_AMX_PRODUCTS(int8);
+FOLKMOOT_AMX_PRODUCTS(int8_channel);
+FOLKMOOT_AMX_PRODUCTS(int4);
+FOLKMOOT_AMX_PRODUCTS(mxfp4);
 #endif
 
 /* Rows of a matrix that stay together, whoever computes them. */

@@ -50,7 +50,7 @@ static int64_t grain_of(const batch *job) { return job->by_columns ? COLUMN_GRAI
 
 static int hidden_terms(const batch *job) { return job->hidden_format == FOLKMOOT_BFLOAT16 ? 1 : 2; }
 
-static int is_tiled(const batch *job, int64_t n) { return job->tiles != NULL && n >= FOLKMOOT_FEWEST_FOR_TILES; }
+static int is_tiled(const batch *job, int64_t n) { return job->tiles != NULL && n >= job->tiles->fewest[job->form->format]; }
 
 static int64_t whole_panels(int64_t rows) { return (rows + FOLKMOOT_TILE_ROWS - 1) / FOLKMOOT_TILE_ROWS * FOLKMOOT_TILE_ROWS; }
 
@@ -126,7 +126,7 @@ static void outputs(const batch *job, const folkmoot_matrix *matrix, int64_t beg
                     float *to, float *scratch) {
     const int64_t n = x->n, width = end - begin;
     if (is_tiled(job, x->n)) {
-        job->tiles->products(matrix, begin, end, x, to);
+        job->tiles->products[job->form->format](matrix, begin, end, x, to);
     } else if (!job->by_columns) {
         job->backend->products[job->form->format](matrix, begin, end, x, to);
     } else {
@@ -245,6 +245,13 @@ static void batch_task(void *context, folkmoot_team *team, int index) {
 
 static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
+/* Bytes of a packed row, or a row's part of a panel, whichever is more. */
+static int64_t row_bytes(const batch *job, int64_t K) {
+    const int64_t vectors = job->backend->packed_bytes(input_format(job), K);
+    const int64_t panels = job->tiles == NULL ? 0 : aligned(folkmoot_panel_bytes(K, 2) / FOLKMOOT_TILE_ROWS);
+    return panels > vectors ? panels : vectors;
+}
+
 /* Takes slices from `from` on while they fit; returns how many. */
 static int64_t fill(batch *job, slice *from, int64_t available) {
     int64_t count = 0;
@@ -270,8 +277,8 @@ static int run(batch *job, slice *slices, int64_t count, int threads) {
         floats = sums > floats ? sums : floats;
     }
     const int64_t most = BATCH_ROWS + FOLKMOOT_TILE_ROWS, room = total < most ? total : most;
-    job->hidden_step = job->backend->packed_bytes(input_format(job), H);
-    job->inner_step = job->backend->packed_bytes(input_format(job), I);
+    job->hidden_step = row_bytes(job, H);
+    job->inner_step = row_bytes(job, I);
     job->scratch_bytes = aligned(floats * (int64_t)sizeof(float));
     const int64_t inner_bytes = aligned(room * I * (int64_t)sizeof(float));
     const int64_t bytes = (job->R + room) * job->hidden_step + inner_bytes + room * job->inner_step + threads * job->scratch_bytes;
@@ -300,9 +307,10 @@ int folkmoot_feed_forward(const folkmoot_form *form, const folkmoot_group *group
         (job.by_columns && form->format > FOLKMOOT_FLOAT16)) {
         return FOLKMOOT_NOT_HERE;
     }
-    if (form->format == FOLKMOOT_BFLOAT16 && hidden_format == FOLKMOOT_BFLOAT16 && !job.by_columns &&
+    const folkmoot_tiles *tiles = folkmoot_current_tiles();
+    if (tiles != NULL && tiles->products[form->format] != NULL && hidden_format == FOLKMOOT_BFLOAT16 && !job.by_columns &&
         form->hidden % FOLKMOOT_TILE_INPUTS == 0 && form->intermediate % FOLKMOOT_TILE_INPUTS == 0) {
-        job.tiles = folkmoot_current_tiles();
+        job.tiles = tiles;
     }
     int64_t count = 0;
     for (int64_t g = 0; g < group_count; g++) {

@@ -41,7 +41,7 @@ static void outputs(const linear_job *job, const folkmoot_layer *layer, int64_t 
                                job->x_format == FOLKMOOT_BFLOAT16 ? 1 : 2};
     const int64_t rows = end - begin, n = job->n, size = folkmoot_float_bytes(job->x_format);
     float *sums = scratch, *row = scratch + TOGETHER * n, *bias = row + TOGETHER;
-    if (job->tiles != NULL) job->tiles->products(&layer->w, begin, end, &x, sums);
+    if (job->tiles != NULL) job->tiles->products[job->format](&layer->w, begin, end, &x, sums);
     else backend->products[job->format](&layer->w, begin, end, &x, sums);
     for (int64_t i = 0; i < rows; i++) bias[i] = 0.0f;
     if (layer->w.bias != NULL) {
@@ -84,18 +84,19 @@ int folkmoot_linear(const folkmoot_layer *layers, int64_t count, int32_t format,
     threads = folkmoot_worth(all * folkmoot_value_bytes(format, K) * (n + 3) / 4, threads);
     linear_job job = {.backend = backend, .layers = layers, .format = format, .bias_format = bias_format, .x_format = x_format};
     job.count = count, job.n = n, job.K = K, job.x = x;
-    if (format == FOLKMOOT_BFLOAT16 && x_format == FOLKMOOT_BFLOAT16 && K % FOLKMOOT_TILE_INPUTS == 0 &&
-        n >= FOLKMOOT_FEWEST_FOR_TILES) {
-        job.tiles = folkmoot_current_tiles();
+    const folkmoot_tiles *tiles = folkmoot_current_tiles();
+    if (tiles != NULL && tiles->products[format] != NULL && x_format == FOLKMOOT_BFLOAT16 && K % FOLKMOOT_TILE_INPUTS == 0 &&
+        n >= tiles->fewest[format]) {
+        job.tiles = tiles;
     }
-    /* A panel of tiles has all of its rows, of which none is longer than one that vectors read. */
-    const int64_t room = (n + FOLKMOOT_TILE_ROWS - 1) / FOLKMOOT_TILE_ROWS * FOLKMOOT_TILE_ROWS;
+    const int64_t panels = (n + FOLKMOOT_TILE_ROWS - 1) / FOLKMOOT_TILE_ROWS;
     job.packed_step = backend->packed_bytes(format, K);
+    const int64_t packed_bytes = job.tiles == NULL ? n * job.packed_step : (panels * folkmoot_panel_bytes(K, 1) + 63) / 64 * 64;
     const int64_t floats = K > TOGETHER * (n + 2) ? K : TOGETHER * (n + 2);
     job.scratch_bytes = (floats * (int64_t)sizeof(float) + 63) / 64 * 64;
-    job.packed = aligned_alloc(64, (size_t)(room * job.packed_step + threads * job.scratch_bytes));
+    job.packed = aligned_alloc(64, (size_t)(packed_bytes + threads * job.scratch_bytes));
     if (job.packed == NULL) return FOLKMOOT_NO_MEMORY;
-    job.scratch = job.packed + room * job.packed_step;
+    job.scratch = job.packed + packed_bytes;
     folkmoot_parallel(linear_task, &job, threads);
     free(job.packed);
     return FOLKMOOT_OK;

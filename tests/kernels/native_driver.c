@@ -165,10 +165,19 @@ static void check_linear(int format, int64_t N, int64_t K, int64_t n) {
     drop(&m), free(x), free(y), free(again), free(third);
 }
 
+/* Makes a float the bfloat16 towards zero from it, and returns that one's bits. */
+static uint16_t upper_half(float *x) {
+    uint32_t bits;
+    memcpy(&bits, x, 4);
+    bits &= 0xffff0000u;
+    memcpy(x, &bits, 4);
+    return (uint16_t)(bits >> 16);
+}
+
 static double silu(double g) { return g / (1 + exp(-g)); }
 
 /* Two experts, one of them with no rows at all, SwiGLU. */
-static void check_feed_forward(int format, int layout, int64_t H, int64_t I, int64_t R) {
+static void check_feed_forward(int format, int layout, int hidden_format, int64_t H, int64_t I, int64_t R) {
     const int by_rows = layout == FOLKMOOT_BY_ROWS;
     matrix gate = make(format, I, H, 0), up = make(format, I, H, 0), down = make(format, H, I, 1);
     folkmoot_form form = {H, I, format, FOLKMOOT_FLOAT32, layout, FOLKMOOT_SWIGLU, 1.702f, 7.0f};
@@ -191,34 +200,45 @@ static void check_feed_forward(int format, int layout, int64_t H, int64_t I, int
     float *gates = malloc((size_t)n * 4), *x = malloc((size_t)(R * H) * 4);
     float *output = calloc((size_t)(R * H), 4), *again = calloc((size_t)(R * H), 4);
     for (int64_t j = 0; j < n; j++) rows[j] = R - 1 - 2 * j, gates[j] = random_float();
+    uint16_t *halves = malloc((size_t)(R * H) * 2);
     for (int64_t e = 0; e < R * H; e++) x[e] = random_float();
+    if (hidden_format == FOLKMOOT_BFLOAT16) {
+        for (int64_t e = 0; e < R * H; e++) halves[e] = upper_half(x + e);
+    }
+    const void *hidden = hidden_format == FOLKMOOT_BFLOAT16 ? (void *)halves : (void *)x;
     folkmoot_group groups[] = {{&expert, rows, gates, 0}, {&expert, rows, gates, n}};
-    CHECK(folkmoot_feed_forward(&form, groups, 2, x, FOLKMOOT_FLOAT32, R, output, 1) == 0);
-    double *inner = malloc((size_t)I * sizeof(double));
+    CHECK(folkmoot_feed_forward(&form, groups, 2, hidden, hidden_format, R, output, 1) == 0);
+    double *inner = malloc((size_t)I * sizeof(double)), *off = malloc((size_t)I * sizeof(double));
     for (int64_t j = 0; j < n; j++) {
         const float *row = x + rows[j] * H;
         double largest = 1;
         for (int64_t i = 0; i < I; i++) {
-            double g = 0, u = 0;
-            for (int64_t k = 0; k < H; k++) g += gate.meaning[i * H + k] * row[k], u += up.meaning[i * H + k] * row[k];
+            double g = 0, u = 0, gate_terms = 0, up_terms = 0;
+            for (int64_t k = 0; k < H; k++) {
+                g += gate.meaning[i * H + k] * row[k], u += up.meaning[i * H + k] * row[k];
+                gate_terms += fabs(gate.meaning[i * H + k]) * 2, up_terms += fabs(up.meaning[i * H + k]) * 2;
+            }
             inner[i] = silu(g) * u;
+            /* Inputs of 16 bits a group: what the products may be off by is of the size of their terms, not of their sum. */
+            off[i] = 5e-5 * (gate_terms * (fabs(u) + 1) + up_terms * (fabs(g) + 1));
             largest = fabs(inner[i]) > largest ? fabs(inner[i]) : largest;
         }
         for (int64_t h = 0; h < H; h++) {
-            double want = ((float *)down.bias)[h], terms = 1;
+            double want = ((float *)down.bias)[h], terms = 1, allowed = 0;
             for (int64_t i = 0; i < I; i++) {
                 want += down.meaning[h * I + i] * inner[i];
+                allowed += fabs(down.meaning[h * I + i]) * off[i];
                 terms += fabs(down.meaning[h * I + i]) * largest;
             }
-            CHECK(fabs(output[rows[j] * H + h] - want * gates[j]) <= 1e-3 * terms * (fabs(gates[j]) + 0.01));
+            CHECK(fabs(output[rows[j] * H + h] - want * gates[j]) <= (5e-4 * terms + allowed) * (fabs(gates[j]) + 0.01));
         }
     }
-    CHECK(folkmoot_feed_forward(&form, groups, 2, x, FOLKMOOT_FLOAT32, R, again, 2) == 0);
+    CHECK(folkmoot_feed_forward(&form, groups, 2, hidden, hidden_format, R, again, 2) == 0);
     CHECK(memcmp(output, again, (size_t)(R * H) * 4) == 0);
     rows[0] = R;
-    CHECK(folkmoot_feed_forward(&form, groups, 2, x, FOLKMOOT_FLOAT32, R, again, 2) == FOLKMOOT_WRONG_ROW);
+    CHECK(folkmoot_feed_forward(&form, groups, 2, hidden, hidden_format, R, again, 2) == FOLKMOOT_WRONG_ROW);
     drop(&gate), drop(&up), drop(&down), free(turned[0]), free(turned[1]), free(turned[2]);
-    free(rows), free(gates), free(x), free(output), free(again), free(inner);
+    free(rows), free(gates), free(x), free(halves), free(output), free(again), free(inner), free(off);
 }
 
 static void check_norm(int64_t n, int64_t K) {
@@ -279,18 +299,21 @@ int main(int count, char **arguments) {
             const int kinds = groups ? sizeof grouped / sizeof *grouped : sizeof sizes / sizeof *sizes;
             for (int k = 0; k < kinds; k++) {
                 for (int64_t n = 1; n <= 9; n++) check_linear(format, sizes[(k * 5 + n) % 14], inner[k], n);
-                check_feed_forward(format, FOLKMOOT_BY_ROWS, inner[k], inner[(k + 3) % kinds], 1 + k % 5);
+                check_feed_forward(format, FOLKMOOT_BY_ROWS, FOLKMOOT_FLOAT32, inner[k], inner[(k + 3) % kinds], 1 + k % 5);
+                check_feed_forward(format, FOLKMOOT_BY_ROWS, FOLKMOOT_BFLOAT16, inner[k], inner[(k + 3) % kinds], 1 + k * 13 % 80);
                 if (format <= FOLKMOOT_FLOAT16) {
-                    check_feed_forward(format, FOLKMOOT_BY_COLUMNS, inner[k], inner[(k + 3) % kinds], 1 + k % 20);
+                    check_feed_forward(format, FOLKMOOT_BY_COLUMNS, FOLKMOOT_FLOAT32, inner[k], inner[(k + 3) % kinds], 1 + k % 20);
                 }
             }
         }
         check_linear(FOLKMOOT_BFLOAT16, 21, 5000, 7); /* x outgrows the first cache: rows side by side */
         check_linear(FOLKMOOT_FP8_BLOCK, 140, 5000, 3);
-        check_feed_forward(FOLKMOOT_FLOAT32, FOLKMOOT_BY_COLUMNS, 600, 1100, 3); /* more columns than go at once */
-        check_feed_forward(FOLKMOOT_INT8, FOLKMOOT_BY_ROWS, 32, 32, 1100); /* slices and batches */
+        check_feed_forward(FOLKMOOT_FLOAT32, FOLKMOOT_BY_COLUMNS, FOLKMOOT_FLOAT32, 600, 1100, 3); /* more columns than go at once */
+        check_feed_forward(FOLKMOOT_INT8, FOLKMOOT_BY_ROWS, FOLKMOOT_FLOAT32, 32, 32, 1100); /* slices and batches */
         for (int k = 0; k < (int)(sizeof sizes / sizeof *sizes); k++) check_norm(1 + k % 3, sizes[k]);
         check_norm(2, 2048);
+        check_feed_forward(FOLKMOOT_BFLOAT16, FOLKMOOT_BY_ROWS, FOLKMOOT_BFLOAT16, 64, 96, 1100); /* the same by tiles */
+        check_feed_forward(FOLKMOOT_INT4, FOLKMOOT_BY_ROWS, FOLKMOOT_BFLOAT16, 64, 1056, 600);
         if (count < 2) check_callers();
         printf("%s: agrees\n", folkmoot_isa());
     }

@@ -89,7 +89,7 @@ def test_pre_summed_rows_agree_with_float64_inside_their_arrays(
 
 @pytest.mark.parametrize("isa", available())
 @pytest.mark.parametrize(("form", "layout", "activation"), ALL_FORMS)
-@pytest.mark.parametrize("rows", [1, 4, 9])
+@pytest.mark.parametrize("rows", [1, 4, 9, 40])
 def test_a_row_is_far_more_exact_than_the_honest_band(
     isa: str, form: WeightFormat, layout: Layout, activation: Activation, rows: int
 ) -> None:

@@ -34,8 +34,8 @@ def test_a_norm_is_transformers(
         want = norm(x)
     assert got is not None and got.dtype == dtype and got.shape == want.shape
     torch.testing.assert_close(got.float(), want.float(), rtol=CLOSE[dtype], atol=1e-9)
-    same = (got == want).float().mean() if want.numel() else 1.0
-    assert dtype == torch.float32 or float(same) > 0.95
+    different = int((got != want).sum())
+    assert dtype == torch.float32 or different <= max(2, want.numel() // 20)
 
 
 def test_what_torch_does_better_or_alone_is_left_to_it() -> None:

@@ -1,0 +1,48 @@
+/* What the files that compute by tiles share; they include it once their target is set. */
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { SIDE = FOLKMOOT_TILE_ROWS, DEPTH = FOLKMOOT_TILE_INPUTS, LINE = 64, TILE_BYTES = SIDE * LINE };
+
+/* All eight tiles are of 16 rows of 64 bytes. */
+INLINE void configure(void) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t columns[16];
+        uint8_t rows[16];
+    } __attribute__((aligned(64))) shape = {.palette = 1};
+    for (int tile = 0; tile < 8; tile++) shape.columns[tile] = LINE, shape.rows[tile] = SIDE;
+    _tile_loadconfig(&shape);
+}
+
+/* Turns 16 outputs by 16 rows into 16 rows by 16 outputs, and stores as many of them as exist, `width` apart. */
+INLINE void place(const float *tile, float *out, int64_t width, int64_t outputs, int64_t rows) {
+    __m512 a[SIDE], b[SIDE];
+    for (int i = 0; i < SIDE; i++) a[i] = _mm512_load_ps(tile + i * SIDE);
+    for (int i = 0; i < SIDE; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < SIDE; i += 4) {
+        for (int half = 0; half < 2; half++) {
+            const __m512d low = _mm512_castps_pd(b[i + half]), high = _mm512_castps_pd(b[i + half + 2]);
+            a[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            a[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    }
+    /* a[4 q + r] has in its four quarters the columns r, r + 4, r + 8 and r + 12 of rows 4 q ... 4 q + 3. */
+    for (int r = 0; r < 4; r++) {
+        const __m512 even = _mm512_shuffle_f32x4(a[r], a[4 + r], 0x88), odd = _mm512_shuffle_f32x4(a[r], a[4 + r], 0xdd);
+        const __m512 even2 = _mm512_shuffle_f32x4(a[8 + r], a[12 + r], 0x88), odd2 = _mm512_shuffle_f32x4(a[8 + r], a[12 + r], 0xdd);
+        b[r] = _mm512_shuffle_f32x4(even, even2, 0x88);
+        b[4 + r] = _mm512_shuffle_f32x4(odd, odd2, 0x88);
+        b[8 + r] = _mm512_shuffle_f32x4(even, even2, 0xdd);
+        b[12 + r] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
+    }
+    const __mmask16 exist = (__mmask16)((1u << outputs) - 1);
+    for (int64_t j = 0; j < rows; j++) _mm512_mask_storeu_ps(out + j * width, exist, b[j]);
+}
+
+static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
