@@ -69,7 +69,7 @@ class ComponentSettings(BaseSettings):
             return cls(**{name: value for name, value in flags.items() if value is not None})
         except ValidationError as error:
             wrong = "; ".join(
-                f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
+                f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {_reason(fault['msg'])}"
                 for fault in error.errors(include_url=False)
                 if fault["type"] != "default_factory_not_called"  # only says that another setting is wrong
             )
@@ -80,3 +80,8 @@ class ComponentSettings(BaseSettings):
             raise SettingsError(
                 f"{cls.file()} cannot be read ({error})", advice="correct it, or remove it"
             ) from error
+
+
+def _reason(message: str) -> str:
+    """What a validator of ours said, without pydantic's word for its kind."""
+    return message.removeprefix("Value error, ")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ..errors import ModelError
 from .terminal import emit, emit_json, quiet_stdout, say
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 PREPARED_MARK = "manifest.json"
 STABLE_API_PORT = 8000
 """Where `--serve` listens if nobody else does, so that other commands find it with no --url."""
+
+
+class DamagedManifestError(ModelError):
+    """A prepared model's manifest cannot be read."""
 
 
 def demo(
@@ -79,7 +84,14 @@ def demo(
 
 def _layers_stay_together(folder: Path) -> bool:
     """Whether each layer's experts sit on one node, so that nodes work one after another: so it is with sliced models."""
-    return bool(json.loads((folder / PREPARED_MARK).read_bytes())["sliced"])
+    path = folder / PREPARED_MARK
+    try:
+        return bool(json.loads(path.read_bytes())["sliced"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedManifestError(
+            f"{path} cannot be read ({type(error).__name__})",
+            advice="prepare the model again: folkmoot model prepare",
+        ) from error
 
 
 def prepared_folder(model: Path | None) -> Path:

@@ -36,6 +36,10 @@ class NetworkRunsError(UsageError):
     """The state folder belongs to a network that runs."""
 
 
+class StateFolderError(UsageError):
+    """The state folder cannot be made or written to."""
+
+
 class LocalNetwork:
     """A network of `nodes` nodes that serves the prepared model in `model`.
 
@@ -78,6 +82,7 @@ class LocalNetwork:
         """Starts all processes; returns when the coordinator takes nodes.
 
         Raises:
+            StateFolderError: when the state folder cannot be used.
             NetworkRunsError: when another process has a network of the same state.
             ChildEndedError: when one of the processes ends.
         """
@@ -184,8 +189,14 @@ class LocalNetwork:
         self.close()
 
     def _lock(self) -> None:
-        self._state.mkdir(parents=True, exist_ok=True)
-        self._lock_file = (self._state / "lock").open("wb")
+        try:
+            self._state.mkdir(parents=True, exist_ok=True)
+            self._lock_file = (self._state / "lock").open("wb")
+        except OSError as error:
+            raise StateFolderError(
+                f"the state folder {self._state} cannot be used ({error.strerror})",
+                advice="set FOLKMOOT_HOME to a folder that you may write to",
+            ) from error
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -1,12 +1,13 @@
 """The `folkmoot` command.
 
 Guarantees: an error that we know is one line on standard error, `error: what: what to do`, and the exit code of its
-family; a usage error is 2; Ctrl-C is 130; an error that nobody foresaw is 70, one line too, and its trace is shown with
-`--debug`. Nothing heavy is imported before a command needs it.
+family; a usage error is 2; a full disk is 6, whoever meets it; Ctrl-C is 130; an error that nobody foresaw is 70, one line
+too, and its trace is shown with `--debug`. Nothing heavy is imported before a command needs it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -16,7 +17,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..errors import FolkmootError
+from ..errors import CapacityError, FolkmootError
 from . import ask, chat, coordinator, demo, model, node, status
 from .terminal import emit, error_line, say
 
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("demo")(demo.demo)
+app.command("demo", short_help="Run a whole network on this machine and ask it.")(demo.demo)
 app.add_typer(model.app, name="model")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(node.app, name="node")
@@ -76,11 +77,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the user gets one line
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _unforeseen(error)
         _trace_if_wanted()
-        advice = "run it again as `folkmoot --debug ...` for the trace"
-        say(f"error: unexpected {type(error).__name__}: {' '.join(str(error).split())}: {advice}")
-        return UNFORESEEN
+        where = f" for {error.filename}" if error.filename else ""
+        say(f"error: {os.strerror(error.errno)}{where}: free some, or use another disk")
+        return CapacityError.exit_code
+    except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the user gets one line
+        return _unforeseen(error)
     return result if isinstance(result, int) else 0
 
 
@@ -98,6 +103,13 @@ def _usage(error: typer.TyperException) -> int:
     message = " ".join(error.format_message().split()).rstrip(".")
     say(f"error: {message}: see `{command} --help`")
     return error.exit_code
+
+
+def _unforeseen(error: Exception) -> int:
+    _trace_if_wanted()
+    advice = "run it again as `folkmoot --debug ...` for the trace"
+    say(f"error: unexpected {type(error).__name__}: {' '.join(str(error).split())}: {advice}")
+    return UNFORESEEN
 
 
 def _trace_if_wanted() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Prepare models, and look at prepared ones.")
 
 
-@app.command()
+@app.command(short_help="Make a model ready to be served.")
 def prepare(
     source: Annotated[
         str, typer.Argument(help="A checkpoint folder (safetensors), a GGUF file, or `default`.")
@@ -36,7 +36,7 @@ def prepare(
         str | None,
         typer.Option(
             "--format",
-            help="Store experts as int8, int8_channel, int4, bf16, fp16 or fp32; as published.",
+            help="Store experts as int8, int8_channel, int4, float32, bfloat16 or float16; as published.",
             show_default=False,
         ),
     ] = None,

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import httpx
 
-from .errors import ProtocolError, UnreachableError, error_of
+from .errors import OTHER_API, ProtocolError, UnreachableError, error_of
 
 
 class Answer:
@@ -49,7 +49,7 @@ class Answer:
                 payload = line[len("data:") :].strip()
                 if payload == "[DONE]":
                     return
-                yield from self._text_of(payload)
+                yield from self._texts_of(payload)
         except httpx.TransportError as error:
             raise UnreachableError(
                 "the connection broke in the middle of the answer",
@@ -59,15 +59,22 @@ class Answer:
             self.close()
         raise ProtocolError("the answer ended without its end mark", advice="ask again")
 
-    def _text_of(self, payload: str) -> Iterator[str]:
+    def _texts_of(self, payload: str) -> list[str]:
         try:
             chunk = json.loads(payload)
         except ValueError as error:
-            raise ProtocolError("the stream holds something that is not JSON") from error
+            raise ProtocolError("the stream holds something that is not JSON", advice=OTHER_API) from error
         if not isinstance(chunk, dict):
-            raise ProtocolError("the stream holds JSON that is not an object")
+            raise ProtocolError("the stream holds JSON that is not an object", advice=OTHER_API)
         if "error" in chunk:
             raise error_of(None, chunk)
+        try:
+            return self._take(chunk)
+        except (TypeError, AttributeError) as error:
+            raise ProtocolError("the stream holds a chunk that is not OpenAI's", advice=OTHER_API) from error
+
+    def _take(self, chunk: dict[str, Any]) -> list[str]:
+        texts = []
         self.usage = chunk.get("usage") or self.usage
         self.accounting = chunk.get("folkmoot") or self.accounting
         for choice in chunk.get("choices", []):
@@ -77,7 +84,8 @@ class Answer:
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
             text = choice.get("delta", {}).get("content")
             if text:
-                yield text
+                texts.append(text)
+        return texts
 
     @property
     def tokens_per_second(self) -> float:

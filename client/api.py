@@ -15,7 +15,7 @@ import httpx
 
 from ..errors import UsageError
 from .answer import Answer
-from .errors import ProtocolError, UnreachableError, error_of
+from .errors import OTHER_API, ProtocolError, UnreachableError, error_of
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 URL_VARIABLE = "FOLKMOOT_URL"
@@ -29,6 +29,10 @@ Message = Mapping[str, str]
 
 class UrlError(UsageError):
     """Something that is not the URL of an API."""
+
+
+class TextError(UsageError):
+    """A text that is not made of characters, as bytes in another encoding than UTF-8 are."""
 
 
 def resolve_url(url: str | None) -> httpx.URL:
@@ -61,7 +65,11 @@ class FolkmootClient:
 
     def models(self) -> list[str]:
         """The names of the models that are served."""
-        return [str(model["id"]) for model in self._get("/v1/models")["data"]]
+        document = self._get("/v1/models", "data")
+        try:
+            return [str(model["id"]) for model in document["data"]]
+        except (TypeError, KeyError) as error:
+            raise self._another_api("/v1/models") from error
 
     def health(self) -> dict[str, Any]:
         """The document of `/health`."""
@@ -69,7 +77,7 @@ class FolkmootClient:
 
     def network(self) -> dict[str, Any]:
         """The document of `/v1/network`: nodes, coverage, counters."""
-        return self._get("/v1/network")
+        return self._get("/v1/network", "model", "coverage", "nodes", "counters")
 
     def chat(
         self,
@@ -90,6 +98,7 @@ class FolkmootClient:
             seed: Makes sampling repeatable.
 
         Raises:
+            TextError: when a message cannot be sent as it is.
             FolkmootError: when nobody answers, or the server refuses.
         """
         wishes = {"max_completion_tokens": max_tokens, "temperature": temperature, "seed": seed}
@@ -100,10 +109,14 @@ class FolkmootClient:
             "stream_options": {"include_usage": True},
             **{name: value for name, value in wishes.items() if value is not None},
         }
-        response = self._send(
-            self._http.build_request("POST", "/v1/chat/completions", json=body), stream=True
-        )
-        return Answer(response)
+        try:
+            request = self._http.build_request("POST", "/v1/chat/completions", json=body)
+        except UnicodeEncodeError as error:
+            raise TextError(
+                f"the question holds {error.object[error.start]!r}, which is no character",
+                advice="give text in UTF-8",
+            ) from error
+        return Answer(self._send(request, stream=True))
 
     def close(self) -> None:
         """Closes all connections."""
@@ -120,18 +133,21 @@ class FolkmootClient:
     def _only_model(self) -> str:
         names = self.models()
         if not names:
-            raise ProtocolError(f"{self.url} serves no model")
+            raise ProtocolError(f"{self.url} serves no model", advice="name another with --url")
         return names[0]
 
-    def _get(self, path: str) -> dict[str, Any]:
-        response = self._send(self._http.build_request("GET", path))
-        document = _json(response)
-        if not isinstance(document, dict):
-            raise ProtocolError(
-                f"{self.url}{path} answered with something that is not JSON",
-                advice="check that the URL is a Folkmoot coordinator's API",
-            )
+    def _get(self, path: str, *fields: str) -> dict[str, Any]:
+        """A document that has these fields."""
+        document = _json(self._send(self._http.build_request("GET", path)))
+        if not isinstance(document, dict) or not all(name in document for name in fields):
+            raise self._another_api(path)
         return document
+
+    def _another_api(self, path: str) -> ProtocolError:
+        return ProtocolError(
+            f"{self.url}{path} answered with something else than a Folkmoot network does",
+            advice=OTHER_API,
+        )
 
     def _send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         try:

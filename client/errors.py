@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from ..errors import FolkmootError, UnavailableError, UsageError, WireError
 
+OTHER_API = "check that the URL is a Folkmoot coordinator's API"
+
 
 class UnreachableError(UnavailableError):
     """Nobody answers at the URL."""
@@ -50,7 +52,7 @@ def error_of(status: int | None, document: object, retry_after: str | None = Non
     if not isinstance(detail, dict) or not isinstance(detail.get("message"), str):
         return ProtocolError(
             f"the server answered {status or 'with an error'} in a form that is not OpenAI's",
-            advice="check that the URL is a Folkmoot coordinator's API",
+            advice=OTHER_API,
         )
     message = detail["message"]
     if status == 503 or detail.get("type") == "service_unavailable":

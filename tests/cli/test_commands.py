@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -160,6 +163,25 @@ def test_an_unforeseen_error_is_one_line_unless_debugging(
     one_line(capsys.readouterr().err, "ZeroDivisionError: two lines", "--debug")
     assert run(["--debug", "status"]) == UNFORESEEN
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_to_be_full(bench: ApiBench) -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-P", "-m", "folkmoot.cli.main", "status", "--json", "--url", bench.url],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ran.returncode == 6
+    one_line(ran.stderr, "No space left", "free some")
+
+
+def test_bytes_that_are_no_text_are_refused(bench: ApiBench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ask", "caf\udce9", "--url", bench.url]) == 2  # how Python shows Latin-1 in an argument
+    one_line(capsys.readouterr().err, "UTF-8")
+    assert bench.engine.submitted == []
 
 
 def test_an_interrupt_is_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,16 @@ def test_the_default_model_is_the_one_that_prepare_makes() -> None:
     assert (DEFAULT_MODEL, PREPARED_MARK) == (DEFAULT_NAME, MANIFEST)
 
 
+@pytest.mark.parametrize("manifest", ["{", "[]", "{}", "\udcff"])
+def test_a_damaged_manifest_is_a_damaged_model(home: Path, manifest: str, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text(manifest, errors="surrogateescape")
+    process = start(home, "--model", str(tmp_path))
+    out, err = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, out) == (3, "")
+    assert str(tmp_path / MANIFEST) in err.splitlines()[-1]
+    assert "folkmoot model prepare" in err.splitlines()[-1]
+
+
 def test_no_such_model(home: Path) -> None:
     process = start(home, "--model", "/nowhere/model")
     out, err = process.communicate(timeout=WAIT_S)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from folkmoot.cli.child import Child, ChildEndedError
+from folkmoot.cli.local_network import LocalNetwork, StateFolderError
 from folkmoot.tests.support.api_bench import ApiBench, api_bench
 from folkmoot.tests.support.scripted_engine import Finish, Hold, Say, ScriptedEngine
 from folkmoot.trust.invite import Invite
@@ -85,6 +86,13 @@ def test_a_child_is_ended_for_good(tmp_path: Path) -> None:
         child.check()
     with pytest.raises(ProcessLookupError):
         os.kill(child.pid, 0)
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file")
+    with LocalNetwork(tmp_path, 1, tmp_path / "home" / "demo") as network:
+        with pytest.raises(StateFolderError, match="home/demo cannot be used .*FOLKMOOT_HOME"):
+            network.open()
 
 
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
     [
         (HEAD + b"Content-Length: 5\r\n\r\nhello", ProtocolError),
         (HEAD + b"Content-Length: 2\r\n\r\n[]", ProtocolError),
+        (HEAD + b"Content-Length: 2\r\n\r\n{}", ProtocolError),
         (HEAD + b'Content-Length: 9\r\n\r\n{"a": 1', UnreachableError),
         (b"HTTP/1.1 500 Oh\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno", ProtocolError),
         (b"", UnreachableError),
@@ -108,6 +109,20 @@ HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
 def test_something_else_at_the_url(answer: bytes, kind: type[FolkmootError]) -> None:
     with raw_server(answer) as url, FolkmootClient(url) as client, pytest.raises(kind):
         client.network()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"{}", b'{"data": [1]}', b'{"data": [{}]}', b'{"data": []}', b'{"data": null}']
+)
+def test_a_list_of_models_that_is_none(answer: bytes) -> None:
+    whole = HEAD + b"Content-Length: %d\r\n\r\n" % len(answer) + answer
+    with raw_server(whole) as url, FolkmootClient(url) as client, pytest.raises(ProtocolError, match=url):
+        client.chat(HELLO)
+
+
+def test_text_that_cannot_be_sent_is_refused_before_it_is_sent() -> None:
+    with FolkmootClient("http://127.0.0.1:9") as client, pytest.raises(UsageError, match="UTF-8"):
+        client.chat([{"role": "user", "content": "half \ud800"}], model=MODEL)
 
 
 STREAM = HEAD + b"Content-Type: text/event-stream\r\n"
@@ -119,6 +134,8 @@ STREAM = HEAD + b"Content-Type: text/event-stream\r\n"
         (STREAM + b'\r\ndata: {"choices": [{"delta": {"content": "a"}}]}\n\n', ProtocolError),
         (STREAM + b"\r\ndata: nonsense\n\n", ProtocolError),
         (STREAM + b"\r\ndata: [1]\n\n", ProtocolError),
+        (STREAM + b'\r\ndata: {"choices": [1]}\n\n', ProtocolError),
+        (STREAM + b'\r\ndata: {"choices": [{"delta": null}]}\n\n', ProtocolError),
         (STREAM + b"Content-Length: 900\r\n\r\n: waiting\n\n", UnreachableError),
     ],
 )
