@@ -116,12 +116,20 @@ class PreparedModel:
 
     @cached_property
     def config(self) -> Any:
-        """The model's configuration, as transformers reads it."""
-        return AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+        """The model's configuration, as transformers reads it.
+
+        Raises:
+            PreparedModelError: when it is damaged or gone.
+        """
+        return self._as_transformers_reads("config.json", AutoConfig)
 
     def tokenizer(self) -> Any:
-        """A new tokenizer of the model, as transformers makes it."""
-        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+        """A new tokenizer of the model, as transformers makes it.
+
+        Raises:
+            PreparedModelError: when it is damaged or gone.
+        """
+        return self._as_transformers_reads("the tokenizer", AutoTokenizer)
 
     def ranges(self, key: ExpertKey) -> list[tuple[Path, int, int]]:
         """Where an expert's tensors lie on this machine: file, offset and length of each, in canonical order.
@@ -137,7 +145,7 @@ class PreparedModel:
 
         Raises:
             KeyError: when the model has no such expert.
-            PreparedModelError: when a file is gone or has become shorter.
+            PreparedModelError: when a file is gone, unreadable, or has become shorter.
         """
         end = self.manifest.expert_bytes(key)
         if length is not None:
@@ -197,6 +205,16 @@ class PreparedModel:
             raise _unreadable(path, error) from error
         return flat.view(location.shape)
 
+    def _as_transformers_reads(self, what: str, reader: Any) -> Any:
+        try:
+            return reader.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # its Rust half raises no kind of its own
+            reason = " ".join(str(error).split())
+            raise PreparedModelError(
+                f"{what} in {self.folder} cannot be read ({type(error).__name__}: {reason})",
+                advice=PREPARE_AGAIN,
+            ) from error
+
     def _expert_file(self, index: int) -> Path:
         return self._source.expert_folder / self.manifest.files[index].name
 
@@ -204,7 +222,10 @@ class PreparedModel:
         descriptor = self._descriptor(path)
         pieces = []
         while length:
-            piece = os.pread(descriptor, length, offset)
+            try:
+                piece = os.pread(descriptor, length, offset)
+            except OSError as error:
+                raise _unreadable(path, error) from error
             if not piece:
                 raise _shorter(path)
             pieces.append(piece)
@@ -265,8 +286,11 @@ def _read_signature(path: Path, digest: bytes) -> ManifestSignature | None:
 
 
 def _read_bounded(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        data = stream.read(MAX_MANIFEST_BYTES + 1)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if len(data) > MAX_MANIFEST_BYTES:
         raise PreparedModelError(f"{path} is over {MAX_MANIFEST_BYTES} bytes", advice=PREPARE_AGAIN)
     return data

@@ -92,8 +92,9 @@ def pending_folder(out: Path) -> Iterator[Path]:
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-            (partial / LOCK).unlink()
+            # Locked until it has its name: whoever came between the two would clear what is finished.
             _replace(partial, out)
+            (out / LOCK).unlink()
     except OSError as error:
         raise _named(error, out) from error
 

@@ -137,6 +137,28 @@ def test_a_file_that_shrinks_while_in_use_is_named(model: PreparedModel) -> None
         list(model.trunk_tensors())
 
 
+@pytest.mark.parametrize("content", [None, b"", b"[", b"{}", b"\xff", b'{"model_type": "unheard of"}'])
+def test_damaged_files_of_transformers_are_named(content: bytes | None, model: PreparedModel) -> None:
+    for name, ask in {
+        "config.json": lambda opened: opened.config,
+        "tokenizer": lambda opened: opened.tokenizer(),
+    }.items():
+        for path in model.folder.glob(f"{name}*"):
+            path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(
+            PreparedModelError, match=f"{name}.* cannot be read .*: prepare the model again"
+        ) as caught:
+            ask(PreparedModel.open(model.folder))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_that_may_not_be_read_is_named(model: PreparedModel) -> None:
+    (model.folder / MANIFEST).unlink()
+    (model.folder / MANIFEST).symlink_to("/proc/self/mem")  # a file that opens, and cannot be read
+    with pytest.raises(PreparedModelError, match=r"manifest\.json cannot be read"):
+        PreparedModel.open(model.folder)
+
+
 def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
