@@ -23,6 +23,10 @@ from ..trust.statements import manifest_statement
 from ..trust.tls import TlsIdentity
 from .api.app import create_app
 from .api.metrics import RequestMetrics
+from .audit.auditing import Auditing
+from .audit.counters import AuditCounters
+from .audit.metrics import AuditCollector
+from .audit.standing_book import StandingBook
 from .dispatch.counters import DispatchCounters
 from .dispatch.network_experts import NetworkExperts
 from .engine.engine import Engine
@@ -54,6 +58,8 @@ class Coordinator:
         self.settings = settings
         self.registry = CollectorRegistry()
         self.counters = DispatchCounters()
+        self.audits = AuditCounters()
+        self._auditing: Auditing | None = None
         self._prepared: PreparedModel | None = None
         self._identity: Identity | None = None
         self._hub: Hub | None = None
@@ -76,10 +82,16 @@ class Coordinator:
         join_secret = load_or_create_join_secret(settings.state_dir)
         self._http = HttpServer(settings.api_host, settings.api_port)
         memory = PlacementMemory(settings.state_dir, prepared.manifest)
-        hub = Hub(settings.hub, identity, tls, join_secret, prepared, self.counters, memory)
+        standings = await asyncio.to_thread(StandingBook, settings.state_dir, settings.audit.standing)
+        self._auditing = auditing = await asyncio.to_thread(
+            Auditing, settings.state_dir, prepared, identity, standings, self.audits, settings.audit
+        )
+        hub = Hub(settings.hub, identity, tls, join_secret, prepared, self.counters, memory, standings)
         await hub.start()
         self._hub = hub
+        auditing.start()
         self.registry.register(NetworkCollector(hub.snapshot))
+        self.registry.register(AuditCollector(self.audits.totals))
 
     async def serve(self) -> None:
         """Loads the trunk and answers requests; returns when the API answers.
@@ -88,7 +100,8 @@ class Coordinator:
             ModelError: when the trunk cannot be loaded.
         """
         prepared, hub, http = self._prepared, self._hub, self._http
-        if prepared is None or hub is None or http is None or self._identity is None:
+        auditing = self._auditing
+        if prepared is None or hub is None or http is None or auditing is None or self._identity is None:
             raise NotStartedError("open comes before serve")
         log.info("loading the trunk of %s", prepared.name)
         threads = self.settings.threads or torch.get_num_threads()
@@ -101,6 +114,7 @@ class Coordinator:
             self._identity.public,
             self.counters,
             self.settings.dispatch,
+            auditing.watcher,
         )
         metrics = RequestMetrics(self.registry)
         engine = await asyncio.to_thread(
@@ -113,7 +127,7 @@ class Coordinator:
             engine,
             tokenizer,
             prepared.name,
-            lambda: hub.snapshot().document(),
+            lambda: hub.snapshot().document() | {"audits": self.audits.totals().document()},
             self.registry,
             api_settings(self.settings.api, prepared.folder),
         )
@@ -139,6 +153,10 @@ class Coordinator:
         if self._http is not None:
             await self._http.stop()
             self._http = None
+        # Before the links end, or openings that nobody can send any more would count as missing.
+        if self._auditing is not None:
+            await self._auditing.close()
+            self._auditing = None
         if self._hub is not None:
             await self._hub.stop()
             self._hub = None

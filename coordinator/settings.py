@@ -15,6 +15,7 @@ from pydantic_settings import SettingsConfigDict
 from ..home import folkmoot_home
 from ..settings_base import ComponentSettings
 from .api.settings import ApiSettings
+from .audit.settings import AuditSettings
 from .dispatch.network_experts import DispatchSettings
 from .engine.settings import EngineSettings
 from .hub.settings import DEFAULT_PORT, HubSettings
@@ -24,7 +25,7 @@ DEFAULT_API_PORT = 8000
 
 class CoordinatorSettings(ComponentSettings):
     """What one coordinator is told; environment variables are `FOLKMOOT_COORDINATOR_` and the name in capitals, with two
-    underscores before a name within `engine` or `api`.
+    underscores before a name within `engine`, `audit` or `api`.
 
     Attributes:
         model: Folder of the prepared model.
@@ -43,6 +44,7 @@ class CoordinatorSettings(ComponentSettings):
         ticket_lifetime_s: How long a ticket lets a node attach again without a new enrolment.
         max_rows_in_flight: Rows of all unanswered frames of one node.
         engine: The engine's limits.
+        audit: How results are audited, and what follows.
         api: How the HTTP API behaves; what the model's own generation settings advise when not given.
     """
 
@@ -65,6 +67,7 @@ class CoordinatorSettings(ComponentSettings):
     ticket_lifetime_s: float = Field(default=3600.0, gt=0)
     max_rows_in_flight: int = Field(default=4096, ge=1024)
     engine: EngineSettings = EngineSettings()
+    audit: AuditSettings = AuditSettings()
     api: ApiSettings | None = None
 
     @property

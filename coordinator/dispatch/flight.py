@@ -30,6 +30,7 @@ from .acceptance import Expected, accept, reason_of
 from .host import Ending, Failure, Host, SentFrame
 from .pairs import Pairs
 from .plan import PlannedFrame, plan
+from .verified_result import VerifiedResult
 
 if TYPE_CHECKING:
     from .network_experts import NetworkExperts
@@ -217,6 +218,8 @@ class Flight:
         self._tally.results_verified += 1
         self._tally.nodes.add(part.host.node)
         self._outputs[part.order] = (part.planned, output)
+        if network.watcher is not None:
+            network.watcher(VerifiedResult(part.host, task, part.planned.local, part.hidden, result))
 
     def _failed(self, part: Part, failure: Failure) -> None:
         self._network.counters.failed(failure.value)

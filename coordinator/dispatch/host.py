@@ -14,6 +14,7 @@ from ...errors import FolkmootError
 from ...ids import NodeId, SessionId
 from ...protos.folkmoot.v1 import link_pb2
 from ...trust.keys import VerifyingKey
+from .challenge import SentChallenge
 from .choice import HostEstimate
 
 
@@ -76,6 +77,11 @@ class Host(Protocol):
         """This life of its link."""
         ...
 
+    @property
+    def software_version(self) -> str:
+        """What it says it runs: a name for its kind, never believed."""
+        ...
+
     def estimate(self) -> HostEstimate:
         """What is believed of it right now; any thread."""
         ...
@@ -90,6 +96,10 @@ class Host(Protocol):
 
     def send(self, frame: SentFrame) -> None:
         """Sends a reserved frame, now or when there is room; event loop only."""
+        ...
+
+    def ask(self, challenge: SentChallenge) -> None:
+        """Sends a challenge about a verified result, now or when there is room; any thread."""
         ...
 
     def verified(self, frame: SentFrame) -> None:

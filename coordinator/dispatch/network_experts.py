@@ -23,6 +23,7 @@ from .flight import Flight
 from .host import Host, SentFrame
 from .pairs import PairsMemory
 from .plan import FrameCaps
+from .verified_result import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,15 @@ class NetworkExperts:
         coordinator_key: bytes,
         counters: DispatchCounters,
         settings: DispatchSettings,
+        watcher: Watcher | None = None,
     ) -> None:
+        """`watcher` is handed every verified result."""
         self.directory = directory
         self.manifest = manifest
         self.coordinator_key = coordinator_key
         self.counters = counters
         self.settings = settings
+        self.watcher = watcher
         rows = min(settings.max_rows_per_frame, rows_per_frame(manifest.hidden))
         self.caps = FrameCaps(rows=rows, pairs=MAX_PAIRS_PER_FRAME)
         self._loop = loop

@@ -57,8 +57,8 @@ class Report:
 class Reception(Protocol):
     """Whoever is told of links that come, report and go."""
 
-    def banned(self, node: NodeId) -> bool:
-        """Whether the node may not come back."""
+    def refusal(self, node: NodeId) -> str | None:
+        """Why the node may not come back; None when it may."""
         ...
 
     def on_fault(self, link: Link, error: FolkmootError, reason: str) -> None:
@@ -137,10 +137,8 @@ class Attachments(LinkServicer):
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)
         except TicketError as error:
             await _abort(context, grpc.StatusCode.UNAUTHENTICATED, error)
-        if self._reception.banned(key.node_id):
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED, "this node was cut off too often for wrong results"
-            )
+        if (refusal := self._reception.refusal(key.node_id)) is not None:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
         member = self._roster.find(key.node_id)
         if member is None:
             # This process has not met the node, so it does not know its name: the ticket is from an earlier life.
@@ -165,14 +163,22 @@ class Attachments(LinkServicer):
             log.warning("node %s did not sign its session: %s", short(key.node_id), error)
             await _abort(context, grpc.StatusCode.UNAUTHENTICATED, error)
         on_fault: OnFault = self._reception.on_fault
-        link = Link(key, session, self._settings, self._counters, member.record, on_fault)
+        link = Link(
+            key,
+            session,
+            self._settings,
+            self._counters,
+            member.record,
+            on_fault,
+            clean_name(hello.software_version),
+        )
         log.info(
             "node %s (%s) attached: %d bytes lent, %d threads, software %r",
             short(link.node),
             member.name,
             hello.memory_bytes,
             hello.threads,
-            clean_name(hello.software_version),
+            link.software_version,
         )
         self._reception.joined(link, member, hello.memory_bytes)
         return link
@@ -206,6 +212,8 @@ class Attachments(LinkServicer):
                 link.answered(message.result)
             case "refusal":
                 link.refused(message.refusal)
+            case "opening":
+                link.opened(message.opening)
             case "pong":
                 link.ponged(message.pong.token)
             case "holdings":

@@ -38,7 +38,7 @@ class EnrolmentFormError(WireError):
 
 
 class BannedError(FolkmootError):
-    """The node was cut off too often for results that were wrong."""
+    """The node may not join: it was cut off too often, or is quarantined or banned."""
 
 
 class Enrolments(EnrolmentServicer):
@@ -51,14 +51,14 @@ class Enrolments(EnrolmentServicer):
         roster: Roster,
         challenges: ChallengeTable,
         ticket_lifetime_s: float,
-        banned: Callable[[NodeId], bool],
+        refusal: Callable[[NodeId], str | None],
     ) -> None:
         self._identity = identity
         self._join_secret = join_secret
         self._roster = roster
         self._challenges = challenges
         self._ticket_lifetime_s = ticket_lifetime_s
-        self._banned = banned
+        self._refusal = refusal
 
     async def Challenge(
         self, request: enrolment_pb2.ChallengeRequest, context: Any
@@ -104,10 +104,8 @@ class Enrolments(EnrolmentServicer):
         )
         proof = EnrolmentProof(request.invite_proof, request.possession_proof)
         node = check_proof(request.node_key, self._join_secret, statement, proof).node_id
-        if self._banned(node):
-            raise BannedError(
-                "this node was cut off too often for wrong results", advice="ask the operator what was wrong"
-            )
+        if (refusal := self._refusal(node)) is not None:
+            raise BannedError(refusal, advice="ask the operator what was wrong")
         return node
 
 

@@ -26,6 +26,8 @@ from ...protos.limits import rows_per_frame, server_options
 from ...trust.invite import Invite
 from ...trust.keys import Identity, fingerprint
 from ...trust.tls import TlsIdentity
+from ..audit.settings import AuditSettings
+from ..audit.standing_book import StandingBook
 from ..dispatch.counters import DispatchCounters
 from ..dispatch.directory import Directory
 from .attaching import Attachments, Report
@@ -63,8 +65,9 @@ class Hub:
         source: ExpertSource,
         counters: DispatchCounters,
         memory: PlacementMemory | None = None,
+        standings: StandingBook | None = None,
     ) -> None:
-        """`memory` keeps who was told to hold what over a restart."""
+        """`memory` keeps who was told to hold what over a restart; `standings`, who may serve."""
         self.settings = settings
         self.directory = Directory(source.manifest)
         self._identity = identity
@@ -73,7 +76,12 @@ class Hub:
         self._manifest = source.manifest
         self._counters = counters
         self._roster = Roster()
-        self._steward = Steward(source.manifest, self._roster, self.directory, settings, memory)
+        self._standings = standings or StandingBook(None, AuditSettings(enabled=False).standing)
+        self._standings.subscribe(self._standing_changed)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._steward = Steward(
+            source.manifest, self._roster, self.directory, settings, memory, self._standings
+        )
         self._steward_task: asyncio.Task[None] | None = None
         self._blobs = ExpertBlobs(
             source, identity.public, settings.fetch_streams_per_node, settings.fetch_threads
@@ -98,7 +106,7 @@ class Hub:
             self._roster,
             challenges,
             settings.ticket_lifetime_s,
-            self.banned,
+            self.refusal,
         )
         rows = rows_per_frame(self._manifest.hidden)
         attachments = Attachments(
@@ -116,6 +124,7 @@ class Hub:
                 f"nothing can listen on {address} port {settings.port}",
                 advice="another program may use it: name another with --port, or 0 for any free one",
             ) from error
+        self._loop = asyncio.get_running_loop()
         await self._steward.recall()
         await server.start()
         self._server = server
@@ -162,17 +171,26 @@ class Hub:
             model=self._manifest.name,
             manifest=self._manifest.digest,
             coverage=self.directory.coverage,
-            nodes=tuple(NodeSnapshot.of(member) for member in self._roster.enrolled_members()),
+            nodes=self._nodes(),
             totals=self._counters.totals(),
         )
 
-    def banned(self, node: NodeId) -> bool:
-        """Whether the node was cut off so often that it may not come back."""
+    def refusal(self, node: NodeId) -> str | None:
+        """Why the node may not come back; None when it may."""
         member = self._roster.find(node)
-        return member is not None and member.faults >= self.settings.faults_before_ban
+        if member is not None and member.faults >= self.settings.faults_before_ban:
+            return "this node was cut off too often for wrong results"
+        return self._standings.refusal(node)
 
     def joined(self, link: Link, member: Member, memory_bytes: int) -> None:
-        """A node is attached; an earlier link of the same node gives way."""
+        """A node is attached; an earlier link of the same node gives way.
+
+        One that was quarantined while it shook hands goes at once.
+        """
+        if (refusal := self.refusal(member.node)) is not None:
+            link.cut(refusal, retry=False)
+            return
+        self._standings.met(member.node, member.name)
         self._forget_grace(member.node)
         if member.link is not None:
             earlier = member.link
@@ -216,7 +234,7 @@ class Hub:
         if member is None:
             return
         member.faults += 1
-        banned = self.banned(member.node)
+        banned = self.refusal(member.node) is not None
         log.warning(
             "node %s (%s) is cut off%s: a result was rejected (%s): %s",
             short(member.node),
@@ -239,6 +257,42 @@ class Hub:
         if not self.directory.closed:
             loop = asyncio.get_running_loop()
             self._graces[member.node] = loop.call_later(self.settings.lost_grace_s, self._grace_over, member)
+
+    def _standing_changed(self, node: NodeId) -> None:
+        """A node's status has changed, in whatever thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._follow_standing, node)
+
+    def _follow_standing(self, node: NodeId) -> None:
+        """A node that may not serve any more loses its link and its experts; one that may again is let in."""
+        member, refusal = self._roster.find(node), self._standings.refusal(node)
+        if member is None:
+            return
+        if refusal is None:
+            if member.state is NodeState.QUARANTINED:
+                member.faults = 0
+            self._steward.members_changed()
+            return
+        link = member.link
+        if link is not None:
+            log.warning("node %s (%s) is cut off: %s", short(node), member.name, refusal)
+            self._detach(link, member, NodeState.QUARANTINED, refusal)
+            link.cut(refusal, retry=False)
+        member.state, member.reason = NodeState.QUARANTINED, refusal
+        self._give_up(member)
+
+    def _nodes(self) -> tuple[NodeSnapshot, ...]:
+        """Every node that has enrolled in this process's life, and those that are known not to be let in."""
+        members = self._roster.enrolled_members()
+        known = {member.node for member in members}
+        outside = [
+            Member(node, record.name, NodeState.QUARANTINED, record.standing.reason)
+            for node, record in self._standings.records().items()
+            if node not in known and not record.standing.serves
+        ]
+        return tuple(
+            NodeSnapshot.of(member, self._standings.of(member.node)) for member in [*members, *outside]
+        )
 
     def _member_of(self, link: Link) -> Member | None:
         """The member whose present link this is."""

@@ -18,11 +18,13 @@ from ...ids import NodeId, SessionId, short
 from ...protos.folkmoot.v1 import link_pb2
 from ...protos.limits import MAX_REASON
 from ...trust.keys import VerifyingKey
+from ..dispatch.challenge import SentChallenge, Unopened
 from ..dispatch.choice import HostEstimate
 from ..dispatch.counters import DispatchCounters
 from ..dispatch.host import Ending, Failure, SentFrame
 from .outstanding import Outstanding, UnaskedResultError, UnwantedResultError
 from .pace import Pace
+from .questions import Questions
 from .roster import NodeRecord
 from .settings import HubSettings
 
@@ -54,11 +56,13 @@ class Link:
         counters: DispatchCounters,
         record: NodeRecord,
         on_fault: OnFault,
+        software_version: str = "",
     ) -> None:
         """`on_fault` is told on the event loop of each result that the node is to blame for."""
         self.node: NodeId = key.node_id
         self.key = key
         self.session = session
+        self.software_version = software_version
         self.pace = Pace()
         self.closed = asyncio.Event()
         self.why_closed = ""
@@ -68,6 +72,7 @@ class Link:
         self._record = record
         self._on_fault = on_fault
         self._outstanding = Outstanding(settings.max_rows_in_flight)
+        self._questions = Questions()
         self._outbox: asyncio.Queue[link_pb2.CoordinatorMessage | None] = asyncio.Queue(
             settings.max_rows_in_flight + ROOM_FOR_CONTROL
         )
@@ -114,6 +119,22 @@ class Link:
             return
         self._outstanding.offer(frame)
         self._fill()
+
+    def ask(self, challenge: SentChallenge) -> None:
+        """Sends a challenge, now or when there is room; any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._ask, challenge)
+        except RuntimeError:  # the event loop has ended, and every link with it
+            challenge.on_end(Unopened.LINK_LOST)
+
+    def opened(self, opening: link_pb2.Opening) -> None:
+        """An opening came; it is handed on unchecked."""
+        challenge = self._questions.take(opening.nonce)
+        if challenge is None:
+            log.info("node %s opened what is not asked for any more", short(self.node))
+            return
+        challenge.on_end(opening)
+        self._fill_questions()
 
     def post(self, message: link_pb2.CoordinatorMessage) -> None:
         """Queues a message; a node that reads so slowly that there is no room loses its link."""
@@ -192,6 +213,27 @@ class Link:
         self._ping_timer.cancel()
         for frame in self._outstanding.drain():
             self._end(frame, Failure.LINK_LOST)
+        for challenge in self._questions.drain():
+            challenge.on_end(Unopened.LINK_LOST)
+
+    def _ask(self, challenge: SentChallenge) -> None:
+        if self.closed.is_set():
+            challenge.on_end(Unopened.LINK_LOST)
+            return
+        self._questions.offer(challenge)
+        self._fill_questions()
+
+    def _unopened(self, challenge: SentChallenge) -> None:
+        if self._questions.take(challenge.message.nonce) is not None:
+            log.warning("node %s did not open what it was asked to in time", short(self.node))
+            challenge.on_end(Unopened.LATE)
+            self._fill_questions()
+
+    def _fill_questions(self) -> None:
+        """Sends the challenges that have room."""
+        for challenge in self._questions.admit():
+            challenge.timer = self._loop.call_later(challenge.deadline_s, self._unopened, challenge)
+            self.post(link_pb2.CoordinatorMessage(challenge=challenge.message))
 
     def _fill(self) -> None:
         """Sends the frames that have room."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ids import NodeId
+from ...trust.standing import Standing, Status
 from ..dispatch.counters import Totals
 from ..dispatch.directory import Coverage
 from .roster import Member, NodeState
@@ -16,7 +17,10 @@ from .roster import Member, NodeState
 
 @dataclass(frozen=True)
 class NodeSnapshot:
-    """One node at one moment; `round_trip_ms` is None while it is not attached or not measured."""
+    """One node at one moment.
+
+    `round_trip_ms` is None while it is not attached or not measured; `standing` is how far it is trusted, since when and why.
+    """
 
     id: NodeId
     name: str
@@ -31,9 +35,12 @@ class NodeSnapshot:
     results_verified: int
     results_rejected: int
     reason: str
+    standing: Status
+    standing_reason: str
+    standing_since_unix_s: int
 
     @classmethod
-    def of(cls, member: Member) -> NodeSnapshot:
+    def of(cls, member: Member, standing: Standing) -> NodeSnapshot:
         """What is known of a member right now."""
         link = member.link
         measured = link is not None and link.pace.round_trip_s > 0
@@ -51,6 +58,9 @@ class NodeSnapshot:
             results_verified=member.record.results_verified,
             results_rejected=member.record.results_rejected,
             reason=member.reason,
+            standing=standing.status,
+            standing_reason=standing.reason,
+            standing_since_unix_s=int(standing.since_s),
         )
 
 
@@ -77,7 +87,10 @@ class NetworkSnapshot:
                 "replicated": coverage.replicated,
                 "fraction": coverage.fraction,
             },
-            "nodes": [{**vars(node), "state": node.state.value} for node in self.nodes],
+            "nodes": [
+                {**vars(node), "state": node.state.value, "standing": node.standing.value}
+                for node in self.nodes
+            ],
             "counters": {
                 "results_signed": totals.results_signed,
                 "results_verified": totals.results_verified,

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from ...ids import ExpertKey, NodeId, short
 from ...models.manifest import Manifest
 from ...protos.folkmoot.v1 import link_pb2
+from ..audit.standing_book import StandingBook
 from ..dispatch.directory import Directory
 from ..placement.balanced import NodeCapacity, Target, place
 from ..placement.transition import Holder, next_assignments
@@ -34,14 +35,16 @@ class Steward:
         directory: Directory,
         settings: HubSettings,
         memory: PlacementMemory | None,
+        standings: StandingBook,
     ) -> None:
-        """`memory` keeps assignments over a restart; None forgets them."""
+        """`memory` keeps assignments over a restart, None forgets them; `standings` say whom to give how much."""
         self._sizes = {key: manifest.expert_bytes(key) for key in manifest.experts}
         self._layers_together = manifest.sliced
         self._roster = roster
         self._directory = directory
         self._settings = settings
         self._memory = memory
+        self._standings = standings
         self._target: Target = {}
         self._target_is_old = False
         self._wake = asyncio.Event()
@@ -102,7 +105,12 @@ class Steward:
 
     def _capacities(self) -> list[NodeCapacity]:
         return [
-            NodeCapacity(member.node, member.usable_bytes, (member.assigned | member.ready) - member.refused)
+            NodeCapacity(
+                member.node,
+                member.usable_bytes,
+                (member.assigned | member.ready) - member.refused,
+                most_experts=self._standings.of(member.node).most_experts(self._standings.settings),
+            )
             for member in self._roster.all()
             if member.counted_on
         ]

@@ -40,13 +40,25 @@ class UnitTable:
         shares: Sequence[float],
         owners: Sequence[str],
         present: Sequence[set[int]],
+        most_experts: Sequence[int | None],
     ) -> None:
-        """`shares` is what each node should hold in bytes; `present`, the units that it has on its disk already."""
+        """Starts with empty nodes.
+
+        Args:
+            units: What is to be placed.
+            memories: Bytes of each node.
+            shares: What each node should hold in bytes.
+            owners: Whose each node is.
+            present: The units that each node has on its disk already.
+            most_experts: How many experts each node may have, but for one unit; None for any number.
+        """
         self._units = units
         self._free = list(memories)
         self._shares = [max(share, 1.0) for share in shares]
         self._owners = owners
         self._present = present
+        self._most_experts = most_experts
+        self._experts = [0] * len(memories)
         self._wanted: dict[int, list[int]] = {}
         for node, wanted in enumerate(present):
             for unit in wanted:
@@ -127,7 +139,10 @@ class UnitTable:
         return self._load[node] / self._shares[node]
 
     def _fits(self, node: int, unit: int) -> bool:
-        return unit not in self._has[node] and self._units[unit].size <= self._free[node]
+        if unit in self._has[node] or self._units[unit].size > self._free[node]:
+            return False
+        most, has = self._most_experts[node], self._experts[node]
+        return most is None or not has or has + len(self._units[unit].keys) <= most
 
     def _shares_owner(self, node: int, unit: int, leaving: int = -1) -> bool:
         return any(
@@ -139,6 +154,7 @@ class UnitTable:
         self._has[node].add(unit)
         self._holders[unit].append(node)
         self._free[node] -= size
+        self._experts[node] += len(self._units[unit].keys)
         self._load[node] += size
         self._in_group[node][group] = self._in_group[node].get(group, 0) + 1
 
@@ -147,6 +163,7 @@ class UnitTable:
         self._has[node].remove(unit)
         self._holders[unit].remove(node)
         self._free[node] += size
+        self._experts[node] -= len(self._units[unit].keys)
         self._load[node] -= size
         self._in_group[node][group] -= 1
 
@@ -154,6 +171,8 @@ class UnitTable:
         """A node that has room for the unit once it gave up replicas that others have too; it has given them up."""
         size = self._units[unit].size
         for node in sorted(self.nodes(), key=self._fullness, reverse=True):
+            if self._most_experts[node] is not None:
+                continue
             spare = [other for other in sorted(self._has[node]) if len(self._holders[other]) > 1]
             if self._free[node] + sum(self._units[other].size for other in spare) < size:
                 continue

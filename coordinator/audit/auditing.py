@@ -1,0 +1,78 @@
+"""All of auditing, assembled for one coordinator.
+
+Guarantees: `close` ends every thread and task that `start` began; orders of the operator are obeyed whether results are
+audited or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from ...trust.keys import Identity
+from ..dispatch.verified_result import Watcher
+from ..hub.experts_service import ExpertSource
+from .auditor import Auditor
+from .canonical_weights import CanonicalExperts
+from .counters import AuditCounters
+from .judge import Judge
+from .orders import OrderBox
+from .settings import AuditSettings
+from .sketch_keeper import SketchKeeper
+from .standing_book import StandingBook
+
+AUDIT_FOLDER: Final = "audit"
+
+
+class Auditing:
+    """The audits of one coordinator.
+
+    Attributes:
+        watcher: Is to be handed every verified result; None when nothing is audited.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        source: ExpertSource,
+        identity: Identity,
+        standings: StandingBook,
+        counters: AuditCounters,
+        settings: AuditSettings,
+    ) -> None:
+        """Reads or makes the secret; starts nothing.
+
+        Raises:
+            TrustError: when the secret's file is not what it must be.
+        """
+        self._standings = standings
+        self._orders = OrderBox(state)
+        self._orders_task: asyncio.Task[None] | None = None
+        self._sketches: SketchKeeper | None = None
+        self._auditor: Auditor | None = None
+        self.watcher: Watcher | None = None
+        self._orders.obey(standings)
+        if settings.enabled:
+            folder, experts = state / AUDIT_FOLDER, CanonicalExperts(source)
+            self._sketches = SketchKeeper(folder, experts, settings.projections, settings.epoch_s)
+            judge = Judge(state, experts, identity)
+            self._auditor = Auditor(folder, experts, self._sketches, judge, standings, counters, settings)
+            self.watcher = self._auditor.watch
+
+    def start(self) -> None:
+        """Starts its threads, and a task on the running event loop."""
+        self._orders_task = asyncio.create_task(self._orders.watch(self._standings))
+        if self._sketches is not None and self._auditor is not None:
+            self._sketches.start()
+            self._auditor.start()
+
+    async def close(self) -> None:
+        """Ends them. Harmless before `start`, and twice."""
+        if self._orders_task is not None:
+            self._orders_task.cancel()
+            await asyncio.gather(self._orders_task, return_exceptions=True)
+            self._orders_task = None
+        for part in (self._auditor, self._sketches):
+            if part is not None:
+                await asyncio.to_thread(part.close)

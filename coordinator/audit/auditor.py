@@ -1,0 +1,254 @@
+"""The auditor: takes every verified result, asks about some, and acts on what comes back.
+
+Guarantees: whoever hands it a result never waits and never sees an error; what does not fit its memory is passed over and
+counted, and counts for no node's good; a challenge goes out only about a result whose signature was checked and is kept. An
+opening that does not look honest, and one that does not come, lead to a recomputation, which alone convicts; a node that
+is found right is at most struck for being late. Everything but `watch` happens on one thread of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from ...errors import FolkmootError
+from ...ids import ExpertKey, short
+from ...protos.codec import TensorError
+from ...protos.folkmoot.v1 import link_pb2
+from ...protos.limits import opened_pairs
+from ...trust.audit_check import Suspicion, check_opening
+from ...trust.audit_policy import AuditPolicy, AuditSubject
+from ...trust.keys import SignatureError
+from ...trust.residuals import residuals
+from ..dispatch.challenge import Opened, SentChallenge, Unopened
+from ..dispatch.verified_result import VerifiedResult
+from .canonical_weights import CanonicalExperts
+from .counters import AuditCounters, AuditOutcome
+from .judge import Judge
+from .question import Question
+from .secret_draws import SecretDraws
+from .selection import Selection, SelectionCaps, select
+from .settings import AuditSettings
+from .sketch_keeper import SketchKeeper
+from .standing_book import StandingBook
+from .threshold_store import ThresholdStore
+
+log = logging.getLogger(__name__)
+
+SAVE_EVERY_S: Final = 2.0
+STRIKES: Final = {
+    Unopened.LATE: "an opening came too late, or not at all",
+    Unopened.SIGNATURE: "an opening was not signed by the node",
+    Unopened.MALFORMED: "an opening was not of the form that was asked for",
+    Unopened.REFUSED: "the node refused to open a result",
+}
+"""What a node is struck for though its result was right. What it cannot help is no fault."""
+_NO_FAULT: Final = (link_pb2.Refusal.REASON_NOT_HELD, link_pb2.Refusal.REASON_OVERLOADED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    question: Question
+    opened: Opened
+
+
+class Auditor:
+    """Audits the results of one coordinator's network."""
+
+    def __init__(
+        self,
+        folder: Path,
+        experts: CanonicalExperts,
+        sketches: SketchKeeper,
+        judge: Judge,
+        standings: StandingBook,
+        counters: AuditCounters,
+        settings: AuditSettings,
+    ) -> None:
+        """Args: folder keeps thresholds; the others are what audits work with, and where they are noted."""
+        self._experts = experts
+        self._sketches = sketches
+        self._judge = judge
+        self._standings = standings
+        self._counters = counters
+        self._settings = settings
+        self._thresholds = ThresholdStore(folder, experts, settings.projections, settings.suspicion_rate)
+        self._policy = AuditPolicy(settings.policy)
+        self._draws = SecretDraws()
+        self._events: queue.SimpleQueue[VerifiedResult | _Answer | None] = queue.SimpleQueue()
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="folkmoot-auditor", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread after what it is doing; openings that come later are not looked at. Twice is harmless."""
+        self._closing = True
+        self._events.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+        self._standings.save()
+
+    def watch(self, verified: VerifiedResult) -> None:
+        """Takes a verified result: a `Watcher`. Any thread."""
+        size = verified.size
+        with self._lock:
+            room = self._held_bytes + size <= self._settings.memory_bytes
+            if room:
+                self._held_bytes += size
+        if room:
+            self._events.put(verified)
+        else:
+            self._counters.dropped()
+
+    def _release(self, verified: VerifiedResult) -> None:
+        with self._lock:
+            self._held_bytes -= verified.size
+
+    def _run(self) -> None:
+        torch.set_num_threads(1)
+        saved_s = time.monotonic()
+        while not self._closing:
+            try:
+                event = self._events.get(timeout=SAVE_EVERY_S)
+            except queue.Empty:
+                event = None
+            if isinstance(event, VerifiedResult):
+                self._guarded(event, partial(self._consider, event))
+            elif event is not None:
+                self._guarded(event.question.verified, partial(self._conclude, event))
+            if time.monotonic() - saved_s >= SAVE_EVERY_S:
+                saved_s = time.monotonic()
+                self._standings.save()
+
+    def _guarded(self, verified: VerifiedResult, step: partial[bool]) -> None:
+        """Does one step of an audit; whatever goes wrong ends this audit and no other."""
+        try:
+            ended = step()
+        except FolkmootError as error:
+            log.error("a result of node %s cannot be audited: %s", short(verified.host.node), error)
+            self._counters.ended(AuditOutcome.ABANDONED)
+            ended = True
+        except Exception:
+            log.exception("a fault ended the audit of a result of node %s", short(verified.host.node))
+            self._counters.ended(AuditOutcome.ABANDONED)
+            ended = True
+        if ended:
+            self._release(verified)
+
+    def _consider(self, verified: VerifiedResult) -> bool:
+        """Decides whether a result is audited, and asks; whether that was all."""
+        self._counters.looked_at()
+        selection = self._selection(verified)
+        if selection is None:
+            return True
+        question = Question.about(verified, selection, self._policy.kind(selection.subjects[0]))
+        rows = len(selection.rows)
+        deadline_s = verified.host.deadline_s(rows)
+        verified.host.ask(
+            SentChallenge(
+                question.message(deadline_s),
+                rows,
+                deadline_s,
+                lambda opened: self._events.put(_Answer(question, opened)),
+            )
+        )
+        self._counters.challenged()
+        return False
+
+    def _selection(self, verified: VerifiedResult) -> Selection | None:
+        host, layer, pairs = verified.host, verified.task.layer, verified.pairs
+        standing = self._standings.of(host.node)
+        if not standing.serves:
+            return None
+        subjects = [
+            AuditSubject(host.node, ExpertKey(layer, expert), host.software_version)
+            for expert in pairs.loads[0]
+        ]
+        draws = self._draws.take(len(subjects)).tolist()
+        chosen = self._policy.choose(subjects, draws, always=standing.always_audited)
+        if not chosen:
+            return None
+        settings = self._settings
+        intermediate = self._experts.manifest.spec_of(chosen[0].expert).intermediate
+        caps = SelectionCaps(settings.rows_per_expert, settings.most_rows, opened_pairs(intermediate))
+        by_expert = {subject.expert.expert: subject for subject in chosen}
+        return select(pairs, verified.task.rows, by_expert, caps, self._draws)
+
+    def _conclude(self, answer: _Answer) -> bool:
+        """Acts on what came of a challenge; always all."""
+        question, node = answer.question, answer.question.verified.host.node
+        if not self._standings.of(node).serves:
+            self._counters.ended(AuditOutcome.ABANDONED)
+            return True
+        found = self._check(question, answer.opened)
+        if found is None:
+            for subject in question.selection.subjects:
+                self._policy.record(subject, passed=True)
+            self._counters.ended(AuditOutcome.PASSED)
+            self._standings.audit_passed(node)
+            return True
+        if isinstance(found, Unopened):
+            self._counters.unopened(found)
+        else:
+            self._counters.suspected()
+        verdict = self._judge.judge(question)
+        if verdict is not None:
+            log.warning("node %s: %s; evidence: %s", short(node), verdict.what, verdict.evidence)
+            self._policy.forget(node)
+            self._counters.ended(AuditOutcome.WRONG)
+            self._standings.convicted(node, verdict.what)
+            return True
+        for subject in question.selection.subjects:
+            self._policy.record(subject, passed=False)
+        self._counters.ended(AuditOutcome.CLEARED)
+        if isinstance(found, Unopened) and found in STRIKES:
+            self._standings.struck(node, STRIKES[found])
+        return True
+
+    def _check(self, question: Question, opened: Opened) -> Suspicion | Unopened | None:
+        """What is wrong with an opening; None when it looks honest."""
+        if isinstance(opened, Unopened):
+            return opened
+        node = question.verified.host.node
+        if opened.refused:
+            log.info("node %s opens nothing: %r", short(node), opened.refused)
+            return Unopened.NOT_NOW if opened.reason in _NO_FAULT else Unopened.REFUSED
+        try:
+            return self._residuals_of(question, opened)
+        except SignatureError as error:
+            log.warning("an opening of node %s does not count: %s", short(node), error)
+            return Unopened.SIGNATURE
+        except TensorError as error:
+            log.warning("an opening of node %s does not count: %s", short(node), error)
+            return Unopened.MALFORMED
+
+    def _residuals_of(self, question: Question, opening: link_pb2.Opening) -> Suspicion | None:
+        layer, manifest = question.verified.task.layer, self._experts.manifest
+        keys = {part.expert: ExpertKey(layer, part.expert) for part in question.selection.by_expert}
+        first = next(iter(keys.values()))
+        opened = question.read(opening, manifest.spec_of(first), manifest)
+        book = self._sketches.current
+        left = residuals(
+            self._experts.form(first),
+            book.projections(layer),
+            {expert: book.sketch(key) for expert, key in keys.items()},
+            question.inputs,
+            question.output,
+            opened,
+        )
+        thresholds = self._thresholds.of(manifest.experts[first].spec, book)
+        found = check_opening(left, thresholds, question.kind)
+        return found if isinstance(found, Suspicion) else None

@@ -1,0 +1,110 @@
+"""What all audits of a coordinator add up to.
+
+Guarantees: counts only grow, and may be added to from any thread; each is exact.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from ..dispatch.challenge import Unopened
+
+
+class AuditOutcome(StrEnum):
+    """How an audit ended; the value is the metrics' label."""
+
+    PASSED = "passed"
+    CLEARED = "cleared"
+    """Suspected, or not opened, and found right by recomputation."""
+    WRONG = "wrong"
+    """Found wrong by recomputation."""
+    ABANDONED = "abandoned"
+    """The coordinator could not finish it."""
+
+
+@dataclass(frozen=True)
+class AuditTotals:
+    """The counts at one moment.
+
+    Attributes:
+        results: Verified results that were looked at.
+        challenges: That were sent.
+        suspected: Openings that did not look like an honest node's.
+        dropped: Results that were passed over because too much was waiting.
+        outcomes: Audits that ended, by how.
+        unopened: Challenges without an opening that counts, by why.
+    """
+
+    results: int
+    challenges: int
+    suspected: int
+    dropped: int
+    outcomes: dict[str, int]
+    unopened: dict[str, int]
+
+    def document(self) -> dict[str, Any]:
+        """What `/v1/network` says of audits."""
+        return {
+            "results": self.results,
+            "challenges": self.challenges,
+            "suspected": self.suspected,
+            "dropped": self.dropped,
+            **{outcome.value: self.outcomes.get(outcome.value, 0) for outcome in AuditOutcome},
+            "unopened": dict(sorted(self.unopened.items())),
+        }
+
+
+class AuditCounters:
+    """Counts of one coordinator."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._results = self._challenges = self._suspected = self._dropped = 0
+        self._outcomes: Counter[str] = Counter()
+        self._unopened: Counter[str] = Counter()
+
+    def looked_at(self) -> None:
+        """One more result came up for choice."""
+        with self._lock:
+            self._results += 1
+
+    def challenged(self) -> None:
+        """A challenge went out."""
+        with self._lock:
+            self._challenges += 1
+
+    def suspected(self) -> None:
+        """An opening did not look like an honest node's."""
+        with self._lock:
+            self._suspected += 1
+
+    def dropped(self) -> None:
+        """A result was passed over."""
+        with self._lock:
+            self._dropped += 1
+
+    def ended(self, outcome: AuditOutcome) -> None:
+        """An audit ended."""
+        with self._lock:
+            self._outcomes[outcome.value] += 1
+
+    def unopened(self, why: Unopened) -> None:
+        """A challenge has no opening that counts."""
+        with self._lock:
+            self._unopened[why.value] += 1
+
+    def totals(self) -> AuditTotals:
+        """All counts at one moment."""
+        with self._lock:
+            return AuditTotals(
+                results=self._results,
+                challenges=self._challenges,
+                suspected=self._suspected,
+                dropped=self._dropped,
+                outcomes=dict(self._outcomes),
+                unopened=dict(self._unopened),
+            )

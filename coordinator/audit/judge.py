@@ -1,0 +1,139 @@
+"""From suspicion to verdict: the rows in question computed again in float64 from the canonical weights.
+
+Guarantees: a result is called wrong only when a row that the node itself signed differs from the truth by more than
+`trust.recompute` allows this very row; evidence of it is on disk, whole, before anybody hears of the verdict; where
+evidence cannot be written there is no verdict. Nothing that a node says in its defence or by its silence matters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ...errors import CapacityError
+from ...ids import ExpertKey, short
+from ...protos.codec import raw_bytes, wire_dtype
+from ...trust.audit_statements import VerdictKind, VerdictStatement, millionths
+from ...trust.evidence import SUFFIX, Evidence, StatedRouting
+from ...trust.keys import Identity
+from ...trust.recompute import Comparison, Tolerance, compare, recompute
+from ...trust.stated_tensors import StatedTensor, StatedType
+from ...trust.statements import manifest_statement
+from .canonical_weights import CanonicalExperts
+from .private_files import private_folder, write_private
+from .question import Question, result_statement
+
+EVIDENCE_FOLDER: Final = "evidence"
+
+
+class EvidenceNotWrittenError(CapacityError):
+    """The disk does not take evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """That a signed result was wrong.
+
+    Attributes:
+        what: One line for people.
+        evidence: The file that proves it.
+    """
+
+    what: str
+    evidence: Path
+
+
+class Judge:
+    """Decides about the results of one coordinator's nodes. For one thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        experts: CanonicalExperts,
+        identity: Identity,
+        tolerance: Tolerance | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Args: folder is where evidence goes; identity signs verdicts; tolerance is what honest nodes may differ by."""
+        self._folder = folder / EVIDENCE_FOLDER
+        self._experts = experts
+        self._identity = identity
+        self._tolerance = tolerance or Tolerance()
+        self._clock = clock
+
+    def judge(self, question: Question) -> Verdict | None:
+        """A verdict with its evidence when the rows asked about are wrong; None when they are as they should be.
+
+        Raises:
+            ModelError: when the canonical weights cannot be read, or are damaged.
+            EvidenceNotWrittenError: when the evidence cannot be written.
+        """
+        layer = question.verified.task.layer
+        pairs = question.selection.by_expert
+        recomputed = recompute(
+            self._experts.form(ExpertKey(layer, pairs[0].expert)),
+            lambda expert: self._experts.weights(ExpertKey(layer, expert)),
+            question.inputs,
+            pairs,
+        )
+        found = compare(question.output, recomputed, self._tolerance)
+        if not found.wrong:
+            return None
+        evidence = self._evidence(question, found)
+        path = self._write(question, evidence.encode())
+        row = int(question.selection.rows[found.worst])
+        return Verdict(
+            f"a result that it signed was wrong: layer {layer}, row {row} of frame {question.verified.task.sequence} "
+            f"is off by {found.worst_error:.2%} of its size, allowed are {found.worst_allowed:.2%}",
+            path,
+        )
+
+    def _evidence(self, question: Question, found: Comparison) -> Evidence:
+        verified = question.verified
+        task, result = verified.task, result_statement(verified)
+        verdict = VerdictStatement(
+            coordinator=task.coordinator,
+            node=task.node,
+            manifest=task.manifest,
+            task=result.task,
+            output=result.output,
+            kind=VerdictKind.WRONG,
+            error_millionths=millionths(found.worst_error),
+            tolerance_millionths=millionths(found.worst_allowed),
+            decided_unix_s=int(self._clock()),
+        )
+        shape = (task.rows, task.hidden)
+        return Evidence(
+            task=task,
+            result=result,
+            coverage=None,
+            signature=verified.result.signature,
+            input=StatedTensor(
+                StatedType(wire_dtype(verified.hidden.dtype)), shape, bytes(raw_bytes(verified.hidden))
+            ),
+            routing=StatedRouting(
+                verified.pairs.experts.tobytes(),
+                verified.pairs.rows.tobytes(),
+                verified.pairs.gates.tobytes(),
+            ),
+            output=StatedTensor(StatedType.FLOAT32, shape, verified.result.output.data),
+            manifest_signature=self._identity.sign(manifest_statement(task.manifest)),
+            verdict=verdict,
+            verdict_signature=self._identity.sign(verdict.encode()),
+        )
+
+    def _write(self, question: Question, encoded: bytes) -> Path:
+        task = question.verified.task
+        name = f"{int(self._clock())}-{short(question.verified.host.node)}-{task.session.hex()[:8]}-{task.sequence}"
+        path = self._folder / (name + SUFFIX)
+        try:
+            private_folder(self._folder)
+            write_private(path, encoded)
+        except OSError as error:
+            raise EvidenceNotWrittenError(
+                f"evidence cannot be written to {path} ({error.strerror})", advice="make room on the disk"
+            ) from error
+        return path

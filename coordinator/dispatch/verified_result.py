@@ -1,0 +1,44 @@
+"""A result that dispatch has accepted, as it is handed to whoever checks it later.
+
+Guarantees: it refers to what dispatch has already, and copies nothing; nobody writes to any of it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ...protos.folkmoot.v1 import link_pb2
+from ...trust.statements import TaskStatement
+from .host import Host
+from .pairs import Pairs
+
+
+@dataclass(slots=True, eq=False)
+class VerifiedResult:
+    """One frame's signed result.
+
+    Attributes:
+        host: Whose it is.
+        task: What was asked.
+        pairs: Its routing, with rows of the frame.
+        hidden: [R, H] its input as it was sent.
+        result: The node's message; its signature has been found right.
+    """
+
+    host: Host
+    task: TaskStatement
+    pairs: Pairs
+    hidden: torch.Tensor
+    result: link_pb2.Result
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it keeps from being freed."""
+        return self.task.rows * self.task.hidden * (4 + self.hidden.element_size())
+
+
+Watcher = Callable[[VerifiedResult], None]
+"""Is handed every verified result, from the thread that waits for it; it neither waits nor raises."""
