@@ -12,7 +12,7 @@ import torch
 from folkmoot.errors import UnavailableError
 from folkmoot.models.local import LocalExperts
 from folkmoot.models.pool import ExpertFuture, ExpertPool, StepTally
-from folkmoot.models.trunk import IncompleteStepError, Trunk
+from folkmoot.models.trunk import FEW_ROWS, IncompleteStepError, Trunk
 from folkmoot.tests.support.plain_attention import PlainAttention
 from folkmoot.tests.support.prepared_models import TinyModels
 from folkmoot.tests.support.trunk_runner import packed_logits, random_tokens
@@ -76,6 +76,18 @@ class GonePool:
         tally: StepTally,
     ) -> ExpertFuture:
         raise UnavailableError("no host")
+
+
+def test_torch_has_one_thread_in_steps_of_few_tokens(tiny_models: TinyModels) -> None:
+    tiny = tiny_models.get("olmoe")
+    trunk = Trunk.load(tiny.prepared, threads=2)
+    seen: set[int] = set()
+    pool = WatchedPool(LocalExperts(tiny.prepared), lambda *_: seen.add(torch.get_num_threads()))
+    for tokens, wanted in ((FEW_ROWS, 1), (FEW_ROWS + 1, 2), (1, 1)):
+        with ThreadPoolExecutor(1) as thread:  # the number is each thread's own
+            thread.submit(packed_logits, trunk, pool, [random_tokens(tokens, 0)]).result()
+        assert seen == {wanted}
+        seen.clear()
 
 
 def test_only_the_rows_asked_for_have_logits(tiny_models: TinyModels) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from folkmoot.errors import CapacityError
+from folkmoot.kernels.weight_memory import has_huge_pages
 from folkmoot.node.disk import DiskError, DiskFullError, disk_errors
 from folkmoot.node.store import DamagedExpertError, ExpertStore
 from folkmoot.tests.support.bare_experts import BareExperts
@@ -47,6 +48,50 @@ def test_an_expert_outlives_the_file_it_was_mapped_from(
     before = expert.weights["gate"].clone()
     (tmp_path / digest[:2] / digest).unlink()
     assert torch.equal(expert.weights["gate"], before)
+
+
+@pytest.fixture(scope="module")
+def large() -> BareExperts:
+    """Experts that fill huge pages."""
+    return BareExperts.make(layers=(1,), experts=1, hidden=512, intermediate=1024)
+
+
+def test_a_large_expert_is_in_memory_of_its_own(
+    store: ExpertStore, large: BareExperts, tmp_path: Path
+) -> None:
+    digest, spec = put(store, large, 0), large.manifest.specs[0]
+    expert = store.load(digest, spec)
+    (tmp_path / digest[:2] / digest).write_bytes(bytes(spec.expert_bytes))
+    flat = torch.cat([expert.weights[role].flatten() for role in ("gate", "up", "down")])
+    kept = flat.view(torch.uint8).numpy().tobytes() == large.blobs[large.keys[0]]
+    assert kept == has_huge_pages(), "what was hashed stays, whatever becomes of the file"
+
+
+@pytest.mark.parametrize("damage", ["a byte", "the end", "everything"])
+def test_a_large_expert_that_is_damaged_is_removed(
+    store: ExpertStore, large: BareExperts, tmp_path: Path, damage: str
+) -> None:
+    digest = put(store, large, 0)
+    path = tmp_path / digest[:2] / digest
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes({"a byte": bytes(data), "the end": bytes(data[:-1]), "everything": b""}[damage])
+    with pytest.raises(DamagedExpertError, match="bytes of its name"):
+        store.load(digest, large.manifest.specs[0])
+    assert not path.exists()
+
+
+def test_without_free_memory_a_large_expert_stays_mapped(
+    store: ExpertStore, large: BareExperts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(size: int) -> memoryview:
+        raise MemoryError(f"no memory for {size} bytes of weights")
+
+    monkeypatch.setattr("folkmoot.node.store.weight_memory", refuse)
+    digest = put(store, large, 0)
+    expert = store.load(digest, large.manifest.specs[0])
+    flat = torch.cat([expert.weights[role].flatten() for role in ("gate", "up", "down")])
+    assert flat.view(torch.uint8).numpy().tobytes() == large.blobs[large.keys[0]]
 
 
 def test_a_missing_file_is_named(store: ExpertStore, experts: BareExperts) -> None:
