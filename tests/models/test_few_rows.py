@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRMSNorm
 from transformers.models.olmoe.modeling_olmoe import OlmoeRMSNorm
 
 from folkmoot.kernels.native_library import load
+from folkmoot.kernels.native_linear import linears
 from folkmoot.models.few_rows import FewRowsLinear, FewRowsNorm, quicken
 
 needs_native = pytest.mark.skipif(load() is None, reason="no native kernels here")
@@ -67,8 +70,14 @@ def test_layers_are_computed_together_once(monkeypatch: pytest.MonkeyPatch) -> N
     from folkmoot.models import few_rows
 
     asked: list[int] = []
-    real = few_rows.linears
-    monkeypatch.setattr(few_rows, "linears", lambda x, layers: asked.append(len(layers)) or real(x, layers))
+
+    def counted(
+        x: torch.Tensor, layers: Sequence[tuple[torch.Tensor, torch.Tensor | None]]
+    ) -> list[torch.Tensor] | None:
+        asked.append(len(layers))
+        return linears(x, layers)
+
+    monkeypatch.setattr(few_rows, "linears", counted)
     monkeypatch.setattr(few_rows, "linear", lambda *_: pytest.fail("a layer was computed by itself"))
     _, changed = quick()
     x = torch.randn(1, 64)

@@ -116,7 +116,7 @@ def asks(draw: st.DrawFn, longest: int) -> Ask:
 def answers(engine: Engine, asked: Sequence[Ask]) -> list[list[Delta]]:
     """All at once; those that leave have read at least so many deltas as they wanted, or all."""
     generations = [engine.submit(ask.prompt_ids, ask.sampling) for ask in asked]
-    found = []
+    found: list[list[Delta]] = []
     for ask, generation in zip(asked, generations, strict=True):
         found.append([])
         for delta in generation.stream(PATIENCE_S):
@@ -137,7 +137,7 @@ def test_any_requests_have_the_same_deltas_with_drafts_and_without(data: st.Data
         assert engine.stats().draft_tokens == 0
     trunk = FingerprintTrunk(surprise=surprise)
     trunk.lost_at = frozenset(data.draw(st.lists(st.integers(2, 30), max_size=2)))
-    drafting = {
+    drafting: dict[str, Any] = {
         "lanes": data.draw(st.integers(1, 2)),
         "max_draft_tokens": data.draw(st.sampled_from([1, 4, 9])),
         "draft_step_tokens": data.draw(st.sampled_from([6, 24])),
@@ -174,7 +174,7 @@ def test_a_rhyme_takes_fewer_steps_than_it_has_tokens() -> None:
 @pytest.mark.parametrize("streams", [1, 2, 3, 5])
 def test_drafts_fill_a_step_up_to_the_limit_and_many_streams_have_none(streams: int) -> None:
     trunk, witness = FingerprintTrunk(surprise=0.0), Witness()
-    limits = {"max_step_tokens": 200, "prefill_chunk_tokens": 24, "draft_step_tokens": 4}
+    limits: dict[str, Any] = {"max_step_tokens": 200, "prefill_chunk_tokens": 24, "draft_step_tokens": 4}
     with serving(trunk, 100, witness, started=False, **limits) as engine:
         generations = [engine.submit(RHYME, greedy(40, ignore_eos=True)) for _ in range(streams)]
         engine.start()
