@@ -1,7 +1,7 @@
 """What an audit asks a node to open: the products before an expert's activation.
 
 Guarantees: computed from the canonical weights in float32 throughout, biases included, whatever computed the result; nothing
-is rounded to less. Weights that are not float32 are widened a slice at a time, so that an opening takes little memory.
+is rounded to less. Torch widens weights that are not float32 a slice at a time, so that an opening takes little memory.
 
 Letters: n rows, H hidden size, I intermediate size.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from . import native_opening
 from .by_rows import by_rows
 from .expert import Expert
 from .matrix import Matrix
@@ -30,13 +31,19 @@ def open_expert(expert: Expert, rows: torch.Tensor) -> tuple[torch.Tensor | None
         Gate, None where the layout has none, and up: [n, I] float32 each.
     """
     parts, inputs = by_rows(expert), rows.float()
-    gate = _product(inputs, *parts["gate"]) if "gate" in parts else None
-    return gate, _product(inputs, *parts["up"])
+    wanted = [parts[role] for role in ("gate", "up") if role in parts]
+    found = native_opening.products(expert, [matrix for matrix, _ in wanted], inputs)
+    if found is None:
+        found = [_product(inputs, matrix) for matrix, _ in wanted]
+    for output, (_, bias) in zip(found, wanted, strict=True):
+        if bias is not None:
+            output += bias.float()
+    return (found[0] if "gate" in parts else None), found[-1]
 
 
-def _product(rows: torch.Tensor, matrix: Matrix, bias: torch.Tensor | None) -> torch.Tensor:
+def _product(rows: torch.Tensor, matrix: Matrix) -> torch.Tensor:
     output = torch.empty(len(rows), matrix.rows)  # [n, I]
     for start in range(0, matrix.rows, SLICE):
         neurons = slice(start, min(start + SLICE, matrix.rows))
         torch.matmul(rows, dequantize(matrix.take(neurons)).T, out=output[:, neurons])
-    return output if bias is None else output.add_(bias.float())
+    return output

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folkmoot.kernels import opening
+from folkmoot.kernels import native_opening, opening
 from folkmoot.kernels.activation import activate
 from folkmoot.kernels.by_rows import by_rows
 from folkmoot.kernels.expert import Expert
@@ -16,6 +16,7 @@ from folkmoot.kernels.formats import Activation, ExpertSpec, Layout, WeightForma
 from folkmoot.kernels.opening import open_expert
 from folkmoot.kernels.quantize import dequantize
 from folkmoot.tests.support.expert_oracle import ALL_FORMS, opened, random_bytes, relative_error, unit
+from folkmoot.tests.support.native_isas import available, forced
 
 TIGHT = 1.5e-6
 """Relative error of a row that is computed in float32 throughout; the trust model allows 3.4e-6."""
@@ -59,11 +60,44 @@ def test_slices_of_neurons_make_the_whole(
     form: WeightFormat, layout: Layout, activation: Activation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "SLICE", 128)
+    monkeypatch.setattr(native_opening, "load", lambda: None)
     spec = ExpertSpec(192, 288, form, layout, activation)
     data, x = random_bytes(spec, 3), torch.randn(5, 192, generator=torch.Generator().manual_seed(3))
     for mine, theirs in zip(open_expert(Expert.load(spec, data), x), opened(spec, data, x), strict=True):
         if mine is not None and theirs is not None:
             assert relative_error(mine, theirs) <= TIGHT
+
+
+NATIVE = [kind for kind in ALL_FORMS if kind[0] in native_opening.EXACT and kind[1].row_major]
+
+
+@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize(("form", "layout", "activation"), NATIVE)
+@pytest.mark.parametrize("rows", [1, 3, 17, 24])
+def test_native_products_are_in_float32_with_every_instruction_set(
+    form: WeightFormat, layout: Layout, activation: Activation, isa: str, rows: int
+) -> None:
+    spec = ExpertSpec(544, 288, form, layout, activation)
+    data = random_bytes(spec, rows)
+    x = torch.randn(rows, 544, generator=torch.Generator().manual_seed(rows))
+    x[:, 7] *= 40
+    expert = Expert.load(spec, data)
+    with forced(isa):
+        matrices = [matrix for role, (matrix, _) in by_rows(expert).items() if role != "down"]
+        assert native_opening.products(expert, matrices, x) is not None
+        for mine, theirs in zip(open_expert(expert, x), opened(spec, data, x), strict=True):
+            if mine is not None and theirs is not None:
+                assert relative_error(mine, theirs) <= TIGHT
+
+
+def test_without_native_kernels_torch_opens_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ExpertSpec(96, 64, WeightFormat.BFLOAT16, Layout.SEPARATE)
+    expert, x = Expert.load(spec, random_bytes(spec, 1)), torch.randn(4, 96)
+    before = open_expert(expert, x)
+    monkeypatch.setattr(native_opening, "load", lambda: None)
+    for mine, theirs in zip(before, open_expert(expert, x), strict=True):
+        assert mine is not None and theirs is not None
+        assert relative_error(mine, theirs.double()) <= TIGHT
 
 
 @pytest.mark.parametrize(("form", "layout", "activation"), ALL_FORMS)
