@@ -2,7 +2,8 @@
 
 Guarantees: opening reads the configuration, the index and the headers, never a weight; every tensor that the index names
 lies in the shard that it names; a checkpoint whose weights are quantized is refused with the format's name, unless it is one
-of the forms in `published_forms`, so whoever has a `Checkpoint` has weights that can be read. A model that wraps a language model is opened as that language model.
+of the forms in `published_forms`, so whoever has a `Checkpoint` has weights that can be read. A model that wraps a language
+model is opened as that language model.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Makes a prepared model out of a checkpoint: trunk, experts and signed manifest.
 
 Guarantees: experts that lie in safetensors are hashed and referred to, not copied, and neither is the trunk; what has to
-be made (slices of a dense model, anything out of GGUF, experts in another weight format) is written once, streaming; memory is bounded whatever the model's
-size. The output folder appears whole or not at all, and preparing the same thing again costs nothing.
+be made (slices of a dense model, anything out of GGUF, experts in another weight format) is written once, streaming; memory
+is bounded whatever the model's size. The output folder appears whole or not at all, and preparing the same thing again costs
+nothing.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Order:
             files = sorted(path for pattern in READ_FROM_FOLDERS for path in self.source.glob(pattern))
         else:
             files = [self.source]
-        states = {path.name: path.stat() for path in files}
+        states = {path.name: path.stat() for path in files if path.is_file()}
         return {
             "version": RECIPE_VERSION,
             "source": str(self.source),

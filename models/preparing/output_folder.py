@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ...errors import CapacityError, UsageError
 from ..prepared import MANIFEST
+from ..safetensors_header import CheckpointError
 from ..source_table import SOURCE
 
 LOCK = ".lock"
@@ -78,6 +79,7 @@ def pending_folder(out: Path) -> Iterator[Path]:
     Raises:
         OutputFolderError: `out` cannot be written, or another process is at it.
         NoSpaceError: the disk filled up.
+        CheckpointError: a file that is read for it, elsewhere, cannot be read.
     """
     partial = out.with_name(out.name + ".partial")
     try:
@@ -96,7 +98,7 @@ def pending_folder(out: Path) -> Iterator[Path]:
             _replace(partial, out)
             (out / LOCK).unlink()
     except OSError as error:
-        raise _named(error, out) from error
+        raise _named(error, out, partial) from error
 
 
 def _lock(descriptor: int, out: Path) -> None:
@@ -127,14 +129,24 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _named(error: OSError, out: Path) -> Exception:
+def _named(error: OSError, out: Path, partial: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpaceError(
             f"the disk of {out} is full",
             advice="free some space, or name a folder on another disk with --out",
+        )
+    if error.filename and not _is_ours(Path(os.fsdecode(error.filename)), out, partial):
+        return CheckpointError(
+            f"{os.fsdecode(error.filename)} cannot be read ({error.strerror})",
+            advice="make it readable for the user that runs this command, or download it again",
         )
     where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
     return OutputFolderError(
         f"cannot prepare into {out}: {error.strerror or error}{where}",
         advice="name a folder that you may write to with --out",
     )
+
+
+def _is_ours(path: Path, out: Path, partial: Path) -> bool:
+    """Whether a path is what is written to, something in it, or a folder on the way to it."""
+    return any(path.is_relative_to(own) or own.is_relative_to(path) for own in (out, partial))

@@ -15,6 +15,7 @@ from folkmoot.errors import FolkmootError
 from folkmoot.models.prepare import prepare
 from folkmoot.models.prepared import PreparedModel
 from folkmoot.models.preparing.output_folder import LOCK, NoSpaceError, OutputFolderError, pending_folder
+from folkmoot.models.safetensors_header import CheckpointError
 from folkmoot.tests.support.tiny_models import tiny_checkpoint
 from folkmoot.tests.support.told_progress import ToldProgress
 
@@ -138,6 +139,22 @@ def test_two_runs_do_not_write_the_same_folder(source: Path, tmp_path: Path) -> 
             prepare(str(source), tmp_path / "out")
         assert (left / LOCK).exists()
     assert prepare(str(source), tmp_path / "out").manifest.experts
+
+
+def test_a_source_that_cannot_be_read_is_named_and_not_the_folder_to_write(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"gone/model\.safetensors cannot be read .*No such file"
+    ) as caught:
+        with pending_folder(tmp_path / "out"):
+            (tmp_path / "gone" / "model.safetensors").open("rb").close()
+    assert "--out" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_to_nowhere_beside_the_weights_do_no_harm(source: Path, tmp_path: Path) -> None:
+    (source / "notes.txt").symlink_to(tmp_path / "nowhere")
+    model = prepare(str(source), tmp_path / "out")
+    assert prepare(str(source), tmp_path / "out").manifest == model.manifest
 
 
 @pytest.mark.parametrize(
