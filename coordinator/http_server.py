@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 
@@ -40,6 +41,15 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _advice(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "another program uses it: name another with --api-port, or 0 for any free one"
+        case errno.EACCES:
+            return "the system keeps it for itself: name one from 1024 on with --api-port"
+    return "name an address of this machine with --api-host"
+
+
 class HttpServer:
     """One listening socket, and what serves it."""
 
@@ -53,9 +63,10 @@ class HttpServer:
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
+            # The library says once more in brackets what we say before it.
+            reason = (error.strerror or "").partition(" (")[0]
             raise ApiPortError(
-                f"the API cannot listen on {host} port {port} ({error.strerror})",
-                advice="another program may use it: name another with --api-port, or 0 for any free one",
+                f"the API cannot listen on {host} port {port} ({reason})", advice=_advice(error)
             ) from error
         self._host = host
         self._server: uvicorn.Server | None = None
