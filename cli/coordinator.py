@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .daemon import configure_logging, end_with_parent, run_until_stopped
+from .orders import admit, ban, quarantine
 from .terminal import emit, emit_json, say
 
 if TYPE_CHECKING:
     from ..coordinator.app import Coordinator
 
 app = typer.Typer(help="Operate a network.")
+app.command("ban")(ban)
+app.command("admit")(admit)
+app.command("quarantine")(quarantine)
 
 
 @app.callback()

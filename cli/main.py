@@ -18,7 +18,7 @@ import typer
 
 from .. import __version__
 from ..errors import CapacityError, FolkmootError
-from . import ask, chat, coordinator, demo, model, node, status
+from . import ask, audit, chat, coordinator, demo, model, node, status
 from .terminal import emit, error_line, say
 
 DEBUG_VARIABLE = "FOLKMOOT_DEBUG"
@@ -37,6 +37,7 @@ app.command("demo", short_help="Run a whole network on this machine and ask it."
 app.add_typer(model.app, name="model")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(node.app, name="node")
+app.add_typer(audit.app, name="audit")
 app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("status")(status.status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
@@ -46,11 +47,22 @@ def counters_line(network: dict[str, Any]) -> str:
     )
 
 
+def audits_line(network: dict[str, Any]) -> str:
+    """One line about what audits have found."""
+    audits = network["audits"]
+    return (
+        f"audits {audits['challenges']} of {audits['results']} results, {audits['passed']} passed, "
+        f"{audits['cleared']} cleared, {audits['wrong']} wrong; {audits['dropped']} results passed over"
+    )
+
+
 def show(network: dict[str, Any]) -> None:
     """Prints a network for people: a table on a terminal, plain columns elsewhere."""
     emit(f"model    {network['model']}")
     emit(coverage_line(network))
     emit(counters_line(network))
+    if "audits" in network:
+        emit(audits_line(network))
     head = ("node", "name", "state", "experts", "held", "round trip", "verified", "rejected")
     rows = [_row(node) for node in network["nodes"]]
     if not rows:
@@ -64,17 +76,28 @@ def show(network: dict[str, Any]) -> None:
 
 def _row(node: dict[str, Any]) -> tuple[str, ...]:
     round_trip = node["round_trip_ms"]
-    state = f"{node['state']} ({node['reason']})" if node.get("reason") else node["state"]
     return (
         node["id"][:SHORT_ID],
         node["name"],
-        state,
+        _state(node),
         f"{node['experts']}/{node['experts_assigned']}",
         f"{format_bytes(node['held_bytes'])} of {format_bytes(node['memory_bytes'])}",
         "-" if round_trip is None else f"{round_trip:.1f} ms",
         str(node["results_verified"]),
         str(node["results_rejected"]),
     )
+
+
+def _state(node: dict[str, Any]) -> str:
+    """Where a node stands; why and since when, where that needs saying."""
+    standing, state = node.get("standing", "member"), str(node["state"])
+    reason = node.get("reason", "")
+    if standing in ("quarantined", "banned"):
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(node["standing_since_unix_s"]))
+        return f"{standing} since {since} ({node['standing_reason']})"
+    if standing == "probation":
+        state += ", on probation"
+    return f"{state} ({reason})" if reason else state
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -1,8 +1,8 @@
 """How every node stands, kept over restarts.
 
 Guarantees: a quarantine, a ban, a pardon, a promotion and a strike are on disk before anybody is told of them; a file that
-is damaged is refused, never passed over, for it would let convicted nodes in; what is kept is only of nodes that are no mere
-newcomers. May be used from any thread; those who subscribed are told of a change of status in the thread that made it.
+is damaged is refused, never passed over, for it would let convicted nodes in; when nodes are too many, mere newcomers are
+forgotten first. May be used from any thread; those who subscribed are told of a change of status in the thread that made it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 STANDING_FILE: Final = "standing.json"
 FORMAT: Final = "folkmoot-standing/1"
+MOST_NEWCOMERS: Final = 100_000
 MAX_FILE_BYTES: Final = 256 << 20
 NODE_ID_CHARACTERS: Final = 64
 
@@ -92,7 +93,10 @@ class StandingBook:
         with self._lock:
             record = self._records.get(node)
             standing = rules.newcomer(self._clock()) if record is None else record.standing
-            self._records[node] = Record(standing, name)
+            met = Record(standing, name)
+            if met != record:
+                self._records[node] = met
+                self._unsaved = True
 
     def subscribe(self, on_change: Callable[[NodeId], None]) -> None:
         """Calls the function after each change of a node's status."""
@@ -133,7 +137,11 @@ class StandingBook:
         with self._lock:
             if not self._unsaved or self._path is None:
                 return
-            kept = {node: _document(record) for node, record in self._records.items() if record.worth_keeping}
+            if len(self._records) > MOST_NEWCOMERS:
+                self._records = {
+                    node: record for node, record in self._records.items() if record.worth_keeping
+                }
+            kept = {node: _document(record) for node, record in self._records.items()}
             content = json.dumps({"format": FORMAT, "nodes": kept}, separators=(",", ":")).encode()
             try:
                 write_private(self._path, content)

@@ -278,7 +278,7 @@ class Hub:
             log.warning("node %s (%s) is cut off: %s", short(node), member.name, refusal)
             self._detach(link, member, NodeState.QUARANTINED, refusal)
             link.cut(refusal, retry=False)
-        member.state, member.reason = NodeState.QUARANTINED, refusal
+        member.state, member.reason = NodeState.QUARANTINED, self._standings.of(node).reason
         self._give_up(member)
 
     def _nodes(self) -> tuple[NodeSnapshot, ...]:

@@ -1,0 +1,75 @@
+"""`folkmoot coordinator ban|admit|quarantine`: the operator's word about a node.
+
+Guarantees: a node is named by its id or by the beginning of one that is known here; the order is in the coordinator's
+state folder before the command ends, and it says whether the coordinator has obeyed it already.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+from .terminal import emit
+
+OBEYED_WITHIN_S = 3.0
+LOOK_EVERY_S = 0.05
+ID_CHARACTERS = 64
+
+Node = Annotated[str, typer.Argument(help="The node's id, or how it begins: see folkmoot status.")]
+Reason = Annotated[str, typer.Option(help="Why, for the contributor to read.")]
+State = Annotated[
+    Path | None, typer.Option(help="The coordinator's state; ~/.folkmoot/operator.", show_default=False)
+]
+
+
+class UnknownNodeError(UsageError):
+    """No node, or more than one, is meant."""
+
+
+def ban(node: Node, reason: Reason = "banned by the operator", state: State = None) -> None:
+    """Turn a node out for good; it can come back only when admitted."""
+    _give("ban", node, reason, state)
+
+
+def admit(node: Node, reason: Reason = "admitted by the operator", state: State = None) -> None:
+    """Let a quarantined or banned node in again, on probation."""
+    _give("admit", node, reason, state)
+
+
+def quarantine(node: Node, reason: Reason = "quarantined by the operator", state: State = None) -> None:
+    """Turn a node out until it is admitted again."""
+    _give("quarantine", node, reason, state)
+
+
+def _give(wish: str, node: str, reason: str, state: Path | None) -> None:
+    from ..coordinator.audit.orders import Order, OrderBox, Wish
+    from ..coordinator.audit.standing_book import STANDING_FILE, read_standings
+    from ..coordinator.settings import CoordinatorSettings
+    from ..ids import NodeId
+
+    # Only the state folder is asked for; any model does.
+    folder = CoordinatorSettings.load(model=Path(), state_dir=state).state_dir
+    known = [str(known) for known in read_standings(folder / STANDING_FILE)]
+    meant = NodeId(_resolve(node.lower(), known))
+    path = OrderBox(folder).place(Order(Wish(wish), meant, reason))
+    until_s = time.monotonic() + OBEYED_WITHIN_S
+    while path.exists() and time.monotonic() < until_s:
+        time.sleep(LOOK_EVERY_S)
+    done = "the coordinator obeys when it starts" if path.exists() else "done"
+    emit(f"{wish} {meant}: {done}")
+
+
+def _resolve(text: str, known: list[str]) -> str:
+    if len(text) == ID_CHARACTERS and all(character in "0123456789abcdef" for character in text):
+        return text
+    meant = [node for node in known if node.startswith(text)]
+    if len(meant) != 1:
+        raise UnknownNodeError(
+            f"{len(meant)} known nodes begin with {text!r}",
+            advice="name one by all 64 digits: folkmoot status --json shows them",
+        )
+    return meant[0]

@@ -1,0 +1,176 @@
+"""The auditor against nodes of every conduct: honest ones are never convicted, wrong outputs always are whatever the node opens
+or does not, and evidence of it holds up offline; nobody who hands it results waits for it or sees its faults."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from folkmoot.coordinator.audit.canonical_weights import CanonicalExperts
+from folkmoot.coordinator.audit.sketch_book import SketchBook
+from folkmoot.errors import ModelError
+from folkmoot.ids import ExpertKey
+from folkmoot.tests.support.asked_node import Misconduct
+from folkmoot.tests.support.memory_experts import MemoryExperts
+from folkmoot.tests.support.running_auditor import running_auditor
+from folkmoot.trust.evidence_check import Outcome, PublicModel, check_bytes
+from folkmoot.trust.standing import Status
+
+HARMLESS = {
+    Misconduct.SILENT: ("late", True),
+    Misconduct.REFUSES: ("refused", True),
+    Misconduct.OTHER_KEY: ("signature", True),
+    Misconduct.WRONG_SHAPE: ("malformed", True),
+    Misconduct.LOST: ("link_lost", False),
+    Misconduct.MOVED_ON: ("not_now", False),
+}
+"""Openings that do not count: why, and whether the node is struck for it though its result was right."""
+
+
+def test_an_honest_node_passes_and_becomes_a_member(tmp_path: Path) -> None:
+    with running_auditor(tmp_path, probation_audits=20) as audits:
+        node = audits.node()
+        for seed in range(60):
+            audits.auditor.watch(node.result(seed % 2, rows=1 + seed % 5, seed=seed))
+        totals = audits.ended(60)
+        assert totals.outcomes == {"passed": 60}
+        assert (totals.suspected, totals.dropped, totals.unopened) == (0, 0, {})
+        assert audits.standings.of(node.node).status is Status.MEMBER
+        kinds = {challenge.message.kind for challenge in node.asked}
+        assert kinds == {1, 2}, "raw and tight openings alternate"
+        assert len({challenge.message.nonce for challenge in node.asked}) == 60
+
+
+def test_a_wrong_output_convicts_and_the_evidence_holds(tmp_path: Path) -> None:
+    with running_auditor(tmp_path) as audits:
+        node, honest = audits.node(Misconduct.SCALED_OUTPUT), audits.node()
+        audits.auditor.watch(honest.result(seed=1))
+        audits.auditor.watch(node.result(1, rows=4, seed=1))
+        assert audits.ended(2).outcomes == {"passed": 1, "wrong": 1}
+        audits.until(lambda _: not audits.standings.of(node.node).serves)
+        assert "was wrong: layer 1" in audits.standings.of(node.node).reason
+        assert audits.standings.of(honest.node).serves
+        (path,) = audits.evidence
+        model = PublicModel(audits.model.manifest.encoded, CanonicalExperts(audits.model).public)
+        steps = list(check_bytes(path.read_bytes(), model, audits.identity.public))
+        assert steps[-1].outcome is Outcome.PROVEN, steps
+
+
+@pytest.mark.parametrize("does", set(Misconduct) - {Misconduct.SCALED_OUTPUT}, ids=lambda does: does.name)
+def test_no_opening_saves_a_wrong_output(tmp_path: Path, does: Misconduct) -> None:
+    with running_auditor(tmp_path) as audits:
+        node = audits.node(Misconduct.SCALED_OUTPUT, does)
+        audits.auditor.watch(node.result(seed=3))
+        assert audits.ended(1).outcomes == {"wrong": 1}
+        audits.until(lambda _: audits.standings.of(node.node).status is Status.QUARANTINED)
+        assert len(audits.evidence) == 1
+
+
+@pytest.mark.parametrize("does", HARMLESS, ids=lambda does: does.name)
+def test_a_right_output_is_never_convicted(tmp_path: Path, does: Misconduct) -> None:
+    reason, struck = HARMLESS[does]
+    with running_auditor(tmp_path) as audits:
+        node = audits.node(does)
+        audits.auditor.watch(node.result(seed=4))
+        totals = audits.ended(1)
+        assert totals.outcomes == {"cleared": 1}
+        assert totals.unopened == {reason: 1}
+        audits.auditor.close()
+        assert bool(audits.standings.of(node.node).strikes_s) == struck
+        assert audits.standings.of(node.node).serves
+        assert not audits.evidence
+
+
+@pytest.mark.parametrize(
+    "does", [Misconduct.WRONG_OPENING, Misconduct.NOT_A_NUMBER], ids=lambda does: does.name
+)
+def test_a_wrong_opening_is_a_suspicion_and_no_more(tmp_path: Path, does: Misconduct) -> None:
+    with running_auditor(tmp_path) as audits:
+        node = audits.node(does)
+        audits.auditor.watch(node.result(seed=5))
+        totals = audits.ended(1)
+        assert (totals.suspected, totals.outcomes) == (1, {"cleared": 1})
+        assert audits.standings.of(node.node).serves
+
+
+def test_a_convicted_node_is_not_looked_at_again(tmp_path: Path) -> None:
+    with running_auditor(tmp_path) as audits:
+        node = audits.node(Misconduct.SCALED_OUTPUT, keeps=True)
+        for seed in range(3):
+            audits.auditor.watch(node.result(seed=seed))
+        audits.until(lambda totals: totals.challenges == 3)
+        for challenge in node.asked:
+            node.answer(challenge)
+        assert audits.ended(3).outcomes == {"wrong": 1, "abandoned": 2}
+        audits.auditor.watch(node.result(seed=9))
+        audits.until(lambda totals: totals.results == 4)
+        assert len(node.asked) == 3
+        assert len(audits.evidence) == 1
+
+
+def test_what_does_not_fit_is_counted_and_nobody_waits(tmp_path: Path) -> None:
+    with running_auditor(tmp_path, memory_bytes=1 << 20) as audits:
+        node = audits.node(keeps=True)
+        result = node.result(rows=512, seed=1)
+        fits = (1 << 20) // result.size
+        began_s = time.monotonic()
+        for _ in range(fits + 7):
+            audits.auditor.watch(result)
+        assert time.monotonic() - began_s < 5
+        assert audits.counters.totals().dropped == 7
+        audits.until(lambda totals: totals.challenges == fits)
+        node.answer(node.asked[0])
+        audits.ended(1)
+        audits.auditor.watch(result)
+        audits.until(lambda totals: totals.challenges == fits + 1)
+        assert audits.counters.totals().dropped == 7, "an audit that has ended makes room"
+
+
+def test_a_fault_ends_one_audit_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sketch, faults = SketchBook.sketch, iter([RuntimeError("a bug"), ModelError("the disk is gone")])
+
+    def broken(book: SketchBook, key: ExpertKey) -> object:
+        fault = next(faults, None)
+        if fault is not None:
+            raise fault
+        return sketch(book, key)
+
+    with running_auditor(tmp_path) as audits:
+        monkeypatch.setattr(SketchBook, "sketch", broken)
+        node = audits.node()
+        for seed in range(3):
+            audits.auditor.watch(node.result(seed=seed))
+        assert audits.ended(3).outcomes == {"abandoned": 2, "passed": 1}
+
+
+def test_members_are_audited_at_the_lowest_rate(tmp_path: Path) -> None:
+    model = MemoryExperts(experts=1, hidden=32, intermediate=32)
+    with running_auditor(tmp_path, model, first_audits=5, probation_audits=5, lowest_rate=0.1) as audits:
+        node = audits.node()
+        for seed in range(30):
+            audits.auditor.watch(node.result(seed=seed, top_k=1))
+            audits.until(lambda totals, seen=seed: totals.results == seen + 1)  # type: ignore[misc]
+        before = audits.until(lambda totals: sum(totals.outcomes.values()) == totals.challenges).challenges
+        assert before < 30
+        for seed in range(400):
+            audits.auditor.watch(node.result(seed=seed, top_k=1))
+        totals = audits.until(lambda totals: totals.results == 430)
+        assert 10 <= totals.challenges - before <= 110, "about one in ten"
+
+
+def test_thresholds_are_measured_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        with running_auditor(tmp_path) as audits:
+            audits.auditor.watch(audits.node().result())
+            audits.ended(1)
+        (path,) = (tmp_path / "thresholds").glob("*.json")
+        content = path.read_bytes()
+        written_s = path.stat().st_mtime_ns
+    assert path.stat().st_mtime_ns == written_s
+    path.write_bytes(content[:-9])
+    with running_auditor(tmp_path) as audits:
+        audits.auditor.watch(audits.node().result())
+        assert audits.ended(1).outcomes == {"passed": 1}
+    assert path.read_bytes() != content[:-9]

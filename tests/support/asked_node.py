@@ -1,0 +1,186 @@
+"""A node as dispatch and the auditor see it: a `Host` in memory that signs results and opens them.
+
+Guarantees: without misconduct its results and openings are an honest node's; with it, only what its name says differs. A
+challenge is answered from within `ask`, unless it is kept.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+import torch
+
+from folkmoot.coordinator.dispatch.challenge import SentChallenge, Unopened
+from folkmoot.coordinator.dispatch.choice import HostEstimate
+from folkmoot.coordinator.dispatch.host import SentFrame
+from folkmoot.coordinator.dispatch.pairs import Pairs
+from folkmoot.coordinator.dispatch.verified_result import VerifiedResult
+from folkmoot.errors import FolkmootError
+from folkmoot.ids import ExpertKey, SessionId
+from folkmoot.kernels.formats import DTYPES
+from folkmoot.kernels.opening import open_expert
+from folkmoot.protos.codec import decode_tensor, encode_tensor, raw_bytes, wire_dtype
+from folkmoot.protos.folkmoot.v1 import link_pb2
+from folkmoot.trust.audit_statements import ChallengeStatement, OpeningKind, OpeningStatement, rows_digest
+from folkmoot.trust.keys import Identity
+from folkmoot.trust.statements import ResultStatement, TaskStatement, tensor_digest
+
+from .memory_experts import MemoryExperts
+
+
+class Misconduct(StrEnum):
+    """What a node does wrong."""
+
+    SCALED_OUTPUT = "answers 1 % too much"
+    WRONG_OPENING = "opens other numbers than it computed with"
+    SILENT = "does not open"
+    LOST = "loses its link when it is asked"
+    REFUSES = "refuses to open"
+    MOVED_ON = "does not hold the experts any more"
+    OTHER_KEY = "signs the opening with another key"
+    WRONG_SHAPE = "opens a row less"
+    NOT_A_NUMBER = "opens NaN"
+
+
+class AskedNode:
+    """One node.
+
+    Args:
+        model: What it holds.
+        coordinator: The coordinator's public key.
+        does: What it does wrong.
+    """
+
+    def __init__(
+        self,
+        model: MemoryExperts,
+        coordinator: bytes,
+        *does: Misconduct,
+        identity: Identity | None = None,
+        keeps: bool = False,
+    ) -> None:
+        self.model = model
+        self.does = does
+        self.keeps = keeps
+        self.identity = identity or Identity.generate()
+        self.node = self.identity.node_id
+        self.key = self.identity.verifying_key
+        self.session = SessionId(b"s" * 32)
+        self.software_version = "test"
+        self.asked: list[SentChallenge] = []
+        self._coordinator = coordinator
+        self._sequence = 0
+
+    def result(self, layer: int = 0, rows: int = 3, *, seed: int = 0, top_k: int = 2) -> VerifiedResult:
+        """A signed result as dispatch hands it on."""
+        hidden, experts, gates = self.model.routing(rows, seed=seed, top_k=top_k)
+        hidden = hidden.to(DTYPES[self.model.manifest.dtype])
+        output = self.model.answer(layer, hidden, experts, gates)
+        if Misconduct.SCALED_OUTPUT in self.does:
+            output = output * 1.01
+        pairs = Pairs.of(experts.numpy(), gates.numpy())
+        self._sequence += 1
+        manifest = self.model.manifest
+        task = TaskStatement(
+            coordinator=self._coordinator,
+            node=self.identity.public,
+            session=self.session,
+            sequence=self._sequence,
+            manifest=manifest.digest,
+            profile=manifest.profile,
+            layer=layer,
+            rows=rows,
+            hidden=manifest.hidden,
+            routing=pairs.digest,
+            input=tensor_digest(wire_dtype(hidden.dtype), hidden.shape, raw_bytes(hidden)),
+            deadline_ms=1000,
+        )
+        digest = tensor_digest(wire_dtype(output.dtype), output.shape, raw_bytes(output))
+        signature = self.identity.sign(ResultStatement(task.digest(), digest, 0).encode())
+        message = link_pb2.Result(sequence=self._sequence, output=encode_tensor(output), signature=signature)
+        return VerifiedResult(self, task, pairs, hidden, message)
+
+    def ask(self, challenge: SentChallenge) -> None:
+        """Answers a challenge, or keeps it for `answer`."""
+        self.asked.append(challenge)
+        if not self.keeps:
+            self.answer(challenge)
+
+    def answer(self, challenge: SentChallenge) -> None:
+        """Opens, or does what it does instead."""
+        for does in self.does:
+            match does:
+                case Misconduct.SILENT:
+                    return challenge.on_end(Unopened.LATE)
+                case Misconduct.LOST:
+                    return challenge.on_end(Unopened.LINK_LOST)
+                case Misconduct.REFUSES | Misconduct.MOVED_ON:
+                    held = does is Misconduct.REFUSES
+                    reason = link_pb2.Refusal.REASON_INTERNAL if held else link_pb2.Refusal.REASON_NOT_HELD
+                    return challenge.on_end(
+                        link_pb2.Opening(nonce=challenge.message.nonce, refused="no", reason=reason)
+                    )
+        challenge.on_end(self._open(challenge.message))
+        return None
+
+    def _open(self, asked: link_pb2.Challenge) -> link_pb2.Opening:
+        manifest = self.model.manifest
+        dtype = DTYPES[manifest.dtype]
+        hidden = decode_tensor(
+            asked.hidden, dtype=dtype, shape=(None, manifest.hidden), max_bytes=1 << 30, what="hidden"
+        )
+        experts = np.frombuffer(asked.experts.data, "<i4")
+        rows = np.frombuffer(asked.rows.data, "<i4")
+        gates, ups = [], []
+        for expert in np.unique(experts):
+            chosen = torch.from_numpy(rows[experts == expert].astype(np.int64))
+            gate, up = open_expert(self.model.expert(ExpertKey(asked.layer, int(expert))), hidden[chosen])
+            assert gate is not None
+            gates.append(gate)
+            ups.append(up)
+        wire = torch.float32 if asked.kind == OpeningKind.TIGHT else dtype
+        gate, up = torch.cat(gates).to(wire), torch.cat(ups).to(wire)
+        if Misconduct.WRONG_OPENING in self.does:
+            up = up * 1.5
+        if Misconduct.NOT_A_NUMBER in self.does:
+            gate = torch.full_like(gate, torch.nan)
+        if Misconduct.WRONG_SHAPE in self.does:
+            up = up[1:]
+        challenge = ChallengeStatement(
+            coordinator=self._coordinator,
+            node=self.identity.public,
+            session=self.session,
+            sequence=asked.sequence,
+            result=asked.result,
+            rows=rows_digest(list(asked.asked)),
+            kind=asked.kind,
+            nonce=asked.nonce,
+        )
+        digests = (tensor_digest(wire_dtype(part.dtype), part.shape, raw_bytes(part)) for part in (gate, up))
+        signer = Identity.generate() if Misconduct.OTHER_KEY in self.does else self.identity
+        signature = signer.sign(OpeningStatement(challenge.digest(), *digests).encode())
+        return link_pb2.Opening(
+            nonce=asked.nonce, gate=encode_tensor(gate), up=encode_tensor(up), signature=signature
+        )
+
+    def estimate(self) -> HostEstimate:
+        """Fast."""
+        return HostEstimate(0.001, 1e-10)
+
+    def deadline_s(self, rows: int) -> float:
+        """A minute."""
+        return 60.0
+
+    def reserve(self, frame: SentFrame) -> None:
+        """Nobody plans with this node."""
+
+    def send(self, frame: SentFrame) -> None:
+        """Nobody sends it frames."""
+        raise AssertionError("frames are not what this node is for")
+
+    def verified(self, frame: SentFrame) -> None:
+        """Nobody sends it frames."""
+
+    def rejected(self, frame: SentFrame, error: FolkmootError, reason: str) -> None:
+        """Nobody sends it frames."""

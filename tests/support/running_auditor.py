@@ -1,0 +1,81 @@
+"""An auditor over a model in memory, without hub or network.
+
+Guarantees: everything it keeps lies below one folder; it has ended when the context is left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from folkmoot.coordinator.audit.auditor import Auditor
+from folkmoot.coordinator.audit.canonical_weights import CanonicalExperts
+from folkmoot.coordinator.audit.counters import AuditCounters, AuditTotals
+from folkmoot.coordinator.audit.judge import EVIDENCE_FOLDER, Judge
+from folkmoot.coordinator.audit.settings import AuditSettings
+from folkmoot.coordinator.audit.sketch_keeper import SketchKeeper
+from folkmoot.coordinator.audit.standing_book import StandingBook
+from folkmoot.trust.keys import Identity
+
+from .asked_node import AskedNode, Misconduct
+from .memory_experts import MemoryExperts
+
+PATIENCE_S = 20.0
+
+
+class RunningAuditor:
+    """The auditor and what it works with."""
+
+    def __init__(self, folder: Path, model: MemoryExperts, settings: AuditSettings) -> None:
+        self.folder = folder
+        self.model = model
+        self.identity = Identity.generate()
+        self.experts = CanonicalExperts(model)
+        self.standings = StandingBook(folder, settings.standing)
+        self.counters = AuditCounters()
+        self.sketches = SketchKeeper(folder, self.experts, settings.projections, settings.epoch_s)
+        judge = Judge(folder, self.experts, self.identity)
+        self.auditor = Auditor(
+            folder, self.experts, self.sketches, judge, self.standings, self.counters, settings
+        )
+
+    def node(self, *does: Misconduct, **options: Any) -> AskedNode:
+        """A node of this coordinator's."""
+        return AskedNode(self.model, self.identity.public, *does, **options)
+
+    @property
+    def evidence(self) -> list[Path]:
+        """The evidence that has been written."""
+        return sorted((self.folder / EVIDENCE_FOLDER).glob("*"))
+
+    def until(self, condition: Callable[[AuditTotals], bool]) -> AuditTotals:
+        """Waits for the counts to be so."""
+        end_s = time.monotonic() + PATIENCE_S
+        while not condition(self.counters.totals()):
+            if time.monotonic() > end_s:
+                raise TimeoutError(f"the auditor has come to {self.counters.totals()}")
+            time.sleep(0.002)
+        return self.counters.totals()
+
+    def ended(self, audits: int) -> AuditTotals:
+        """Waits until so many audits have ended."""
+        return self.until(lambda totals: sum(totals.outcomes.values()) >= audits)
+
+
+@contextmanager
+def running_auditor(
+    folder: Path, model: MemoryExperts | None = None, **settings: Any
+) -> Iterator[RunningAuditor]:
+    """A started auditor; `settings` are audit settings by name."""
+    running = RunningAuditor(
+        folder, model or MemoryExperts(hidden=64, intermediate=48), AuditSettings(**settings)
+    )
+    running.auditor.start()
+    try:
+        yield running
+    finally:
+        running.auditor.close()
+        running.sketches.close()
