@@ -87,7 +87,7 @@ def _layers_stay_together(folder: Path) -> bool:
     path = folder / PREPARED_MARK
     try:
         return bool(json.loads(path.read_bytes())["sliced"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedManifestError(
             f"{path} cannot be read ({type(error).__name__})",
             advice="prepare the model again: folkmoot model prepare",

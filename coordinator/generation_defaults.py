@@ -45,7 +45,7 @@ def _read(path: Path) -> dict[str, Any]:
             document = json.loads(stream.read(MAX_CONFIG_BYTES))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         log.warning("%s cannot be read (%s); it is passed over", path, error)
         return {}
     return document if isinstance(document, dict) else {}

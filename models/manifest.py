@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -23,6 +23,8 @@ FORMAT = "folkmoot-manifest/1"
 PROFILE = "float32-accumulate/1"
 """The arithmetic profile: canonical weights, float32 accumulation, at most one rounding each of gate, up and output."""
 MAX_MANIFEST_BYTES = 256 << 20
+LAST_NUMBER = (1 << 31) - 1
+"""Layers and experts are 32-bit numbers on the wire."""
 
 
 class ManifestError(ModelError):
@@ -83,6 +85,10 @@ class Manifest:
     profile: str = PROFILE
 
     def __post_init__(self) -> None:
+        if not self.experts or len({spec.hidden for spec in self.specs}) != 1:
+            raise ManifestError("a manifest has experts, and all of them one hidden size")
+        if self.top_k < 1:
+            raise ManifestError(f"no token takes {self.top_k} experts")
         for file in self.files:
             path = PurePosixPath(file.name)
             if path.is_absolute() or ".." in path.parts or not path.parts:
@@ -91,6 +97,8 @@ class Manifest:
             self._check(entry)
 
     def _check(self, entry: ExpertEntry) -> None:
+        if not all(0 <= number <= LAST_NUMBER for number in entry.key):
+            raise ManifestError(f"there can be no {entry.key}")
         if not 0 <= entry.spec < len(self.specs):
             raise ManifestError(f"{entry.key} has no spec {entry.spec}")
         spec = self.specs[entry.spec]
@@ -185,9 +193,9 @@ class Manifest:
                 profile=_text(document["profile"]),
                 files=tuple(SourceFile(_text(name), int(size)) for name, size in document["files"]),
                 specs=tuple(_spec(fields) for fields in document["specs"]),
-                experts={entry.key: entry for entry in _entries(document["experts"])},
+                experts=_by_key(_entries(document["experts"])),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ManifestError(
                 f"the manifest cannot be read ({type(error).__name__}: {error})",
                 advice="prepare the model again: folkmoot model prepare",
@@ -210,6 +218,15 @@ def _spec(fields: dict[str, Any]) -> ExpertSpec:
         alpha=float(fields["alpha"]),
         limit=float(fields["limit"]),
     )
+
+
+def _by_key(entries: Iterable[ExpertEntry]) -> dict[ExpertKey, ExpertEntry]:
+    experts: dict[ExpertKey, ExpertEntry] = {}
+    for entry in entries:
+        if entry.key in experts:
+            raise ValueError(f"{entry.key} is there twice")
+        experts[entry.key] = entry
+    return experts
 
 
 def _entries(rows: list[list[Any]]) -> Iterator[ExpertEntry]:

@@ -278,7 +278,7 @@ def _read_signature(path: Path, digest: bytes) -> ManifestSignature | None:
         document = json.loads(_read_bounded(path))
         signature = ManifestSignature(bytes.fromhex(document["key"]), bytes.fromhex(document["signature"]))
         signed = document["manifest"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PreparedModelError(f"{path} cannot be read ({error})", advice=PREPARE_AGAIN) from error
     if signed != digest.hex():
         raise PreparedModelError(f"{path} signs another manifest", advice=PREPARE_AGAIN)

@@ -135,7 +135,7 @@ class SourceTable:
                 trunk_files=files,
                 trunk=trunk,
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise SourceTableError(
                 f"{folder / SOURCE} cannot be read ({type(error).__name__}: {error})",
                 advice="prepare the model again: folkmoot model prepare",

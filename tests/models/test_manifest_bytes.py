@@ -69,3 +69,45 @@ def test_ranges_that_do_not_fit_the_format_are_refused() -> None:
     document["experts"][0][3][1][2] += 2
     with pytest.raises(ManifestError, match="ranges do not fit"):
         Manifest.decode(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b"null", b"[" * 100_000, b"\xff", b"9" * 5000, b'{"format":"folkmoot-manifest/1"}'],
+    ids=["nothing", "list", "null", "deep", "no text", "a long number", "a format alone"],
+)
+def test_bytes_that_are_no_manifest_are_refused(data: bytes) -> None:
+    with pytest.raises(ManifestError):
+        Manifest.decode(data)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("top_k",), float("inf")),
+        (("top_k",), 0),
+        (("specs",), []),
+        (("experts",), []),
+        (("experts", 0, 0), -1),
+        (("experts", 0, 1), 1 << 31),
+        (("experts", 0, 3), [[0, float("inf"), 1]]),
+        (("files", 0, 1), float("nan")),
+        (("specs", 1, "hidden"), 128),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused(place: tuple[str | int, ...], value: object) -> None:
+    document = json.loads(manifest(ExpertSpec(64, 32, "bfloat16", Layout.SEPARATE)).encoded)
+    document["specs"] *= 2
+    inner = document
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = value
+    with pytest.raises(ManifestError):
+        Manifest.decode(json.dumps(document).encode())
+
+
+def test_an_expert_is_listed_once() -> None:
+    document = json.loads(manifest(ExpertSpec(64, 32, "bfloat16", Layout.SEPARATE)).encoded)
+    document["experts"] *= 2
+    with pytest.raises(ManifestError, match="twice"):
+        Manifest.decode(json.dumps(document).encode())
