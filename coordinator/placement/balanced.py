@@ -105,7 +105,7 @@ def _solve(
         [
             # What it holds already may stay: moving it would cost downloads, and all that it answers is audited.
             None if node.most_experts is None else max(node.most_experts, len(node.holds))
-            for node in present
+            for node in nodes
         ],
     )
     for index, node in enumerate(nodes):

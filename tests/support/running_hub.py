@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from folkmoot.coordinator.audit.standing_book import StandingBook
 from folkmoot.coordinator.dispatch.counters import DispatchCounters
 from folkmoot.coordinator.dispatch.network_experts import DispatchSettings, NetworkExperts
 from folkmoot.coordinator.hub.hub import Hub
@@ -46,12 +47,20 @@ class RunningHub:
         hub: HubSettings,
         dispatch: DispatchSettings,
         memory: PlacementMemory | None,
+        standings: StandingBook | None,
     ) -> None:
         self.model = model
         self.identity = Identity.generate()
         self.counters = DispatchCounters()
         self.hub = Hub(
-            hub, self.identity, TlsIdentity.generate(self.identity), JOIN_SECRET, model, self.counters, memory
+            hub,
+            self.identity,
+            TlsIdentity.generate(self.identity),
+            JOIN_SECRET,
+            model,
+            self.counters,
+            memory,
+            standings,
         )
         self.pool = NetworkExperts(
             asyncio.get_running_loop(),
@@ -135,6 +144,7 @@ async def running_hub(
     *,
     dispatch: dict[str, Any] | None = None,
     memory: PlacementMemory | None = None,
+    standings: StandingBook | None = None,
     **hub: Any,
 ) -> AsyncIterator[RunningHub]:
     """A hub that listens, with settings for tests; `hub` and `dispatch` override them."""
@@ -143,6 +153,7 @@ async def running_hub(
         HubSettings(**{**FAST, **hub}),
         DispatchSettings(**{"expert_wait_s": 2.0, **(dispatch or {})}),
         memory,
+        standings,
     )
     await running.hub.start()
     try:

@@ -165,3 +165,66 @@ def test_replicas_avoid_one_owner() -> None:
 def test_no_nodes_and_no_memory() -> None:
     assert place([], model(1, 2)) == {}
     assert place(nodes(0, 50), model(1, 2)) == {node.node: frozenset() for node in nodes(0, 50)}
+
+
+def newcomer(index: int, memory: int, most_experts: int = 4) -> NodeCapacity:
+    return NodeCapacity(NodeId(f"{index:064x}"), memory, most_experts=most_experts)
+
+
+def test_a_newcomer_gets_few_experts_where_others_host_the_rest() -> None:
+    sizes = model(3, 8)
+    settled = place(nodes(10**6, 10**6), sizes)
+    there = [*nodes(10**6, 10**6, held=settled), newcomer(9, 10**6)]
+    target = place(there, sizes)
+    assert 1 <= len(target[there[-1].node]) <= 4
+    assert set(replicas_of(target).values()) == {2}
+
+
+def test_coverage_comes_before_caution() -> None:
+    sizes = model(3, 8)
+    everything = frozenset(sizes)
+    alone = place([newcomer(1, 10**6)], sizes)
+    assert alone[NodeId(f"{1:064x}")] == everything
+    two = place([newcomer(1, 10**6), newcomer(2, 10**6)], sizes)
+    assert set(two.values()) == {everything}
+    with_a_member = place([*nodes(10**6), newcomer(9, 10**6)], sizes)
+    assert set(replicas_of(with_a_member).values()) == {2}
+
+
+def test_what_a_node_on_probation_holds_it_keeps() -> None:
+    sizes = model(1, 12)
+    target = place(nodes(10**6, 10**6, 10**6), sizes)
+    there = [
+        NodeCapacity(node.node, node.memory_bytes, target[node.node], most_experts=2)
+        for node in nodes(10**6, 10**6, 10**6)
+    ]
+    assert place(there, sizes) == target
+
+
+def test_a_whole_layer_is_not_too_much_for_a_newcomer() -> None:
+    sizes = model(6, 8)
+    settled = place(nodes(10**6, 10**6), sizes, layers_together=True)
+    there = [*nodes(10**6, 10**6, held=settled), newcomer(9, 10**6)]
+    target = place(there, sizes, layers_together=True)
+    assert len({key.layer for key in target[there[-1].node]}) == 1
+    assert len(target[there[-1].node]) == 8
+
+
+@given(networks, st.lists(st.booleans(), min_size=6, max_size=6), st.integers(1, 6))
+@settings(max_examples=150, deadline=None)
+def test_caution_never_costs_a_replica(
+    network: tuple[int, int, list[int]], new: list[bool], most_experts: int
+) -> None:
+    layers, experts, memories = network
+    sizes = model(layers, experts)
+    cautious = [
+        NodeCapacity(node.node, node.memory_bytes, most_experts=most_experts if fresh else None)
+        for node, fresh in zip(nodes(*memories), new, strict=False)
+    ]
+    target = place(cautious, sizes)
+    assert replicas_of(target) == replicas_of(place(nodes(*memories), sizes))
+    held = [
+        NodeCapacity(node.node, node.memory_bytes, target[node.node], most_experts=node.most_experts)
+        for node in cautious
+    ]
+    assert place(held, sizes) == target
