@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,12 +17,15 @@ from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, Self
 
 from ..client import FolkmootClient
-from ..errors import UnavailableError, UsageError
+from ..errors import CapacityError, UnavailableError, UsageError
 from .child import Child, ChildEndedError
+from .terminal import format_bytes
 
 POLL_S = 0.1
 CHECK_INTERVAL_S = 0.5
 COVERAGE_TIMEOUT_S = 600.0
+LEAST_FREE_BYTES = 16 << 20
+"""With less, processes could not even say in their logs why they end."""
 REPLICAS_TIMEOUT_S = 3.0
 """How long second copies are waited for: nodes may have no memory for them."""
 
@@ -38,6 +42,10 @@ class NetworkRunsError(UsageError):
 
 class StateFolderError(UsageError):
     """The state folder cannot be made or written to."""
+
+
+class DiskFullError(CapacityError):
+    """The disk of the state folder has no room for keys and logs."""
 
 
 class LocalNetwork:
@@ -82,7 +90,7 @@ class LocalNetwork:
         """Starts all processes; returns when the coordinator takes nodes.
 
         Raises:
-            StateFolderError: when the state folder cannot be used.
+            StateFolderError, DiskFullError: when the state folder cannot be used.
             NetworkRunsError: when another process has a network of the same state.
             ChildEndedError: when one of the processes ends.
         """
@@ -197,6 +205,12 @@ class LocalNetwork:
                 f"the state folder {self._state} cannot be used ({error.strerror})",
                 advice="set FOLKMOOT_HOME to a folder that you may write to",
             ) from error
+        _, _, free = shutil.disk_usage(self._state)
+        if free < LEAST_FREE_BYTES:
+            raise DiskFullError(
+                f"the disk of {self._state} has {format_bytes(free)} free",
+                advice="free some, or set FOLKMOOT_HOME to a folder on another disk",
+            )
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

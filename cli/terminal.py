@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 
@@ -24,8 +24,9 @@ def emit_json(document: Any) -> None:
 
 
 def say(text: str = "") -> None:
-    """One line about how things go."""
-    print(text, file=sys.stderr, flush=True)
+    """One line about how things go; where it cannot be written, the command goes on without."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def error_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from folkmoot.cli.child import Child, ChildEndedError
-from folkmoot.cli.local_network import LocalNetwork, StateFolderError
+from folkmoot.cli.local_network import DiskFullError, LocalNetwork, StateFolderError
 from folkmoot.tests.support.api_bench import ApiBench, api_bench
 from folkmoot.tests.support.scripted_engine import Finish, Hold, Say, ScriptedEngine
 from folkmoot.trust.invite import Invite
@@ -93,6 +93,24 @@ def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     with LocalNetwork(tmp_path, 1, tmp_path / "home" / "demo") as network:
         with pytest.raises(StateFolderError, match="home/demo cannot be used .*FOLKMOOT_HOME"):
             network.open()
+
+
+def test_a_disk_without_room_for_logs_is_seen_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: (10**9, 10**9, 0))
+    with LocalNetwork(tmp_path, 1, tmp_path / "demo") as network:
+        with pytest.raises(DiskFullError, match="demo has 0 B free.*free some"):
+            network.open()
+    assert not (tmp_path / "demo" / "logs").exists()
+
+
+def test_an_error_that_cannot_be_said_keeps_its_exit_code(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*COMMAND, "node", "join", "nonsense"], check=False, cwd=tmp_path, stderr=full, timeout=WAIT_S
+        )
+    assert ended.returncode == 2
 
 
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
