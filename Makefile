@@ -13,8 +13,9 @@ PIP := $(BIN)/pip --disable-pip-version-check
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# torch comes first and alone: any other version pulls gigabytes of what no CPU needs.
-$(STAMP): pyproject.toml setup.py
+# torch comes first and alone: any other version pulls gigabytes of what no CPU needs. The native kernels are built by the
+# install: without it, newer Python would pass an older library over and be slow.
+$(STAMP): pyproject.toml setup.py $(wildcard kernels/native/*.c kernels/native/*.h)
 	@echo "== making $(VENV) and installing what Folkmoot needs (a few hundred MB the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --progress-bar on "torch==2.13.0"
