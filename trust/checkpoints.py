@@ -13,11 +13,13 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from .keys import Identity
+from .keys import Identity, VerifyingKey, WeakKeyError
 from .merkle import EMPTY_ROOT, HASH_BYTES
-from .signed_notes import NoteError, NoteKey, open_note, sign_note
+from .signed_notes import MAX_NOTE_BYTES, NoteError, NoteKey, open_note, sign_note
 
 MAX_SIZE: Final = 1 << 62
+ORIGIN_PREFIX: Final = "folkmoot/"
+_ORIGIN: Final = re.compile(rb"folkmoot/([0-9a-f]{64})")
 _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
@@ -73,6 +75,27 @@ class Checkpoint:
         if base64.b64encode(root).decode() != lines[2]:
             raise CheckpointError("a checkpoint's root is not canonical base64")
         return cls(lines[0], int(lines[1]), root, tuple(lines[3:]))
+
+
+def log_key(key: VerifyingKey) -> NoteKey:
+    """The name and key of the log of the coordinator that has this key: the name says the key."""
+    return NoteKey(ORIGIN_PREFIX + key.raw.hex(), key)
+
+
+def named_log_key(note: bytes) -> NoteKey:
+    """The key that a log says it has, by the first line of its checkpoint: for the first visit, when no other is known.
+
+    Raises:
+        NoteError: when the line names no key.
+    """
+    line = note[: MAX_NOTE_BYTES + 1].partition(b"\n")[0]
+    found = _ORIGIN.fullmatch(line)
+    if found is None:
+        raise CheckpointError("what is served is no checkpoint of a Folkmoot log")
+    try:
+        return log_key(VerifyingKey(bytes.fromhex(found[1].decode())))
+    except WeakKeyError as error:
+        raise CheckpointError(error.message) from error
 
 
 def sign_checkpoint(checkpoint: Checkpoint, identity: Identity) -> bytes:
