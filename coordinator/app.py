@@ -35,6 +35,7 @@ from .http_server import HttpServer
 from .hub.hub import Hub
 from .hub.join_secret import load_or_create_join_secret
 from .hub.placement_memory import PlacementMemory
+from .ledger.public_log import PublicLog
 from .metrics import NetworkCollector
 from .settings import CoordinatorSettings
 
@@ -60,6 +61,7 @@ class Coordinator:
         self.counters = DispatchCounters()
         self.audits = AuditCounters()
         self._auditing: Auditing | None = None
+        self._public_log: PublicLog | None = None
         self._prepared: PreparedModel | None = None
         self._identity: Identity | None = None
         self._hub: Hub | None = None
@@ -82,11 +84,14 @@ class Coordinator:
         join_secret = load_or_create_join_secret(settings.state_dir)
         self._http = HttpServer(settings.api_host, settings.api_port)
         memory = PlacementMemory(settings.state_dir, prepared.manifest)
+        self._public_log = public_log = await asyncio.to_thread(PublicLog, settings.state_dir, identity)
         standings = await asyncio.to_thread(StandingBook, settings.state_dir, settings.audit.standing)
         self._auditing = auditing = await asyncio.to_thread(
             Auditing, settings.state_dir, prepared, identity, standings, self.audits, settings.audit
         )
-        hub = Hub(settings.hub, identity, tls, join_secret, prepared, self.counters, memory, standings)
+        hub = Hub(
+            settings.hub, identity, tls, join_secret, prepared, self.counters, memory, standings, public_log
+        )
         await hub.start()
         self._hub = hub
         auditing.start()
@@ -100,8 +105,10 @@ class Coordinator:
             ModelError: when the trunk cannot be loaded.
         """
         prepared, hub, http = self._prepared, self._hub, self._http
-        auditing = self._auditing
-        if prepared is None or hub is None or http is None or auditing is None or self._identity is None:
+        auditing, public_log, identity = self._auditing, self._public_log, self._identity
+        if prepared is None or hub is None or http is None or auditing is None:
+            raise NotStartedError("open comes before serve")
+        if public_log is None or identity is None:
             raise NotStartedError("open comes before serve")
         log.info("loading the trunk of %s", prepared.name)
         threads = self.settings.threads or torch.get_num_threads()
@@ -111,7 +118,7 @@ class Coordinator:
             asyncio.get_running_loop(),
             hub.directory,
             prepared.manifest,
-            self._identity.public,
+            identity.public,
             self.counters,
             self.settings.dispatch,
             auditing.watcher,
@@ -130,6 +137,7 @@ class Coordinator:
             lambda: hub.snapshot().document() | {"audits": self.audits.totals().document()},
             self.registry,
             api_settings(self.settings.api, prepared.folder),
+            public_log.read,
         )
         await http.start(app)
         log.info("serving %s on %s", prepared.name, http.url)
@@ -160,6 +168,9 @@ class Coordinator:
         if self._hub is not None:
             await self._hub.stop()
             self._hub = None
+        if self._public_log is not None:
+            await asyncio.to_thread(self._public_log.close)
+            self._public_log = None
         if self._prepared is not None:
             self._prepared.close()
             self._prepared = None

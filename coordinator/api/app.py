@@ -16,6 +16,7 @@ from . import errors
 from .answering import Answering, TextEngine
 from .body_cap import BodyCap
 from .completions import CompletionRoutes
+from .log import LogRoutes
 from .network import NetworkRoutes
 from .prompts import Prompts
 from .settings import ApiSettings
@@ -28,6 +29,7 @@ def create_app(
     network: Callable[[], dict[str, Any]],
     registry: CollectorRegistry,
     settings: ApiSettings | None = None,
+    read_log: Callable[[str], bytes | None] | None = None,
 ) -> FastAPI:
     """Makes the application.
 
@@ -38,6 +40,7 @@ def create_app(
         network: Gives the document of `/v1/network`; called on the server's event loop, so it must not block.
         registry: What `/metrics` shows.
         settings: How the API behaves.
+        read_log: Gives what the public log serves at a path, from any thread; None, itself or given, serves nothing.
     """
     settings = settings or ApiSettings()
     app = FastAPI(title="Folkmoot", version=__version__, docs_url=None, redoc_url=None)
@@ -46,4 +49,5 @@ def create_app(
     completions = CompletionRoutes(Answering(engine, settings), Prompts(tokenizer), model_name, settings)
     app.include_router(completions.router())
     app.include_router(NetworkRoutes(model_name, network, registry).router())
+    app.include_router(LogRoutes(read_log or (lambda path: None)).router())
     return app

@@ -148,7 +148,7 @@ def install(app: FastAPI) -> None:
             message = "the body cannot be read: send a JSON object in UTF-8, not nested thousands deep"
             return ErrorReply(400, message, kind, code="invalid_json").response()
         if error.status_code == 404:
-            message = f"no such route: {request.method} {request.url.path}: routes begin with /v1/, /health or /metrics"
+            message = f"no such route: {request.method} {request.url.path}: routes begin with /v1/, /log/, /health or /metrics"
         elif error.status_code == 405:
             message = f"{request.url.path} does not answer {request.method}"
         elif error.status_code == 413:

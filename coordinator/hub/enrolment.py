@@ -1,13 +1,16 @@
 """The Enrolment service: how a node becomes known.
 
 Guarantees: a ticket is given only to a node that proved, over nonces of both sides, that it holds its key and knows the
-join secret, and that is not banned; small-order keys never get a challenge. Every refusal has a status and a reason:
+join secret, that is not banned, and whose enrolment is in the public log; small-order keys never get a challenge. Every refusal has a status and a reason:
 INVALID_ARGUMENT for what no node of ours would send, FAILED_PRECONDITION for a challenge that is used or expired (ask for
-another), PERMISSION_DENIED for a node that was not invited or is banned, UNAUTHENTICATED for one without its key.
+another), PERMISSION_DENIED for a node that was not invited or is banned, UNAUTHENTICATED for one without its key, UNAVAILABLE
+while the log cannot be written.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import logging
 import time
 import unicodedata
@@ -16,15 +19,17 @@ from typing import Any, NoReturn
 
 import grpc
 
-from ...errors import FolkmootError, WireError
+from ...errors import CapacityError, FolkmootError, UnavailableError, WireError
 from ...ids import NodeId, short
 from ...protos.folkmoot.v1 import enrolment_pb2
 from ...protos.folkmoot.v1.enrolment_pb2_grpc import EnrolmentServicer
 from ...protos.limits import MAX_NAME, NONCE_BYTES
 from ...trust.enrolment import EnrolmentProof, NotInvitedError, check_proof
 from ...trust.keys import Identity, SignatureError, VerifyingKey, WeakKeyError
+from ...trust.log_entries import EnrolmentEntry, LogEntry
 from ...trust.statements import StatementError, enrolment_statement
 from ...trust.tickets import issue_ticket
+from ..ledger.public_log import EntryLog
 from .challenges import ChallengeError, ChallengeTable
 from .roster import Roster
 
@@ -52,6 +57,7 @@ class Enrolments(EnrolmentServicer):
         challenges: ChallengeTable,
         ticket_lifetime_s: float,
         refusal: Callable[[NodeId], str | None],
+        entry_log: EntryLog | None = None,
     ) -> None:
         self._identity = identity
         self._join_secret = join_secret
@@ -59,6 +65,7 @@ class Enrolments(EnrolmentServicer):
         self._challenges = challenges
         self._ticket_lifetime_s = ticket_lifetime_s
         self._refusal = refusal
+        self._entry_log = entry_log
 
     async def Challenge(
         self, request: enrolment_pb2.ChallengeRequest, context: Any
@@ -76,14 +83,26 @@ class Enrolments(EnrolmentServicer):
         """The second half: both proofs for a ticket."""
         try:
             node = self._prove(request)
+            software = await self._record(node, request)
         except FolkmootError as error:
             log.warning("an enrolment from %s was refused: %s", context.peer(), error)
             await refuse(context, error)
         expires_unix_s = int(time.time() + self._ticket_lifetime_s)
         member = self._roster.enrolled(node, clean_name(request.name))
+        member.logged_software = software
         log.info("node %s (%s) enrolled, software %r", short(node), member.name, request.software_version)
         ticket = issue_ticket(self._identity, request.node_key, expires_unix_s)
         return enrolment_pb2.EnrolReply(ticket=ticket, expires_unix_s=expires_unix_s)
+
+    async def _record(self, node: NodeId, request: enrolment_pb2.EnrolRequest) -> bytes:
+        """Returns the digest of the software once the log has the node with it; one entry in this process's life is enough."""
+        software = hashlib.sha256(request.software_version.encode()).digest()
+        member = self._roster.find(node)
+        if self._entry_log is None or (member is not None and member.logged_software == software):
+            return software
+        statement = EnrolmentEntry(self._identity.public, request.node_key, software, int(time.time()))
+        await asyncio.wrap_future(self._entry_log.append(LogEntry.signed(statement, self._identity)))
+        return software
 
     def _prove(self, request: enrolment_pb2.EnrolRequest) -> NodeId:
         _check_nonce(request.node_nonce)
@@ -117,6 +136,8 @@ _STATUS: tuple[tuple[type[FolkmootError], grpc.StatusCode], ...] = (
     (WeakKeyError, grpc.StatusCode.INVALID_ARGUMENT),
     (StatementError, grpc.StatusCode.INVALID_ARGUMENT),
     (WireError, grpc.StatusCode.INVALID_ARGUMENT),
+    (CapacityError, grpc.StatusCode.UNAVAILABLE),
+    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
 )
 
 

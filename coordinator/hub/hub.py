@@ -30,6 +30,7 @@ from ..audit.settings import AuditSettings
 from ..audit.standing_book import StandingBook
 from ..dispatch.counters import DispatchCounters
 from ..dispatch.directory import Directory
+from ..ledger.public_log import EntryLog
 from .attaching import Attachments, Report
 from .challenges import ChallengeTable
 from .enrolment import Enrolments
@@ -66,8 +67,9 @@ class Hub:
         counters: DispatchCounters,
         memory: PlacementMemory | None = None,
         standings: StandingBook | None = None,
+        entry_log: EntryLog | None = None,
     ) -> None:
-        """`memory` keeps who was told to hold what over a restart; `standings`, who may serve."""
+        """`memory` keeps who was told to hold what over a restart; `standings`, who may serve; `entry_log` has who enrolled."""
         self.settings = settings
         self.directory = Directory(source.manifest)
         self._identity = identity
@@ -75,6 +77,7 @@ class Hub:
         self._join_secret = join_secret
         self._manifest = source.manifest
         self._counters = counters
+        self._entry_log = entry_log
         self._roster = Roster()
         self._standings = standings or StandingBook(None, AuditSettings(enabled=False).standing)
         self._standings.subscribe(self._standing_changed)
@@ -107,6 +110,7 @@ class Hub:
             challenges,
             settings.ticket_lifetime_s,
             self.refusal,
+            self._entry_log,
         )
         rows = rows_per_frame(self._manifest.hidden)
         attachments = Attachments(

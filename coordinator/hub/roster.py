@@ -79,6 +79,7 @@ class Member:
         refused: What it reported that it will not hold.
         dropping: What it was told to drop, and in which epoch, until it answers for that epoch.
         fetched_bytes, held_bytes: As it reported.
+        logged_software: SHA-256 of the software under which the public log has it; empty before.
         faults: Links on which a result was rejected.
         counted_on: Whether placement counts on it: attached, or lost for less than the grace.
     """
@@ -97,6 +98,7 @@ class Member:
     dropping: dict[ExpertKey, int] = field(default_factory=dict)
     fetched_bytes: int = 0
     held_bytes: int = 0
+    logged_software: bytes = b""
     faults: int = 0
     counted_on: bool = False
     record: NodeRecord = field(default_factory=NodeRecord)
