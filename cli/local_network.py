@@ -1,7 +1,8 @@
 """A coordinator and its nodes as processes on this machine.
 
-Guarantees: they listen on loopback only; all start at once, so that imports and loading overlap; leaving the context ends
-every one of them, whatever happened; what they keep lies below one folder, so that a second start downloads nothing.
+Guarantees: they listen on loopback only; all start at once, so that imports and loading overlap; the nodes share the machine's
+memory; leaving the context ends every one of them, whatever happened; what they keep lies below one folder, so that a second
+start downloads nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from typing import Any, BinaryIO, NoReturn, Self
 
 from ..client import FolkmootClient
 from ..errors import CapacityError, UnavailableError, UsageError
+from ..node.machine import LEAST_MEMORY_BYTES, available_memory_bytes
 from .child import Child, ChildEndedError
 from .terminal import format_bytes
 
 POLL_S = 0.1
 CHECK_INTERVAL_S = 0.5
 COVERAGE_TIMEOUT_S = 600.0
+MEMORY_SHARE = 0.7
+"""The part of the memory available now that all nodes together lend: left to itself, each of them would lend half."""
 LEAST_FREE_BYTES = 16 << 20
 """With less, processes could not even say in their logs why they end."""
 REPLICAS_TIMEOUT_S = 3.0
@@ -108,9 +112,11 @@ class LocalNetwork:
         serve += ["--host", "127.0.0.1", "--port", "0", "--api-port", str(self._api_port)]
         serve += ["--threads", str(self._threads)]
         self._coordinator = Child("the coordinator", serve, logs / "coordinator.log", self._environment)
+        memory = max(LEAST_MEMORY_BYTES, int(available_memory_bytes() * MEMORY_SHARE / self._count))
         for number in range(1, self._count + 1):
             name = f"node-{number}"
-            join = ["node", "join", "-", "--threads", "1", "--name", name, "--state", str(self._state / name)]
+            join = ["node", "join", "-", "--threads", "1", "--memory", str(memory), "--name", name]
+            join += ["--state", str(self._state / name)]
             self._nodes.append(Child(name, join, logs / f"{name}.log", self._environment))
         ready = json.loads(self._coordinator.read_line())
         self.api_url = ready["api"]

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -103,6 +104,41 @@ def test_a_disk_without_room_for_logs_is_seen_before_anything_starts(
         with pytest.raises(DiskFullError, match="demo has 0 B free.*free some"):
             network.open()
     assert not (tmp_path / "demo" / "logs").exists()
+
+
+class Started:
+    """Stands for a process: keeps what it was started with."""
+
+    all: ClassVar[list[Sequence[str]]] = []
+
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, environment: object) -> None:
+        self.all.append(arguments)
+
+    def read_line(self) -> str:
+        """What a coordinator says."""
+        return '{"api": "http://127.0.0.1:9", "invite": "folkmoot1-x"}'
+
+    def tell(self, line: str) -> None:
+        """Ignored."""
+
+    def ask_to_end(self) -> None:
+        """Ignored."""
+
+    def end(self) -> int:
+        """Ignored."""
+        return 0
+
+
+def test_nodes_of_one_machine_share_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("folkmoot.cli.local_network.Child", Started)
+    monkeypatch.setattr("folkmoot.cli.local_network.available_memory_bytes", lambda: 8 << 30)
+    Started.all.clear()
+    with LocalNetwork(tmp_path, 4, tmp_path / "demo") as network:
+        network.open()
+    lent = [int(words[words.index("--memory") + 1]) for words in Started.all if words[0] == "node"]
+    assert len(lent) == 4
+    assert len(set(lent)) == 1
+    assert 4 << 30 < sum(lent) < 8 << 30
 
 
 def test_an_error_that_cannot_be_said_keeps_its_exit_code(tmp_path: Path) -> None:
