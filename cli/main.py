@@ -18,7 +18,7 @@ import typer
 
 from .. import __version__
 from ..errors import CapacityError, FolkmootError
-from . import ask, audit, chat, coordinator, demo, model, node, status
+from . import ask, audit, chat, coordinator, demo, log, model, node, status
 from .terminal import emit, error_line, say
 
 DEBUG_VARIABLE = "FOLKMOOT_DEBUG"
@@ -38,6 +38,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(node.app, name="node")
 app.add_typer(audit.app, name="audit")
+app.add_typer(log.app, name="log")
 app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("status")(status.status)

@@ -231,7 +231,7 @@ def test_a_writer_that_is_killed_again_and_again_loses_nothing(folder: Path) -> 
             for _ in range(lines):
                 acknowledged = int(writer.stdout.readline())
             writer.send_signal(signal.SIGKILL)
-            acknowledged = int((writer.stdout.read().split() or [acknowledged])[-1])
+            acknowledged = int((writer.stdout.read().split() or [str(acknowledged)])[-1])
         store = LogStore(folder, LOG)
         assert store.size >= acknowledged
         assert entries_of(store) == some(0, store.size)
