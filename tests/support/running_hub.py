@@ -19,6 +19,7 @@ from folkmoot.coordinator.hub.hub import Hub
 from folkmoot.coordinator.hub.placement_memory import PlacementMemory
 from folkmoot.coordinator.hub.settings import HubSettings
 from folkmoot.coordinator.hub.snapshot import NodeSnapshot
+from folkmoot.coordinator.ledger.public_log import EntryLog
 from folkmoot.ids import NodeId
 from folkmoot.models.pool import StepTally
 from folkmoot.trust.keys import Identity
@@ -48,6 +49,7 @@ class RunningHub:
         dispatch: DispatchSettings,
         memory: PlacementMemory | None,
         standings: StandingBook | None,
+        entry_log: EntryLog | None,
     ) -> None:
         self.model = model
         self.identity = Identity.generate()
@@ -61,6 +63,7 @@ class RunningHub:
             self.counters,
             memory,
             standings,
+            entry_log,
         )
         self.pool = NetworkExperts(
             asyncio.get_running_loop(),
@@ -145,6 +148,7 @@ async def running_hub(
     dispatch: dict[str, Any] | None = None,
     memory: PlacementMemory | None = None,
     standings: StandingBook | None = None,
+    entry_log: EntryLog | None = None,
     **hub: Any,
 ) -> AsyncIterator[RunningHub]:
     """A hub that listens, with settings for tests; `hub` and `dispatch` override them."""
@@ -154,6 +158,7 @@ async def running_hub(
         DispatchSettings(**{"expert_wait_s": 2.0, **(dispatch or {})}),
         memory,
         standings,
+        entry_log,
     )
     await running.hub.start()
     try:
