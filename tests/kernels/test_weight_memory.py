@@ -44,6 +44,16 @@ def test_memory_goes_back_when_nothing_looks_at_it() -> None:
 
 
 @needs_huge_pages
+def test_what_fills_no_huge_page_takes_none() -> None:
+    size, count = HUGE_PAGE + (64 << 10), 40
+    before = psutil.Process().memory_info().rss
+    memories = [weight_memory.weight_memory(size) for _ in range(count)]
+    for memory in memories:
+        np.frombuffer(memory, np.uint8)[:] = 1
+    assert psutil.Process().memory_info().rss - before < 1.05 * count * size + (4 << 20)
+
+
+@needs_huge_pages
 def test_a_system_without_memory_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> mmap.mmap:
         raise OSError(12, "Cannot allocate memory")
