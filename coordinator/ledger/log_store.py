@@ -279,7 +279,7 @@ class LogStore:
                 if old is not None:
                     path = self._folder / old.path
                     self._disk.remove(path)
-                    if tile_in(size, level, old.index).width == WIDTH:
+                    if tile_in(size, level, old.index).width == WIDTH and path.parent.is_dir():
                         self._disk.remove_folder(path.parent)
         except OSError as error:
             log.warning("a partial tile that is not needed any more cannot be removed (%s)", error)

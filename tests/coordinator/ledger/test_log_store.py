@@ -27,7 +27,7 @@ from folkmoot.tests.support.dying_disk import DyingDisk, End, KilledError, Volat
 from folkmoot.tests.support.memory_log import MemoryLog
 from folkmoot.trust.checkpoints import Checkpoint, log_key, open_checkpoint
 from folkmoot.trust.keys import Identity
-from folkmoot.trust.log_tiles import CHECKPOINT_PATH, LogError, Tile, encode_bundle
+from folkmoot.trust.log_tiles import CHECKPOINT_PATH, LogError, Tile, encode_bundle, tile_in, tiles_in
 from folkmoot.trust.log_verifier import LogVerifier
 
 LOG, OTHER = Identity(b"l" * 32), Identity(b"o" * 32)
@@ -162,12 +162,16 @@ def run_plan(folder: Path, plan: list[int], disk: DyingDisk) -> tuple[int, list[
     return acknowledged, shown
 
 
-def check_reopened(folder: Path, acknowledged: int, shown: list[Checkpoint], plan: list[int]) -> None:
+def check_reopened(folder: Path, acknowledged: int, shown: list[Checkpoint]) -> None:
     """The log that is opened again has all that was acknowledged, grew from all that was shown, and grows on."""
     for more in (1, 300):
         store = LogStore(folder, LOG)
         size = store.size
         assert size >= acknowledged
+        tiles = {Tile.parse(path) for path in files(folder) if path.startswith("tile/")}
+        assert tiles >= set(tiles_in(size))
+        # Nothing lies there that the checkpoint does not cover.
+        assert all(tile.width <= tile_in(size, tile.level, tile.index).width for tile in tiles)
         grow(store, size + more)
         assert entries_of(store) == some(0, size + more)
         verifier = LogVerifier(KEY, store.read)
@@ -195,7 +199,23 @@ def test_whatever_step_is_the_last_nothing_acknowledged_is_lost(
         folder = tmp_path / str(at) / "log"
         folder.parent.mkdir()
         acknowledged, shown = run_plan(folder, plan, DyingDisk(at, end))
-        check_reopened(folder, acknowledged, shown, plan)
+        check_reopened(folder, acknowledged, shown)
+
+
+@pytest.mark.parametrize("plan", [[1], [], [255]], ids=str)
+@pytest.mark.parametrize("end", [End.BEFORE, End.AFTER])
+def test_a_kill_and_then_a_loss_of_power_take_nothing_that_was_shown_between(
+    end: End, plan: list[int], tmp_path: Path
+) -> None:
+    """What a killed process left unsynced is seen by the next one, and must not be built upon."""
+    for at in range(steps_of([1, 1])):
+        folder = tmp_path / str(at) / "log"
+        folder.parent.mkdir()
+        disk = VolatileDisk(at, end)
+        _, shown = run_plan(folder, [1, 1], disk)
+        acknowledged, more = run_plan(folder, plan, disk)
+        disk.lose_power(lambda: False)
+        check_reopened(folder, acknowledged, [*shown, *more])
 
 
 @given(st.sampled_from(PLANS), st.data())
@@ -206,7 +226,7 @@ def test_a_loss_of_power_takes_nothing_acknowledged(plan: list[int], data: st.Da
     with tempfile.TemporaryDirectory() as folder:
         acknowledged, shown = run_plan(Path(folder) / "log", plan, disk)
         disk.lose_power(lambda: data.draw(st.booleans()))
-        check_reopened(Path(folder) / "log", acknowledged, shown, plan)
+        check_reopened(Path(folder) / "log", acknowledged, shown)
 
 
 WRITER = """
