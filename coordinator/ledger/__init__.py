@@ -1,1 +1,1 @@
-"""What the coordinator puts on public record: the log of enrolments and verdicts."""
+"""What the coordinator puts on public record: an append-only log of signed entries."""

@@ -103,27 +103,37 @@ class VolatileDisk(DyingDisk):
     def replace(self, draft: Path, path: Path) -> None:
         """Undone, the name is again that of what had it before."""
         before = path.read_bytes() if path.exists() else None
-        super().replace(draft, path)
-        self._undo.append((path.parent, lambda: restore(path, before)))
+        try:
+            super().replace(draft, path)
+        finally:
+            if not draft.exists():
+                self._undo.append((path.parent, lambda: restore(path, before)))
 
     def make_folder(self, path: Path) -> None:
         """Undone, it is gone with everything in it."""
         new = not path.exists()
-        super().make_folder(path)
-        if new:
-            self._undo.append((path.parent, lambda: shutil.rmtree(path, ignore_errors=True)))
+        try:
+            super().make_folder(path)
+        finally:
+            if new and path.exists():
+                self._undo.append((path.parent, lambda: shutil.rmtree(path, ignore_errors=True)))
 
     def remove(self, path: Path) -> None:
         """Undone, the file is back."""
         before = path.read_bytes() if path.exists() else None
-        super().remove(path)
-        if before is not None:
-            self._undo.append((path.parent, lambda: restore(path, before)))
+        try:
+            super().remove(path)
+        finally:
+            if before is not None and not path.exists():
+                self._undo.append((path.parent, lambda: restore(path, before)))
 
     def remove_folder(self, path: Path) -> None:
         """Undone, the folder is back, empty."""
-        super().remove_folder(path)
-        self._undo.append((path.parent, lambda: path.mkdir(parents=True, exist_ok=True)))
+        try:
+            super().remove_folder(path)
+        finally:
+            if not path.exists():
+                self._undo.append((path.parent, lambda: path.mkdir(parents=True, exist_ok=True)))
 
     def sync_folder(self, path: Path) -> None:
         """Makes the folder's names lasting."""
