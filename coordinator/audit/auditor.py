@@ -20,16 +20,16 @@ from typing import Final
 import torch
 
 from ...errors import FolkmootError
-from ...ids import ExpertKey, short
+from ...ids import ExpertKey, NodeId, short
 from ...protos.codec import TensorError
 from ...protos.folkmoot.v1 import link_pb2
-from ...protos.limits import opened_pairs
 from ...trust.audit_check import Suspicion, check_opening
 from ...trust.audit_policy import AuditPolicy, AuditSubject
 from ...trust.keys import SignatureError
 from ...trust.residuals import residuals
 from ..dispatch.challenge import Opened, SentChallenge, Unopened
 from ..dispatch.verified_result import VerifiedResult
+from .bias_watch import BiasWatch
 from .canonical_weights import CanonicalExperts
 from .counters import AuditCounters, AuditOutcome
 from .judge import Judge
@@ -82,6 +82,7 @@ class Auditor:
         self._settings = settings
         self._thresholds = ThresholdStore(folder, experts, settings.projections, settings.suspicion_rate)
         self._policy = AuditPolicy(settings.policy)
+        self._biases = BiasWatch(settings.suspicion_rate, judge.tolerance)
         self._draws = SecretDraws()
         self._events: queue.SimpleQueue[VerifiedResult | _Answer | None] = queue.SimpleQueue()
         self._held_bytes = 0
@@ -183,7 +184,7 @@ class Auditor:
             return None
         settings = self._settings
         intermediate = self._experts.manifest.spec_of(chosen[0].expert).intermediate
-        caps = SelectionCaps(settings.rows_per_expert, settings.most_rows, opened_pairs(intermediate))
+        caps = SelectionCaps(settings.rows_per_expert, settings.most_rows, settings.most_pairs(intermediate))
         by_expert = {subject.expert.expert: subject for subject in chosen}
         return select(pairs, verified.task.rows, by_expert, caps, self._draws)
 
@@ -193,8 +194,8 @@ class Auditor:
         if not self._standings.of(node).serves:
             self._counters.ended(AuditOutcome.ABANDONED)
             return True
-        found = self._check(question, answer.opened)
-        if found is None:
+        found, biased = self._check(question, answer.opened)
+        if found is None and not biased:
             for subject in question.selection.subjects:
                 self._policy.record(subject, passed=True)
             self._counters.ended(AuditOutcome.PASSED)
@@ -204,13 +205,17 @@ class Auditor:
             self._counters.unopened(found)
         else:
             self._counters.suspected()
-        verdict = self._judge.judge(question)
+        recomputed = self._judge.recompute(question)
+        verdict = self._judge.judge(question, recomputed)
         if verdict is not None:
             log.warning("node %s: %s; evidence: %s", short(node), verdict.what, verdict.evidence)
-            self._policy.forget(node)
-            self._counters.ended(AuditOutcome.WRONG)
-            self._standings.convicted(node, verdict.what)
-            return True
+            return self._convict(node, verdict.what)
+        bias = None if isinstance(found, Unopened) else self._biases.weigh(question, recomputed)
+        if bias is not None:
+            layer = question.verified.task.layer
+            return self._convict(
+                node, f"its results in layer {layer} are biased by {bias:.2%} over many rows"
+            )
         for subject in question.selection.subjects:
             self._policy.record(subject, passed=False)
         self._counters.ended(AuditOutcome.CLEARED)
@@ -218,24 +223,31 @@ class Auditor:
             self._standings.struck(node, STRIKES[found])
         return True
 
-    def _check(self, question: Question, opened: Opened) -> Suspicion | Unopened | None:
-        """What is wrong with an opening; None when it looks honest."""
+    def _convict(self, node: NodeId, what: str) -> bool:
+        self._policy.forget(node)
+        self._biases.forget(node)
+        self._counters.ended(AuditOutcome.WRONG)
+        self._standings.convicted(node, what)
+        return True
+
+    def _check(self, question: Question, opened: Opened) -> tuple[Suspicion | Unopened | None, bool]:
+        """What is wrong with an opening, None when it looks honest; and whether many together do not."""
         if isinstance(opened, Unopened):
-            return opened
+            return opened, False
         node = question.verified.host.node
         if opened.refused:
             log.info("node %s opens nothing: %r", short(node), opened.refused)
-            return Unopened.NOT_NOW if opened.reason in _NO_FAULT else Unopened.REFUSED
+            return Unopened.NOT_NOW if opened.reason in _NO_FAULT else Unopened.REFUSED, False
         try:
             return self._residuals_of(question, opened)
         except SignatureError as error:
             log.warning("an opening of node %s does not count: %s", short(node), error)
-            return Unopened.SIGNATURE
+            return Unopened.SIGNATURE, False
         except TensorError as error:
             log.warning("an opening of node %s does not count: %s", short(node), error)
-            return Unopened.MALFORMED
+            return Unopened.MALFORMED, False
 
-    def _residuals_of(self, question: Question, opening: link_pb2.Opening) -> Suspicion | None:
+    def _residuals_of(self, question: Question, opening: link_pb2.Opening) -> tuple[Suspicion | None, bool]:
         layer, manifest = question.verified.task.layer, self._experts.manifest
         keys = {part.expert: ExpertKey(layer, part.expert) for part in question.selection.by_expert}
         first = next(iter(keys.values()))
@@ -251,4 +263,5 @@ class Auditor:
         )
         thresholds = self._thresholds.of(manifest.experts[first].spec, book)
         found = check_opening(left, thresholds, question.kind)
-        return found if isinstance(found, Suspicion) else None
+        biased = self._biases.note(question, left, book.epoch)
+        return (found if isinstance(found, Suspicion) else None), biased

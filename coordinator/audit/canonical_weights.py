@@ -10,19 +10,23 @@ Letters: H hidden size, I intermediate size.
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import Final
 
 import torch
 
 from ...errors import ModelError
 from ...ids import ExpertKey
+from ...kernels.by_rows import by_rows
 from ...kernels.expert import Expert
-from ...kernels.formats import ExpertSpec, Layout
+from ...kernels.formats import ExpertSpec
 from ...kernels.quantize import dequantize
+from ...kernels.weight_memory import weight_memory
 from ...models.manifest import Manifest
 from ...trust.expert_arithmetic import Activation, ExpertForm, ExpertWeights, Floats
 from ..hub.experts_service import ExpertSource
 
+READ_BYTES: Final = 1 << 20
 SIGNIFICAND_BITS: Final = {"bfloat16": 8, "float16": 11, "float32": 24}
 """Of the types of activations, the leading bit included."""
 
@@ -38,45 +42,37 @@ def expert_form(spec: ExpertSpec, dtype: str) -> ExpertForm:
     )
 
 
-def expert_weights(spec: ExpertSpec, data: bytes) -> ExpertWeights:
-    """An expert's weights from its canonical bytes.
-
-    Raises:
-        ExpertBytesError: when the bytes are not as many as the spec says.
-    """
-    expert = Expert.load(spec, data)
-    weights = expert.weights
-    if spec.layout.row_major:
-        matrices = {role: dequantize(matrix) for role, matrix in expert.matrices.items()}
-    else:
-        both, down = weights["gate_up"], weights["down"]  # [H, 2I], [I, H]
-        halves = (
-            (both[:, : spec.intermediate], both[:, spec.intermediate :])
-            if spec.layout is Layout.FUSED_TRANSPOSED
-            else (both[:, 0::2], both[:, 1::2])
-        )
-        matrices = {"gate": halves[0].T, "up": halves[1].T, "down": down.T}
-    biases = weights.get("gate_up_bias")
+def expert_weights(expert: Expert) -> ExpertWeights:
+    """An expert's weights as plain arrays."""
+    parts = by_rows(expert)
+    arrays = {role: _numbers(dequantize(matrix)) for role, (matrix, _) in parts.items()}
+    biases = {role: _numbers(bias) for role, (_, bias) in parts.items() if bias is not None}
     return ExpertWeights(
-        gate=_numbers(matrices["gate"]) if "gate" in matrices else None,
-        up=_numbers(matrices["up"]),
-        down=_numbers(matrices["down"]),
-        gate_bias=None if biases is None else _numbers(biases[0::2]),
-        up_bias=None if biases is None else _numbers(biases[1::2]),
-        down_bias=_numbers(weights["down_bias"]) if "down_bias" in weights else None,
+        gate=arrays.get("gate"),
+        up=arrays["up"],
+        down=arrays["down"],
+        gate_bias=biases.get("gate"),
+        up_bias=biases.get("up"),
+        down_bias=biases.get("down"),
     )
 
 
 def _numbers(values: torch.Tensor) -> Floats:
-    # A copy, always: views over the canonical bytes may be of read-only memory.
-    return values.float().contiguous().clone().numpy()
+    # Views over the canonical bytes may be of memory that is only lent: what is returned never is.
+    wide = values.float().contiguous()
+    return (wide if wide.data_ptr() != values.data_ptr() else wide.clone()).numpy()
 
 
 class CanonicalExperts:
-    """The experts of one model, read from this machine's disk and checked."""
+    """The experts of one model, read from this machine's disk and checked.
+
+    Attributes:
+        in_turn: Held by whoever works with whole experts, so that never two are in memory at once for audits' sake.
+    """
 
     def __init__(self, source: ExpertSource) -> None:
         self._source = source
+        self.in_turn = threading.RLock()
 
     @property
     def manifest(self) -> Manifest:
@@ -87,25 +83,29 @@ class CanonicalExperts:
         """What the expert shares with all of its layer. Raises KeyError when the model has no such expert."""
         return expert_form(self.manifest.spec_of(key), self.manifest.dtype)
 
-    def read(self, key: ExpertKey) -> bytes:
-        """An expert's canonical bytes.
+    def load(self, key: ExpertKey) -> Expert:
+        """An expert, in memory of its own.
 
         Raises:
             KeyError: when the model has no such expert.
-            DamagedExpertError: when the bytes have another SHA-256 than the manifest says.
+            DamagedExpertError: when its bytes have another SHA-256 than the manifest says.
             ModelError: when they cannot be read.
         """
-        data = self._source.read_expert(key)
-        if hashlib.sha256(data).hexdigest() != self.manifest.experts[key].sha256:
+        digest, data = hashlib.sha256(), weight_memory(self.manifest.expert_bytes(key))
+        for start in range(0, len(data), READ_BYTES):
+            part = self._source.read_expert(key, start, READ_BYTES)
+            digest.update(part)
+            data[start : start + len(part)] = part
+        if digest.hexdigest() != self.manifest.experts[key].sha256:
             raise DamagedExpertError(
                 f"the bytes of {key} on this machine are not those of the manifest",
                 advice="get the checkpoint again, and prepare it: folkmoot model prepare",
             )
-        return data
+        return Expert.load(self.manifest.spec_of(key), data)
 
     def weights(self, key: ExpertKey) -> ExpertWeights:
-        """An expert's weights; raises as `read` does."""
-        return expert_weights(self.manifest.spec_of(key), self.read(key))
+        """An expert's weights as plain arrays; raises as `load` does."""
+        return expert_weights(self.load(key))
 
     def public(self, key: ExpertKey) -> tuple[ExpertForm, ExpertWeights] | None:
         """Form and weights, None when the model has no such expert: what `check_evidence` asks for."""

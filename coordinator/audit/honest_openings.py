@@ -10,36 +10,30 @@ Letters: n rows, H hidden size, I intermediate size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ...ids import ExpertKey
+from ...kernels.by_rows import by_rows
 from ...kernels.expert import Expert
 from ...kernels.feed_forward import Group, feed_forward
 from ...kernels.formats import DTYPES
+from ...kernels.opening import open_expert
 from ...trust.audit_statements import OpeningKind
-from ...trust.expert_arithmetic import (
-    Doubles,
-    ExpertForm,
-    ExpertRows,
-    ExpertWeights,
-    Floats,
-    activate,
-    first_products,
-    second_product,
-)
+from ...trust.expert_arithmetic import Doubles, ExpertRows, Floats, activate
 from ...trust.residuals import OpenedExpert, Stage, StageResiduals, residuals
-from .canonical_weights import CanonicalExperts, expert_weights
+from .canonical_weights import CanonicalExperts
+from .expert_sketching import slices
+from .freed_memory import give_back
 from .sketch_book import SketchBook
 
 Samples = dict[str, dict[tuple[OpeningKind, Stage], list[StageResiduals]]]
 
 EXPERTS: Final = 8
-ROWS: Final = 160
+ROWS: Final = 128
 """Of each expert: enough over all of them for the tails that thresholds are drawn from."""
 FEW_ROWS: Final = 4
 OUTLIER_SHARE, OUTLIER_SIZE = 0.01, 15.0
@@ -56,8 +50,23 @@ def measure(experts: CanonicalExperts, book: SketchBook, spec: int) -> Samples:
     chosen = [keys[index * len(keys) // EXPERTS] for index in range(EXPERTS)]
     samples: Samples = {}
     for number, key in enumerate(chosen):
-        for source, kind, stage, part in _of_expert(experts, book, key, number):
-            samples.setdefault(source, {}).setdefault((kind, stage), []).append(part)
+        sketch = book.sketch(key)
+        with experts.in_turn:
+            answers = _answers(experts, key, number)
+            give_back()
+        pairs = ExpertRows(key.expert, np.arange(ROWS), np.ones(ROWS, np.float32))
+        for source, output in answers.outputs.items():
+            for kind, (gate, up) in answers.opened.items():
+                found = residuals(
+                    experts.form(key),
+                    book.projections(key.layer),
+                    {key.expert: sketch},
+                    answers.inputs,
+                    output,
+                    [OpenedExpert(pairs, gate, up)],
+                )
+                for stage, part in found.items():
+                    samples.setdefault(source, {}).setdefault((kind, stage), []).append(part)
     return samples
 
 
@@ -69,43 +78,48 @@ def heavy_rows(count: int, hidden: int, seed: int, dtype: torch.dtype) -> torch.
     return torch.from_numpy(generator.standard_t(5, size=(count, hidden)) * channels).to(dtype)
 
 
-def _of_expert(
-    experts: CanonicalExperts, book: SketchBook, key: ExpertKey, seed: int
-) -> Iterator[tuple[str, OpeningKind, Stage, StageResiduals]]:
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """What honest nodes answer to rows of one expert, and what they open.
+
+    Attributes:
+        inputs: [n, H].
+        outputs: [n, H] by source.
+        opened: Gate and up activations, [n, I], by kind.
+    """
+
+    inputs: Doubles
+    outputs: dict[str, Floats]
+    opened: dict[OpeningKind, tuple[Floats | None, Floats]]
+
+
+def _answers(experts: CanonicalExperts, key: ExpertKey, seed: int) -> _Answers:
     manifest, form = experts.manifest, experts.form(key)
-    spec, data, dtype = manifest.spec_of(key), experts.read(key), DTYPES[manifest.dtype]
-    expert, weights = Expert.load(spec, data), expert_weights(spec, data)
+    spec, expert, dtype = manifest.spec_of(key), experts.load(key), DTYPES[manifest.dtype]
     rows = heavy_rows(ROWS, spec.hidden, seed, dtype)  # [n, H]
-    inputs = rows.double().numpy()
-
-    def rounded(values: Floats) -> Doubles:
-        return torch.from_numpy(np.asarray(values, np.float64)).to(dtype).double().numpy()
-
-    gate, up = first_products(weights, inputs)  # [n, I]
-    tight = (_single(rows, weights.gate, weights.gate_bias), _single(rows, weights.up, weights.up_bias))
-    raw = (None if gate is None else rounded(gate), rounded(up))
-    outputs: dict[str, Floats] = {
-        "kernels, few rows": _computed(expert, rows, FEW_ROWS),
-        "kernels, many rows": _computed(expert, rows, ROWS),
-        "the profile's least": _least_exact(form, weights, raw[0], raw[1], rounded),
-    }
-    pairs = ExpertRows(key.expert, np.arange(ROWS), np.ones(ROWS, np.float32))
-    projections, sketches = book.projections(key.layer), {key.expert: book.sketch(key)}
-    for source, output in outputs.items():
-        for kind, (first, second) in ((OpeningKind.RAW, raw), (OpeningKind.TIGHT, tight)):
-            assert second is not None
-            opened = [OpenedExpert(pairs, first, second)]
-            found = residuals(form, projections, sketches, inputs, output, opened)
-            for stage, part in found.items():
-                yield source, kind, stage, part
+    gate, up = open_expert(expert, rows)  # [n, I]
+    raw_gate, raw_up = (None if gate is None else gate.to(dtype).double()), up.to(dtype).double()
+    inner = activate(form, None if raw_gate is None else raw_gate.numpy(), raw_up.numpy())
+    answer = _second_product(expert, torch.from_numpy(inner).to(dtype).float())  # [n, H]
+    return _Answers(
+        rows.double().numpy(),
+        {
+            "kernels, few rows": _computed(expert, rows, FEW_ROWS),
+            "kernels, many rows": _computed(expert, rows, ROWS),
+            "the profile's least": answer.to(dtype).double().numpy(),
+        },
+        {
+            OpeningKind.RAW: (None if raw_gate is None else raw_gate.numpy(), raw_up.numpy()),
+            OpeningKind.TIGHT: (None if gate is None else gate.numpy(), up.numpy()),
+        },
+    )
 
 
-def _single(rows: torch.Tensor, matrix: Floats | None, bias: Floats | None) -> Floats | None:
-    """A product in float32 throughout: [n, I]."""
-    if matrix is None:
-        return None
-    added = None if bias is None else torch.from_numpy(bias)
-    return F.linear(rows.float(), torch.from_numpy(matrix), added).numpy()
+def _second_product(expert: Expert, inner: torch.Tensor) -> torch.Tensor:
+    """Inner activations [n, I] times the down matrix, in float32: [n, H]."""
+    down, bias = by_rows(expert)["down"]
+    answer = torch.cat([inner @ part.T for _, part in slices(down)], dim=1)
+    return answer if bias is None else answer + bias.float()
 
 
 def _computed(expert: Expert, rows: torch.Tensor, at_once: int) -> Floats:
@@ -116,14 +130,3 @@ def _computed(expert: Expert, rows: torch.Tensor, at_once: int) -> Floats:
         group = Group(expert, torch.arange(len(part)), torch.ones(len(part)))
         parts.append(feed_forward([group], part))
     return torch.cat(parts).numpy()
-
-
-def _least_exact(
-    form: ExpertForm,
-    weights: ExpertWeights,
-    gate: Doubles | None,
-    up: Doubles,
-    rounded: Callable[[Floats], Doubles],
-) -> Floats:
-    """What a node answers that rounds wherever the profile lets it."""
-    return rounded(second_product(weights, rounded(activate(form, gate, up))))

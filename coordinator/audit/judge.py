@@ -19,7 +19,7 @@ from ...protos.codec import raw_bytes, wire_dtype
 from ...trust.audit_statements import VerdictKind, VerdictStatement, millionths
 from ...trust.evidence import SUFFIX, Evidence, StatedRouting
 from ...trust.keys import Identity
-from ...trust.recompute import Comparison, Tolerance, compare, recompute
+from ...trust.recompute import Comparison, Recomputed, Tolerance, compare, recompute
 from ...trust.stated_tensors import StatedTensor, StatedType
 from ...trust.statements import manifest_statement
 from .canonical_weights import CanonicalExperts
@@ -61,25 +61,33 @@ class Judge:
         self._folder = folder / EVIDENCE_FOLDER
         self._experts = experts
         self._identity = identity
-        self._tolerance = tolerance or Tolerance()
+        self.tolerance = tolerance or Tolerance()
         self._clock = clock
 
-    def judge(self, question: Question) -> Verdict | None:
-        """A verdict with its evidence when the rows asked about are wrong; None when they are as they should be.
+    def recompute(self, question: Question) -> Recomputed:
+        """What the rows asked about should be.
 
         Raises:
             ModelError: when the canonical weights cannot be read, or are damaged.
-            EvidenceNotWrittenError: when the evidence cannot be written.
         """
         layer = question.verified.task.layer
         pairs = question.selection.by_expert
-        recomputed = recompute(
-            self._experts.form(ExpertKey(layer, pairs[0].expert)),
-            lambda expert: self._experts.weights(ExpertKey(layer, expert)),
-            question.inputs,
-            pairs,
-        )
-        found = compare(question.output, recomputed, self._tolerance)
+        with self._experts.in_turn:
+            return recompute(
+                self._experts.form(ExpertKey(layer, pairs[0].expert)),
+                lambda expert: self._experts.weights(ExpertKey(layer, expert)),
+                question.inputs,
+                pairs,
+            )
+
+    def judge(self, question: Question, recomputed: Recomputed) -> Verdict | None:
+        """A verdict with its evidence when the rows asked about are wrong; None when they are as they should be.
+
+        Raises:
+            EvidenceNotWrittenError: when the evidence cannot be written.
+        """
+        layer = question.verified.task.layer
+        found = compare(question.output, recomputed, self.tolerance)
         if not found.wrong:
             return None
         evidence = self._evidence(question, found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import UsageError
-from ...protos.limits import MAX_OPENED_ROWS
+from ...protos.limits import MAX_OPENED_ROWS, opened_pairs
 from ...trust.audit_policy import FIRST_AUDITS, LOWEST_RATE, AuditPolicySettings
 from ...trust.calibration import DEFAULT_RATE
 from ...trust.projections import DEFAULT_COUNT, MAX_COUNT
@@ -16,6 +16,7 @@ from ...trust.standing import StandingSettings
 
 WEEK_S = 7 * 24 * 3600.0
 UNLIMITED = 1 << 30
+FEWEST_PAIRS = 32
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class AuditSettings:
         suspicion_rate: How often an honest opening may be suspected, and be recomputed for nothing.
         rows_per_expert: Rows that an audit draws for each expert that it is about.
         most_rows: Rows that one audit asks for at most.
+        opening_bytes: How large an opening may be: nodes send it from home.
         memory_bytes: What results that wait for their audit may take; results beyond it are not audited, and counted.
         probation_audits: Audits that a newcomer passes before it is a member.
         probation_experts: Experts that a node on probation is given, where others can host the rest.
@@ -46,6 +48,7 @@ class AuditSettings:
     suspicion_rate: float = DEFAULT_RATE
     rows_per_expert: int = 8
     most_rows: int = MAX_OPENED_ROWS
+    opening_bytes: int = 1 << 20
     memory_bytes: int = 128 << 20
     probation_audits: int = 50
     probation_experts: int = 4
@@ -65,12 +68,18 @@ class AuditSettings:
                 f"audits of {self.rows_per_expert} rows an expert and {self.most_rows} in all cannot be",
                 advice=f"give 1 to {MAX_OPENED_ROWS}, and not more for one expert than in all",
             )
-        if self.epoch_s < 60 or self.memory_bytes < 1 << 20:
+        if self.epoch_s < 60 or min(self.memory_bytes, self.opening_bytes) < 1 << 16:
             raise UsageError(
-                "epoch_s or memory_bytes of audits is too small", advice="give a minute and a MiB at least"
+                "epoch_s, opening_bytes or memory_bytes of audits is too small",
+                advice="give at least a minute, and 64 KiB",
             )
         # Both refuse what cannot be.
         _ = self.policy, self.standing
+
+    def most_pairs(self, intermediate: int) -> int:
+        """How many pairs of a row and an expert this wide one audit may open: those of one row at least, for most models."""
+        wanted = max(self.opening_bytes // (2 * 4 * intermediate), FEWEST_PAIRS)
+        return min(wanted, opened_pairs(intermediate))
 
     @property
     def policy(self) -> AuditPolicySettings:

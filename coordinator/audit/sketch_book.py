@@ -15,8 +15,9 @@ from typing import Final
 
 from ...ids import ExpertKey
 from ...trust.projections import Projections, derive_projections
-from ...trust.sketch import ExpertSketch, SketchError, sketch_expert
+from ...trust.sketch import ExpertSketch, SketchError
 from .canonical_weights import CanonicalExperts
+from .expert_sketching import sketch_of
 from .private_files import private_folder, write_private
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,8 @@ class SketchBook:
         return sketch if sketch.projections == self.projections(key.layer).identity else None
 
     def _make(self, key: ExpertKey) -> ExpertSketch:
-        sketch = sketch_expert(self.projections(key.layer), self._experts.weights(key))
+        with self._experts.in_turn:
+            sketch = sketch_of(self.projections(key.layer), self._experts.load(key))
         try:
             write_private(private_folder(self.folder) / self._path(key).name, sketch.encode(), durable=False)
         except OSError as error:

@@ -16,10 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from ...errors import FolkmootError, TrustError
 from ...trust.projections import SECRET_BYTES
 from ...trust.secret_files import create_secret_file, read_secret_file
 from .canonical_weights import CanonicalExperts
+from .freed_memory import give_back
 from .private_files import private_folder
 from .sketch_book import SketchBook
 
@@ -85,12 +88,14 @@ class SketchKeeper:
             if self._closing.is_set():
                 return
             book.keep(key)
+            give_back()
         self.current = book
         for folder in self._parent.iterdir():
             if folder != book.folder:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self) -> None:
+        torch.set_num_threads(1)  # of this thread's own products: the trunk's have the cores
         made = -1
         while not self._closing.is_set():
             if made != self._epoch():

@@ -33,6 +33,7 @@ class Misconduct(StrEnum):
     """What a node does wrong."""
 
     SCALED_OUTPUT = "answers 1 % too much"
+    TILTED_OUTPUT = "adds 0.3 % of each row's size in one direction"
     WRONG_OPENING = "opens other numbers than it computed with"
     SILENT = "does not open"
     LOST = "loses its link when it is asked"
@@ -79,6 +80,9 @@ class AskedNode:
         output = self.model.answer(layer, hidden, experts, gates)
         if Misconduct.SCALED_OUTPUT in self.does:
             output = output * 1.01
+        if Misconduct.TILTED_OUTPUT in self.does:
+            direction = torch.ones(output.shape[1]) / output.shape[1] ** 0.5
+            output = output + 0.003 * output.norm(dim=1, keepdim=True) * direction
         pairs = Pairs.of(experts.numpy(), gates.numpy())
         self._sequence += 1
         manifest = self.model.manifest

@@ -18,6 +18,7 @@ from folkmoot.tests.support.running_auditor import running_auditor
 from folkmoot.trust.evidence_check import Outcome, PublicModel, check_bytes
 from folkmoot.trust.standing import Status
 
+OPENINGS = set(Misconduct) - {Misconduct.SCALED_OUTPUT, Misconduct.TILTED_OUTPUT}
 HARMLESS = {
     Misconduct.SILENT: ("late", True),
     Misconduct.REFUSES: ("refused", True),
@@ -58,7 +59,27 @@ def test_a_wrong_output_convicts_and_the_evidence_holds(tmp_path: Path) -> None:
         assert steps[-1].outcome is Outcome.PROVEN, steps
 
 
-@pytest.mark.parametrize("does", set(Misconduct) - {Misconduct.SCALED_OUTPUT}, ids=lambda does: does.name)
+def test_a_small_bias_is_found_over_many_rows(tmp_path: Path) -> None:
+    with running_auditor(tmp_path) as audits:
+        node = audits.node(Misconduct.TILTED_OUTPUT)
+        for seed in range(40):
+            audits.auditor.watch(node.result(rows=8, seed=seed))
+        totals = audits.until(lambda totals: totals.outcomes.get("wrong"))
+        assert 100 <= 8 * (1 + totals.outcomes["cleared"]) <= 130, "a single row may be off by so much"
+        audits.until(lambda _: audits.standings.of(node.node).status is Status.QUARANTINED)
+        assert "are biased by 0." in audits.standings.of(node.node).reason
+        assert not audits.evidence
+
+
+def test_the_same_rows_again_and_again_are_no_bias(tmp_path: Path) -> None:
+    with running_auditor(tmp_path) as audits:
+        node = audits.node(Misconduct.TILTED_OUTPUT)
+        for _ in range(40):
+            audits.auditor.watch(node.result(rows=8, seed=1))
+        assert audits.ended(40).outcomes == {"cleared": 40}
+
+
+@pytest.mark.parametrize("does", sorted(OPENINGS), ids=lambda does: does.name)
 def test_no_opening_saves_a_wrong_output(tmp_path: Path, does: Misconduct) -> None:
     with running_auditor(tmp_path) as audits:
         node = audits.node(Misconduct.SCALED_OUTPUT, does)
