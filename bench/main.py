@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 STREAMS = (1, 16)
 PROMPT_TOKENS, NEW_TOKENS = 64, 48
-FOLDER = Path("build") / "bench"
+BUILD = Path("build")
+FOLDER = BUILD / "bench"
 NO_DRAFTS, TORCH_KERNELS = "network, no drafts", "network, torch kernels"
 COMPARED = {
     NO_DRAFTS: {"FOLKMOOT_COORDINATOR_ENGINE__MAX_DRAFT_TOKENS": "0"},
@@ -126,20 +127,56 @@ def show_kernels(report: dict[str, Any]) -> None:
     kernels.show(report)
 
 
+def measure_adversaries(runs: int | None, quick: bool) -> list[dict[str, Any]]:
+    """Measures every adversary, prints the table, and returns the report."""
+    import dataclasses
+
+    import torch
+
+    from .adversaries import harness, report
+
+    torch.set_num_threads(1)
+    extent = harness.QUICK if quick else harness.Extent()
+    if runs is not None:
+        extent = dataclasses.replace(extent, runs=runs)
+    measured = harness.measure((BUILD / "adversaries").absolute(), extent)
+    print(report.table(measured))
+    return [one.document() for one in measured]
+
+
 def main() -> None:
-    """The command: `folkmoot-bench moe-4l` or `folkmoot-bench kernels [--quick]`."""
+    """The command: `folkmoot-bench moe-4l`, `kernels`, or `adversaries`."""
     parser = argparse.ArgumentParser(prog="folkmoot-bench", description=__doc__)
-    parser.add_argument("benchmark", choices=["moe-4l", "kernels"])
-    parser.add_argument("--quick", action="store_true", help="kernels alone: only show that it works")
+    commands = parser.add_subparsers(dest="benchmark", required=True)
+    commands.add_parser("moe-4l", help="transformers, local experts and a network of two nodes")
+    kernels = commands.add_parser("kernels", help="the expert kernels")
+    adversaries = commands.add_parser("adversaries", help="how soon each kind of cheating node is caught")
+    for command in (kernels, adversaries):
+        command.add_argument("--quick", action="store_true", help="only show that it works")
+    adversaries.add_argument("--runs", type=_count, help="runs of each adversary without a wire")
     arguments = parser.parse_args()
     name = arguments.benchmark
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.ERROR if name == "adversaries" else logging.WARNING)
     os.environ["FOLKMOOT_HOME"] = str(FOLDER.absolute() / "home")
-    report = alone(measure_kernels, arguments.quick) if name == "kernels" else moe_4l()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    if name == "adversaries":
+        _write(BUILD / "adversaries.json", alone(measure_adversaries, arguments.runs, arguments.quick))
+        return
+    report = alone(measure_kernels, arguments.quick) if name == "kernels" else moe_4l()
     show_kernels(report) if name == "kernels" else show(report)
-    print(f"written to {FOLDER / name}.json", file=sys.stderr)
+    _write(FOLDER / f"{name}.json", report)
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("give 1 or more")
+    return count
+
+
+def _write(path: Path, report: Any) -> None:
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"written to {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,11 @@ _EXECUTORS: dict[Adversary, Callable[[Seat], Executor]] = {
 }
 
 
+def executor_of(adversary: Adversary, seat: Seat) -> Executor:
+    """The executor that cheats in this way, in some node's seat."""
+    return _EXECUTORS[adversary](seat)
+
+
 class AdversaryNode(NodeDaemon):
     """A node that cheats in one way.
 
@@ -73,4 +78,4 @@ class AdversaryNode(NodeDaemon):
 
     def make_executor(self, session: Session, manifest: Manifest, send: Send) -> Executor:
         """A cheating one; what it remembers lasts for one life of the link."""
-        return _EXECUTORS[self.adversary](Seat(session, manifest, self.shelf, send, self.settings.threads))
+        return executor_of(self.adversary, Seat(session, manifest, self.shelf, send, self.settings.threads))

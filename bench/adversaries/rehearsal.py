@@ -1,0 +1,164 @@
+"""Adversaries without a wire: as many runs as a 99th percentile needs.
+
+Guarantees: what answers and opens is the adversary's own executor; what decides, asks, checks and recomputes are the
+coordinator's own policy, question, residuals, thresholds (calibrated here, on the same model) and recomputation. What a run
+leaves out is transport, and the results that nobody audits, wherever the adversary does not care for them. A run begins with a
+node that has long been trusted, so one call in fifty is audited: the best that a cheat can hope for. Every call is one row
+through one expert: the least that an audit can see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ...coordinator.audit.canonical_weights import CanonicalExperts
+from ...coordinator.audit.question import Question
+from ...coordinator.audit.selection import Selection
+from ...coordinator.audit.settings import AuditSettings
+from ...coordinator.audit.sketch_book import SketchBook
+from ...coordinator.audit.threshold_store import ThresholdStore
+from ...coordinator.dispatch.verified_result import VerifiedResult
+from ...ids import ExpertKey
+from ...models.prepared import PreparedModel
+from ...trust.audit_check import Suspicion, check_opening
+from ...trust.audit_policy import AuditPolicy, AuditSubject
+from ...trust.audit_statements import OpeningKind
+from ...trust.keys import SignatureError
+from ...trust.recompute import Tolerance, compare, recompute
+from ...trust.residuals import residuals
+from .kinds import Adversary, Fate
+from .understudy import Understudy
+
+TRUSTED_AUDITS: Final = 1000
+"""So many audits passed leave the lowest rate."""
+PROMISED_CALLS: Final = 228
+"""Within so many calls an adversary that always cheats is to be caught, in 99 % of runs."""
+SELDOM: Final = frozenset({Adversary.ONE_ROW_IN_128, Adversary.WHEN_UNWATCHED})
+"""Adversaries that do not always cheat."""
+_ROWS_COUNT: Final = frozenset({Adversary.ONE_ROW_IN_128})
+"""Adversaries to whom it matters how many rows passed between audits."""
+_FRAMES_COUNT: Final = frozenset({Adversary.WHEN_UNWATCHED, Adversary.STALE_OUTPUT})
+"""Adversaries to whom it matters which frames passed."""
+
+
+def rehearsed(adversary: Adversary) -> bool:
+    """Whether there is a verdict to rehearse: not where results are rejected at sight, or are right."""
+    return adversary.fate is not Fate.REJECTED and adversary is not Adversary.FORGED_OPENING
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What many runs came to.
+
+    Attributes:
+        calls: Of each run, the calls until a verdict; None where there was none within the cap.
+        audits, suspected, convicted: Audits, those that ended in suspicion or without an opening that counts, and those of them that
+            ended in a verdict.
+    """
+
+    calls: tuple[int | None, ...]
+    audits: int
+    suspected: int
+    convicted: int
+
+
+class Rehearsal:
+    """The coordinator's part. Made on a running event loop, as executors are."""
+
+    def __init__(self, model: PreparedModel, folder: Path) -> None:
+        settings = AuditSettings()
+        self._model = model
+        self._experts = CanonicalExperts(model)
+        self._key = min(model.manifest.experts)
+        self._book = SketchBook(
+            folder, self._experts, secrets.token_bytes(32), epoch=0, count=settings.projections
+        )
+        store = ThresholdStore(folder, self._experts, settings.projections, settings.suspicion_rate)
+        self._thresholds = store.of(model.manifest.experts[self._key].spec, self._book)
+
+    def run(self, adversary: Adversary, runs: int, cap: int, seed: int) -> Rehearsed:
+        """So many runs of one adversary, each until a verdict or `cap` calls."""
+        node = Understudy(self._model, adversary, self._key, seed)
+        generator = np.random.default_rng([seed, *adversary.name.encode()])
+        counts = np.zeros(3, np.int64)
+        calls: list[int | None] = []
+        with torch.inference_mode():
+            for _ in range(runs):
+                calls.append(self._run(node, generator, cap, counts))
+        audits, suspected, convicted = counts.tolist()
+        return Rehearsed(tuple(calls), audits, suspected, convicted)
+
+    def _run(
+        self, node: Understudy, generator: np.random.Generator, cap: int, counts: npt.NDArray[np.int64]
+    ) -> int | None:
+        policy, subject = AuditPolicy(), AuditSubject(node.host.node, self._key, node.host.software_version)
+        policy.restore({subject: TRUSTED_AUDITS})
+        passed_over = 0
+        for call in range(1, cap + 1):
+            if not policy.choose([subject], [float(generator.random())]):
+                passed_over += 1
+                continue
+            if node.adversary in _ROWS_COUNT:
+                node.pass_rows(passed_over)
+            elif node.adversary in _FRAMES_COUNT:
+                node.pass_frames(passed_over)
+            passed_over = 0
+            suspected, convicted = self.audit(node, node.call(), policy.kind(subject))
+            counts += (1, suspected, convicted)
+            if convicted:
+                return call
+            policy.record(subject, passed=not suspected)
+        return None
+
+    def audit(self, node: Understudy, verified: VerifiedResult, kind: OpeningKind) -> tuple[bool, bool]:
+        """Whether one result comes under suspicion, and whether it is found wrong."""
+        subject = AuditSubject(node.host.node, self._key, node.host.software_version)
+        question = Question.about(verified, Selection((subject,), np.arange(1), verified.pairs), kind)
+        if self._looks_honest(node, question):
+            return False, False
+        form, pairs = self._experts.form(self._key), question.selection.by_expert
+        truth = recompute(
+            form,
+            lambda expert: self._experts.weights(ExpertKey(self._key.layer, expert)),
+            question.inputs,
+            pairs,
+        )
+        return True, bool(compare(question.output, truth, Tolerance()).wrong)
+
+    def _looks_honest(self, node: Understudy, question: Question) -> bool:
+        opening = node.open(question.message(node.deadline_s))
+        if opening is None:
+            return False
+        manifest = self._model.manifest
+        try:
+            opened = question.read(opening, manifest.spec_of(self._key), manifest)
+        except SignatureError:
+            return False
+        left = residuals(
+            self._experts.form(self._key),
+            self._book.projections(self._key.layer),
+            {self._key.expert: self._book.sketch(self._key)},
+            question.inputs,
+            question.output,
+            opened,
+        )
+        return not isinstance(check_opening(left, self._thresholds, question.kind), Suspicion)
+
+
+def rehearse(
+    model: PreparedModel, folder: Path, adversary: Adversary, runs: int, cap: int, seed: int
+) -> Rehearsed:
+    """Runs of one adversary, in an event loop of their own."""
+
+    async def on_a_loop() -> Rehearsed:
+        return Rehearsal(model, folder).run(adversary, runs, cap, seed)
+
+    return asyncio.run(on_a_loop())

@@ -1,0 +1,191 @@
+"""What was measured of each adversary: as JSON, as a table, and whether it is as promised.
+
+Guarantees: what was not measured is null, never a number; a count that has no end is null too and shown as more than the cap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Final
+
+from .arena import QUARANTINED, STRUCK, Bout
+from .kinds import Adversary, Fate
+from .rehearsal import PROMISED_CALLS, SELDOM, Rehearsed
+
+CAUGHT_SHARE: Final = 0.99
+PROMISED_SUSPICION: Final = {
+    Adversary.INT8_CHANNEL: 1.0,
+    Adversary.INT8_BLOCK: 0.998,
+    Adversary.FP8: 1.0,
+    Adversary.INT4: 1.0,
+    Adversary.LOW_RANK: 1.0,
+    Adversary.WRONG_EXPERT: 1.0,
+    Adversary.ZEROS: 1.0,
+    Adversary.GARBAGE: 1.0,
+    Adversary.STALE_OUTPUT: 1.0,
+    Adversary.BIAS: 0.96,
+}
+"""Share of audits of one row, with eight projections, that the design says end in suspicion."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One adversary's bouts on the wire, and its runs without."""
+
+    adversary: Adversary
+    bouts: Sequence[Bout]
+    wire_cap: int
+    rehearsed: Rehearsed | None
+    rehearsal_cap: int
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """How its bouts ended."""
+        return dict(Counter(bout.verdict for bout in self.bouts))
+
+    @property
+    def evidence_verified(self) -> bool | None:
+        """Whether each verdict on the wire came with evidence that verifies offline; None without verdicts."""
+        convicted = [bout for bout in self.bouts if bout.verdict == QUARANTINED]
+        return all(bout.evidence and all(bout.evidence) for bout in convicted) if convicted else None
+
+    @property
+    def answers_equal(self) -> bool | None:
+        """Whether each answer of a call whose result was rejected or missing is the honest one; None without such calls.
+
+        Answers of calls that are audited afterwards are given before the audit, so nothing is compared of them.
+        """
+        compared = [bout.retried_equal for bout in self.bouts if bout.retried_equal is not None]
+        return all(compared) if compared else None
+
+    @property
+    def faults(self) -> list[str]:
+        """What is not as promised; empty when all is."""
+        found = []
+        wanted = {Fate.VERDICT: (QUARANTINED,), Fate.STRIKES: (QUARANTINED, STRUCK)}.get(self.adversary.fate)
+        for verdict, count in self.verdicts.items():
+            if not (verdict in wanted if wanted else verdict.startswith("rejected")):
+                found.append(f"{count} of {len(self.bouts)} runs on the wire: {verdict}")
+        if self.evidence_verified is False:
+            found.append("evidence does not verify")
+        if self.answers_equal is False:
+            found.append("answers are not the honest ones")
+        if any(bout.innocents_accused for bout in self.bouts):
+            found.append("an honest node was accused")
+        rehearsed = self.rehearsed
+        if rehearsed is not None and self.adversary not in SELDOM:
+            runs, within = len(rehearsed.calls), _within(rehearsed.calls, PROMISED_CALLS)
+            if interval(within, runs)[1] < CAUGHT_SHARE:
+                found.append(f"within {PROMISED_CALLS} calls in {within / runs:.1%} of runs")
+            promised = PROMISED_SUSPICION.get(self.adversary)
+            audits = rehearsed.audits
+            if promised is not None and audits and interval(rehearsed.suspected, audits)[1] < promised:
+                found.append(f"suspected in {rehearsed.suspected / audits:.1%} of audits")
+        return found
+
+    def document(self) -> dict[str, Any]:
+        """The JSON; the calls are those of the many runs where there are any, otherwise of the wire."""
+        wire = [bout.calls for bout in self.bouts]
+        many = self.rehearsed.calls if self.rehearsed is not None else wire
+        return {
+            "adversary": self.adversary.name.lower(),
+            "does": self.adversary.value,
+            "runs": len(many),
+            "calls_from": "wire" if self.rehearsed is None else "simulation",
+            "calls_until_caught_median": quantile(many, 0.5),
+            "calls_until_caught_p99": quantile(many, 0.99),
+            "verdicts": self.verdicts,
+            "evidence_verified": self.evidence_verified,
+            "audited_answers_equal": self.answers_equal,
+            "as_promised": not self.faults,
+            "faults": self.faults,
+            "wire": {
+                "source": "a real network; the adversary is a newcomer, all of whose first calls are audited",
+                "runs": len(wire),
+                "cap": self.wire_cap,
+                "calls_until_caught_median": quantile(wire, 0.5),
+                "calls_until_caught_p99": quantile(wire, 0.99),
+                "evidence_files": sum(len(bout.evidence) for bout in self.bouts),
+                "wrong_answers_until_caught": sum(bout.wrong_answers for bout in self.bouts),
+                "innocents_accused": sum(bout.innocents_accused for bout in self.bouts),
+            },
+            "simulation": None if self.rehearsed is None else self._simulation(self.rehearsed),
+        }
+
+    def _simulation(self, rehearsed: Rehearsed) -> dict[str, Any]:
+        within = _within(rehearsed.calls, PROMISED_CALLS)
+        return {
+            "source": "the same executor, policy, checks and recomputation without a wire; a trusted node at 2 %",
+            "runs": len(rehearsed.calls),
+            "cap": self.rehearsal_cap,
+            "runs_within_228_calls": within,
+            "share_within_228_calls_95": interval(within, len(rehearsed.calls)),
+            "audits": rehearsed.audits,
+            "suspected": rehearsed.suspected,
+            "convicted": rehearsed.convicted,
+        }
+
+
+def table(measured: Sequence[Measured]) -> str:
+    """The table for people."""
+    lines = [
+        f"{'adversary':<22}{'wire':>6}{'median':>8}{'p99':>7}{'<=228':>8}{'suspected':>11}{'convicted':>11}"
+        f"  {'evidence':<10}{'answers':<9}{'outcome':<30}as promised"
+    ]
+    for one in measured:
+        wire = quantile([bout.calls for bout in one.bouts], 0.5)
+        rehearsed = one.rehearsed
+        many = ["-"] * 5
+        if rehearsed is not None:
+            calls, audits = rehearsed.calls, max(rehearsed.audits, 1)
+            many = [
+                _calls(quantile(calls, 0.5), one.rehearsal_cap),
+                _calls(quantile(calls, 0.99), one.rehearsal_cap),
+                f"{_within(calls, PROMISED_CALLS) / len(calls):.1%}",
+                f"{rehearsed.suspected / audits:.1%}",
+                f"{rehearsed.convicted / audits:.1%}",
+            ]
+        outcome = ", ".join(f"{count} {verdict}" for verdict, count in one.verdicts.items())
+        lines.append(
+            f"{one.adversary.name.lower():<22}{_calls(wire, one.wire_cap):>6}{many[0]:>8}{many[1]:>7}{many[2]:>8}"
+            f"{many[3]:>11}{many[4]:>11}  {_yes(one.evidence_verified):<10}{_yes(one.answers_equal):<9}{outcome:<30}"
+            f"{'yes' if not one.faults else 'NO: ' + '; '.join(one.faults)}"
+        )
+    lines.append(
+        "wire: median calls of newcomers on a real network. median, p99, <=228: calls of trusted nodes audited at 2 %, without a "
+        "wire. suspected, convicted: of the audits there, each of one row. answers: of calls whose result was rejected or missing."
+    )
+    return "\n".join(lines)
+
+
+def quantile(calls: Sequence[int | None], share: float) -> int | None:
+    """The smallest number of calls that so large a share of runs did not exceed; None when they did not end."""
+    if not calls:
+        return None
+    ordered = sorted(math.inf if one is None else one for one in calls)
+    found = ordered[max(math.ceil(share * len(ordered)), 1) - 1]
+    return None if math.isinf(found) else int(found)
+
+
+def interval(count: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval (1927) for the probability of what happened `count` times."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    middle = (count + z * z / 2) / (of + z * z)
+    half = z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4)
+    return middle - half if count else 0.0, middle + half if count < of else 1.0
+
+
+def _within(calls: Sequence[int | None], most: int) -> int:
+    return sum(one is not None and one <= most for one in calls)
+
+
+def _calls(found: int | None, cap: int) -> str:
+    return f">{cap}" if found is None else str(found)
+
+
+def _yes(value: bool | None) -> str:
+    return "-" if value is None else "yes" if value else "NO"
