@@ -22,8 +22,10 @@ from ...trust.recompute import Recomputed, Tolerance, drift
 from ...trust.residuals import Residuals, Stage, StageResiduals
 from .question import Question
 
-WINDOW_ROWS: Final = 4096
+WINDOW_ROWS: Final = 512
 """After so many distinct rows a record begins anew."""
+MOST_RECORDS: Final = 4096
+"""Of nodes and layers; the oldest gives way."""
 HONEST_TIMES: Final = 4.0
 """How far beyond what honest rounding leaves on average over the rows a bias must be."""
 
@@ -103,6 +105,8 @@ class BiasWatch:
         record = self._records.get(key)
         if record is None or record.epoch != epoch or len(record.seen) > WINDOW_ROWS:
             record = self._records[key] = _Record(epoch)
+            if len(self._records) > MOST_RECORDS:
+                del self._records[next(iter(self._records))]
         return record
 
 

@@ -67,7 +67,7 @@ class Question:
         """[r, H] the rows asked for, as they were sent."""
         return self.verified.hidden.index_select(0, torch.from_numpy(self.selection.rows))
 
-    @property
+    @cached_property
     def inputs(self) -> Doubles:
         """[r, H] the same as numbers."""
         return self.hidden.double().numpy()
