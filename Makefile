@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PIP := $(BIN)/pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-slow test-native lint type protos bench bench-kernels adversaries clean
+.PHONY: help setup demo test test-slow test-native lint type protos bench bench-kernels adversaries innocents clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench-kernels: $(STAMP)  ## measure the expert kernels against memory, F.linear 
 
 adversaries: $(STAMP)  ## measure how soon each kind of cheating node is caught; writes build/adversaries.json
 	$(BIN)/folkmoot-bench adversaries
+
+innocents: $(STAMP)  ## audit 100,000 honest rows of every format; writes build/innocents.json
+	$(BIN)/folkmoot-bench innocents
 
 clean:  ## remove what was built; the virtual environment and downloaded models stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -144,8 +144,30 @@ def measure_adversaries(runs: int | None, quick: bool) -> list[dict[str, Any]]:
     return [one.document() for one in measured]
 
 
+def measure_innocents(rows: int, seed: int) -> dict[str, Any]:
+    """Audits honest rows by the kernels that this process's environment chooses."""
+    import torch
+
+    from . import innocents
+
+    torch.set_num_threads(1)
+    return innocents.measure_kernels(rows, seed).document()
+
+
+def all_innocents(rows: int) -> list[dict[str, Any]]:
+    """Half of the rows by the native kernels, half by torch's alone; prints the table and returns the reports."""
+    from . import innocents
+
+    reports = []
+    for seed, kernels in enumerate(("native", "torch")):
+        os.environ["FOLKMOOT_KERNELS"] = kernels
+        reports.append(alone(measure_innocents, (rows + 1 - seed) // 2, 1000 * seed))
+    innocents.show(reports)
+    return reports
+
+
 def main() -> None:
-    """The command: `folkmoot-bench moe-4l`, `kernels`, or `adversaries`."""
+    """The command: `folkmoot-bench moe-4l`, `kernels`, `adversaries` or `innocents`."""
     parser = argparse.ArgumentParser(prog="folkmoot-bench", description=__doc__)
     commands = parser.add_subparsers(dest="benchmark", required=True)
     commands.add_parser("moe-4l", help="transformers, local experts and a network of two nodes")
@@ -154,6 +176,8 @@ def main() -> None:
     for command in (kernels, adversaries):
         command.add_argument("--quick", action="store_true", help="only show that it works")
     adversaries.add_argument("--runs", type=_count, help="runs of each adversary without a wire")
+    innocents = commands.add_parser("innocents", help="whether honest nodes are ever accused")
+    innocents.add_argument("--rows", type=_count, default=100_000, help="honest rows to audit")
     arguments = parser.parse_args()
     name = arguments.benchmark
     logging.basicConfig(level=logging.ERROR if name == "adversaries" else logging.WARNING)
@@ -161,6 +185,9 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     if name == "adversaries":
         _write(BUILD / "adversaries.json", alone(measure_adversaries, arguments.runs, arguments.quick))
+        return
+    if name == "innocents":
+        _write(BUILD / "innocents.json", all_innocents(arguments.rows))
         return
     report = alone(measure_kernels, arguments.quick) if name == "kernels" else moe_4l()
     show_kernels(report) if name == "kernels" else show(report)
