@@ -246,7 +246,8 @@ class Arena:
 
     def _all_audited(self) -> bool:
         totals = self._audits.totals()
-        return sum(totals.outcomes.values()) == totals.challenges
+        # More, where audits are given up before they are asked about.
+        return sum(totals.outcomes.values()) >= totals.challenges
 
     def _evidence(self) -> set[Path]:
         return set((self._state / EVIDENCE_FOLDER).glob("*"))
