@@ -99,6 +99,7 @@ class Arena:
         self._oracle = Oracle(model)
         self._nodes = 0
         self._seen: Counter[NodeId] = Counter()
+        self._always_audited: list[NodeId] = []
         self._audits = AuditCounters()
         self._dispatched = DispatchCounters()
         settings, identity = AuditSettings(), Identity.generate()
@@ -185,6 +186,8 @@ class Arena:
                 (keys[number % len(keys)], self._oracle.rows(1, seed * 1_000_003 + number))
                 for number in numbers
             ]
+            due = self._audits_ended()
+            self._always_audited.clear()
             for tally, error in await asyncio.gather(*(self._call(*one) for one in asked)):
                 if tally.results_rejected or tally.retries:
                     equal = error < SAME and equal is not False
@@ -192,7 +195,7 @@ class Arena:
                     continue
                 calls += 1
                 wrong += error > PROFILE_TOLERANCE
-            await self._settled()
+            await self._settled(due + len(self._always_audited))
             verdict = self._verdict(node.node_id, since_s, rejected)
             if verdict != UNCAUGHT or calls >= cap:
                 break
@@ -217,12 +220,12 @@ class Arena:
         honest = self._oracle.answer(key, hidden)
         return tally, float((answer - honest).norm() / honest.norm())
 
-    async def _settled(self) -> None:
-        """Waits until the auditor has nothing left to do."""
+    async def _settled(self, due: int) -> None:
+        """Waits until the auditor has nothing left to do, and so many audits have ended."""
         await _until(self._all_seen)
         # Between looking at a result and asking about it the auditor's counts agree for a moment.
         await asyncio.sleep(POLL_S)
-        await _until(self._all_audited)
+        await _until(lambda: self._all_audited() and self._audits_ended() >= due)
 
     def _verdict(self, node: NodeId, since_s: float, rejected: Counter[str]) -> str:
         standing = self._standings.of(node)
@@ -236,7 +239,10 @@ class Arena:
         return UNCAUGHT
 
     def _watch(self, verified: VerifiedResult) -> None:
-        self._seen[verified.host.node] += 1
+        node = verified.host.node
+        self._seen[node] += 1
+        if self._standings.of(node).always_audited:
+            self._always_audited.append(node)
         if self.auditing.watcher is not None:
             self.auditing.watcher(verified)
 
@@ -247,7 +253,10 @@ class Arena:
     def _all_audited(self) -> bool:
         totals = self._audits.totals()
         # More, where audits are given up before they are asked about.
-        return sum(totals.outcomes.values()) >= totals.challenges
+        return self._audits_ended() >= totals.challenges
+
+    def _audits_ended(self) -> int:
+        return sum(self._audits.totals().outcomes.values())
 
     def _evidence(self) -> set[Path]:
         return set((self._state / EVIDENCE_FOLDER).glob("*"))
