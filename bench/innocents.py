@@ -140,7 +140,7 @@ class _Model:
         batches, before = itertools.cycle(BATCHES), torch.get_num_threads()
         try:
             while rows:
-                threads = THREADS[seed % len(THREADS)]
+                threads = THREADS[seed // len(BATCHES) % len(THREADS)]
                 torch.set_num_threads(threads)
                 count, kind = min(next(batches), rows), next(kinds)
                 if seed % 3 == 0:
