@@ -3,7 +3,8 @@
 Guarantees: whoever hands it a result never waits and never sees an error; what does not fit its memory is passed over and
 counted, and counts for no node's good; a challenge goes out only about a result whose signature was checked and is kept. An
 opening that does not look honest, and one that does not come, lead to a recomputation, which alone convicts; a node that
-is found right is at most struck for being late. Everything but `watch` happens on one thread of its own.
+is found right is at most struck for being late. A node that is at work is asked at the pace of `pace.py`. Everything but `watch` happens
+on one thread of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import logging
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -28,11 +30,13 @@ from ...trust.audit_policy import AuditPolicy, AuditSubject
 from ...trust.keys import SignatureError
 from ...trust.residuals import residuals
 from ..dispatch.challenge import Opened, SentChallenge, Unopened
+from ..dispatch.host import Host
 from ..dispatch.verified_result import VerifiedResult
 from .bias_watch import BiasWatch
 from .canonical_weights import CanonicalExperts
 from .counters import AuditCounters, AuditOutcome
 from .judge import Judge
+from .pace import Pace
 from .question import Question
 from .secret_draws import SecretDraws
 from .selection import Selection, SelectionCaps, select
@@ -44,6 +48,7 @@ from .threshold_store import ThresholdStore
 log = logging.getLogger(__name__)
 
 SAVE_EVERY_S: Final = 2.0
+FORGET_AFTER_S: Final = 60.0
 STRIKES: Final = {
     Unopened.LATE: "an opening came too late, or not at all",
     Unopened.SIGNATURE: "an opening was not signed by the node",
@@ -58,6 +63,15 @@ _NO_FAULT: Final = (link_pb2.Refusal.REASON_NOT_HELD, link_pb2.Refusal.REASON_OV
 class _Answer:
     question: Question
     opened: Opened
+    asked_s: float
+
+
+@dataclass(slots=True)
+class _Line:
+    """The results of one node that are to be audited, in the order in which they came."""
+
+    pace: Pace
+    waiting: deque[tuple[VerifiedResult, Selection]] = field(default_factory=deque)
 
 
 class Auditor:
@@ -85,6 +99,7 @@ class Auditor:
         self._biases = BiasWatch(settings.suspicion_rate, judge.tolerance)
         self._draws = SecretDraws()
         self._events: queue.SimpleQueue[VerifiedResult | _Answer | None] = queue.SimpleQueue()
+        self._lines: dict[Host, _Line] = {}
         self._held_bytes = 0
         self._lock = threading.Lock()
         self._closing = False
@@ -123,16 +138,19 @@ class Auditor:
         saved_s = time.monotonic()
         while not self._closing:
             try:
-                event = self._events.get(timeout=SAVE_EVERY_S)
+                event = self._events.get(timeout=self._pause_s())
             except queue.Empty:
                 event = None
             if isinstance(event, VerifiedResult):
                 self._guarded(event, partial(self._consider, event))
             elif event is not None:
                 self._guarded(event.question.verified, partial(self._conclude, event))
+                self._line(event.question.verified.host).pace.audited(event.asked_s, time.monotonic())
+            self._ask()
             if time.monotonic() - saved_s >= SAVE_EVERY_S:
                 saved_s = time.monotonic()
                 self._standings.save()
+                self._forget_idle(saved_s)
 
     def _guarded(self, verified: VerifiedResult, step: partial[bool]) -> None:
         """Does one step of an audit; whatever goes wrong ends this audit and no other."""
@@ -149,21 +167,56 @@ class Auditor:
         if ended:
             self._release(verified)
 
+    def _line(self, host: Host) -> _Line:
+        line = self._lines.get(host)
+        if line is None:
+            line = self._lines[host] = _Line(Pace(self._settings.busy_share, time.monotonic()))
+        return line
+
+    def _forget_idle(self, now_s: float) -> None:
+        for host, line in list(self._lines.items()):
+            if not line.waiting and line.pace.worked_s + FORGET_AFTER_S < now_s:
+                del self._lines[host]
+
+    def _pause_s(self) -> float:
+        """How long to wait for an event before some node may be asked again."""
+        now_s = time.monotonic()
+        waits = (line.pace.wait_s(now_s) for line in self._lines.values() if line.waiting)
+        return min(SAVE_EVERY_S, min(waits, default=SAVE_EVERY_S))
+
     def _consider(self, verified: VerifiedResult) -> bool:
-        """Decides whether a result is audited, and asks; whether that was all."""
+        """Decides whether a result is audited; whether that was all."""
         self._counters.looked_at()
+        line = self._line(verified.host)
+        line.pace.worked(time.monotonic())
         selection = self._selection(verified)
         if selection is None:
+            return True
+        line.waiting.append((verified, selection))
+        return False
+
+    def _ask(self) -> None:
+        """Asks each node that may be asked now about the next of its results."""
+        now_s = time.monotonic()
+        for line in self._lines.values():
+            while line.waiting and line.pace.wait_s(now_s) <= 0:
+                verified, selection = line.waiting.popleft()
+                self._guarded(verified, partial(self._challenge, verified, selection))
+
+    def _challenge(self, verified: VerifiedResult, selection: Selection) -> bool:
+        if not self._standings.of(verified.host.node).serves:
+            self._counters.ended(AuditOutcome.ABANDONED)
             return True
         question = Question.about(verified, selection, self._policy.kind(selection.subjects[0]))
         rows = len(selection.rows)
         deadline_s = verified.host.deadline_s(rows)
+        asked_s = time.monotonic()
         verified.host.ask(
             SentChallenge(
                 question.message(deadline_s),
                 rows,
                 deadline_s,
-                lambda opened: self._events.put(_Answer(question, opened)),
+                lambda opened: self._events.put(_Answer(question, opened, asked_s)),
             )
         )
         self._counters.challenged()

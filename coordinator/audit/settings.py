@@ -27,6 +27,7 @@ class AuditSettings:
         enabled: Whether they are at all; without, only signatures are checked.
         first_audits: Calls of each expert of a node that are all audited.
         lowest_rate: The share of its calls that is audited however long all has been well.
+        busy_share: The share of a busy node's time that audits may take; its results wait for their turn.
         projections: Secret vectors of a layer; more see smaller errors in fewer rows, and cost memory and time.
         epoch_s: After how long all secret vectors are made anew.
         suspicion_rate: How often an honest opening may be suspected, and be recomputed for nothing.
@@ -43,6 +44,7 @@ class AuditSettings:
     enabled: bool = True
     first_audits: int = FIRST_AUDITS
     lowest_rate: float = LOWEST_RATE
+    busy_share: float = 0.02
     projections: int = DEFAULT_COUNT
     epoch_s: float = WEEK_S
     suspicion_rate: float = DEFAULT_RATE
@@ -58,6 +60,10 @@ class AuditSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.projections <= MAX_COUNT:
             raise UsageError(f"audits cannot have {self.projections} projections", advice=f"1 to {MAX_COUNT}")
+        if not 0 < self.busy_share <= 1:
+            raise UsageError(
+                f"a busy_share of {self.busy_share} cannot be", advice="give a share above 0, up to 1"
+            )
         if not 0 < self.suspicion_rate < 0.1:
             raise UsageError(
                 f"a suspicion rate of {self.suspicion_rate} cannot be",
