@@ -15,7 +15,9 @@ def available() -> list[str]:
     library = native_library.load()
     if library is None:
         return []
-    names = [name for name in ("amx", "avx512", "avx2", "neon") if library.folkmoot_force_isa(name.encode()) == 0]
+    names = [
+        name for name in ("amx", "avx512", "avx2", "neon") if library.folkmoot_force_isa(name.encode()) == 0
+    ]
     library.folkmoot_force_isa(None)
     return names
 

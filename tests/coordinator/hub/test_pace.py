@@ -46,7 +46,9 @@ def test_about_the_shortest_ping_counts_and_the_smoothed_one_is_shown() -> None:
     assert pace.estimate(0.0).start_s == pace.shortest_round_trip_s
     for _ in range(64):
         pace.ponged(0.1)
-    assert pace.shortest_round_trip_s == pytest.approx(0.1, rel=0.05), "a way that has become longer is believed"
+    assert pace.shortest_round_trip_s == pytest.approx(0.1, rel=0.05), (
+        "a way that has become longer is believed"
+    )
 
 
 def test_work_that_is_out_delays_the_start_and_leaves_nothing_behind() -> None:
