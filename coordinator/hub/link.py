@@ -133,6 +133,8 @@ class Link:
         if challenge is None:
             log.info("node %s opened what is not asked for any more", short(self.node))
             return
+        # The node was at it until now: a frame that waited behind it was not slow.
+        self._last_answer_s = self._loop.time()
         challenge.on_end(opening)
         self._fill_questions()
 
