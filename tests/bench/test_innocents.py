@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from folkmoot.bench import innocents
+from folkmoot.bench.random_experts import FORMS
+from folkmoot.kernels.feed_forward import feed_forward
 from folkmoot.kernels.formats import WeightFormat
 
 
 def test_honest_rows_are_counted_and_nobody_is_convicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(innocents, "FORMS", innocents.FORMS[:1])
+    monkeypatch.setattr(innocents, "FORMS", FORMS[:1])
     monkeypatch.setattr(innocents, "DTYPES_OF_ACTIVATIONS", ("bfloat16",))
     report = innocents.measure_kernels(600, 3).document()
     assert (report["rows"], report["verdicts"]) == (600, 0)
@@ -21,10 +23,9 @@ def test_honest_rows_are_counted_and_nobody_is_convicted(monkeypatch: pytest.Mon
 
 
 def test_a_wrong_answer_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = innocents.feed_forward
-    monkeypatch.setattr(innocents, "FORMS", innocents.FORMS[:1])
+    monkeypatch.setattr(innocents, "FORMS", FORMS[:1])
     monkeypatch.setattr(innocents, "DTYPES_OF_ACTIVATIONS", ("bfloat16",))
-    monkeypatch.setattr(innocents, "feed_forward", lambda groups, hidden: honest(groups, hidden) * 1.05)
+    monkeypatch.setattr(innocents, "feed_forward", lambda groups, hidden: feed_forward(groups, hidden) * 1.05)
     found = innocents.measure_kernels(200, 3).total
     assert found.verdicts == found.suspicions == found.audits > 0
     assert torch.get_num_threads() == 1

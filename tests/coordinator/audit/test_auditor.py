@@ -64,7 +64,7 @@ def test_a_small_bias_is_found_over_many_rows(tmp_path: Path) -> None:
         node = audits.node(Misconduct.TILTED_OUTPUT)
         for seed in range(40):
             audits.auditor.watch(node.result(rows=8, seed=seed))
-        totals = audits.until(lambda totals: totals.outcomes.get("wrong"))
+        totals = audits.until(lambda totals: totals.outcomes.get("wrong", 0) > 0)
         assert 100 <= 8 * (1 + totals.outcomes["cleared"]) <= 130, "a single row may be off by so much"
         audits.until(lambda _: audits.standings.of(node.node).status is Status.QUARANTINED)
         assert "are biased by 0." in audits.standings.of(node.node).reason
