@@ -26,6 +26,7 @@ from .disk import DiskFullError
 from .download import Downloader
 from .executor import Executor, Send
 from .keeper import Keeper, Limits
+from .limits import format_bytes
 from .outbox import Outbox
 from .progress import NodeState, Status
 from .remote import CoordinatorLostError, NodeRefusedError, named, readable
@@ -250,6 +251,7 @@ class Link:
         """Gets the manifest, starts the executor, and follows assignments until the link ends."""
         resources, settings = self._resources, self._resources.settings
         manifest = await self._manifest(session.manifest_digest, manifest_length)
+        _warn_if_none_fits(manifest, resources.lent_bytes)
         resources.shelf.adopt(manifest.digest)
         executor = self._make_executor(session, manifest, self._outbox.post)
         executor.start()
@@ -302,3 +304,14 @@ def _closed(closing: link_pb2.Closing) -> NodeRefusedError | CoordinatorLostErro
     return NodeRefusedError(
         f"the coordinator will not have this node back: {reason}", advice="ask the operator"
     )
+
+
+def _warn_if_none_fits(manifest: Manifest, lent_bytes: int) -> None:
+    smallest = min(manifest.expert_bytes(key) for key in manifest.experts)
+    if smallest > lent_bytes:
+        log.warning(
+            "no expert of %s fits: the smallest takes %s and this node lends %s; start it again with more --memory",
+            manifest.name,
+            format_bytes(smallest),
+            format_bytes(lent_bytes),
+        )

@@ -184,6 +184,7 @@ async def test_what_does_not_fit_in_memory_is_refused_and_said(
         assert node.shelf.held_bytes <= memory
         assert {key for key, _ in coordinator.fetches} == set(kept)
         assert f"{len(refused)} experts are refused" in caplog.text
+        assert ("no expert of" in caplog.text) == (memory_experts == 0), "said before anything is assigned"
 
 
 async def test_experts_that_the_model_does_not_have_are_refused(
