@@ -30,7 +30,7 @@ from folkmoot.tests.support.whole_network import WholeNetwork, whole_network
 from folkmoot.trust.standing import Status
 
 NEW_TOKENS = 8
-AUDITS = {"probation_audits": 5, "first_audits": 10, "lowest_rate": 0.25}
+AUDITS = {"probation_audits": 5, "first_audits": 10, "lowest_rate": 0.25, "busy_share": 0.9}
 PROMPT = random_tokens(12, 3)
 CAUGHT = (
     Adversary.INT8_CHANNEL,
@@ -97,7 +97,7 @@ async def test_honest_nodes_are_never_convicted(
 ) -> None:
     prepared: PreparedModel = tiny_models.get(family, dtype=dtype).prepared
     async with whole_network(prepared, tmp_path, nodes=2, audit=AUDITS) as network:
-        await asks_until(network, lambda: network.coordinator.audits.totals().challenges >= 150)
+        await asks_until(network, lambda: network.coordinator.audits.totals().challenges >= 100)
         async with asyncio.timeout(20):
             while (totals := settled_totals(network)) is None:  # noqa: ASYNC110 - no event to wait for
                 await asyncio.sleep(0.01)
