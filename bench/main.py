@@ -21,11 +21,16 @@ STREAMS = (1, 16)
 PROMPT_TOKENS, NEW_TOKENS = 64, 48
 BUILD = Path("build")
 FOLDER = BUILD / "bench"
-NO_DRAFTS, TORCH_KERNELS = "network, no drafts", "network, torch kernels"
+NO_DRAFTS, TORCH_KERNELS = "no drafts, no audits", "torch kernels, no audits"
 COMPARED = {
-    NO_DRAFTS: {"FOLKMOOT_COORDINATOR_ENGINE__MAX_DRAFT_TOKENS": "0"},
+    "network, no audits": {"FOLKMOOT_COORDINATOR_AUDIT__ENABLED": "false"},
+    NO_DRAFTS: {
+        "FOLKMOOT_COORDINATOR_ENGINE__MAX_DRAFT_TOKENS": "0",
+        "FOLKMOOT_COORDINATOR_AUDIT__ENABLED": "false",
+    },
     TORCH_KERNELS: {
         "FOLKMOOT_COORDINATOR_ENGINE__MAX_DRAFT_TOKENS": "0",
+        "FOLKMOOT_COORDINATOR_AUDIT__ENABLED": "false",
         "FOLKMOOT_KERNELS": "torch",
     },
 }
