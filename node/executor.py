@@ -1,8 +1,8 @@
 """The executor: one thread that computes frames, one after another, opens what is asked about, and signs what it answers.
 
 Guarantees: at most `max_rows_in_flight` rows of frames and `MAX_CHALLENGED_ROWS_IN_FLIGHT` of challenges wait or are computed at
-any time, more are refused, and neither crowds out the other; frames and challenges are answered in the order in which they
-came, each at most once, and one whose deadline has passed not at all; what is wrong with one, or goes wrong with its
+any time, more are refused, and neither crowds out the other; frames are answered in the order in which they came, and challenges too,
+each at most once, and one whose deadline has passed not at all; a challenge lets frames go first until half of its time is over; what is wrong with one, or goes wrong with its
 computation, becomes a refusal, and the thread goes on. `Executor.answer` is the only place where results are made, and
 `Executor.answer_challenge` that of openings.
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -35,11 +34,17 @@ from .replies import refused_challenge, refused_frame, signed_opening
 from .rows import Reason, Refused, malformed
 from .session import Session
 from .shelf import Shelf
+from .work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
 MAX_FAULTS_LOGGED = 32
 """Different faults of computation that one session logs with their traceback."""
+
+PATIENCE = 0.5
+"""The share of its time that a challenge lets frames go first."""
+DROP_PATIENCE_S = 1.0
+"""How long what is to be dropped lets frames go first: challenges before it do."""
 
 Send = Callable[[link_pb2.NodeMessage, Callable[[], None]], None]
 """Takes a message for the coordinator and what to call when it leaves; called on the event loop."""
@@ -96,7 +101,7 @@ class Executor:
         self._threads = threads
         self._backend = backend or Processor()
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Arrival | Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: WorkQueue[_Arrival | Callable[[], None] | None] = WorkQueue()
         self._thread = threading.Thread(target=self._run, name="folkmoot-executor", daemon=True)
         self._frame_rows = _Window(session.max_rows_in_flight)
         self._challenged_rows = _Window(MAX_CHALLENGED_ROWS_IN_FLIGHT)
@@ -139,7 +144,12 @@ class Executor:
         rows = min(max(stated, 1), max_rows)
         window.enter(rows)
         allowed_s = request.deadline_ms / 1000 if request.deadline_ms else math.inf
-        self._queue.put(_Arrival(request, lambda: window.leave(rows), time.monotonic() + allowed_s))
+        now_s = time.monotonic()
+        arrival = _Arrival(request, lambda: window.leave(rows), now_s + allowed_s)
+        if isinstance(request, link_pb2.Challenge):
+            self._queue.put_patient(arrival, now_s + allowed_s * PATIENCE)
+        else:
+            self._queue.put(arrival)
 
     async def drop(self, keys: frozenset[ExpertKey]) -> None:
         """Drops experts from memory once all frames and challenges that arrived before have been computed."""
@@ -149,7 +159,7 @@ class Executor:
             self.shelf.drop(keys)
             self._loop.call_soon_threadsafe(dropped.set)
 
-        self._queue.put(drop)
+        self._queue.put_patient(drop, time.monotonic() + DROP_PATIENCE_S)
         await dropped.wait()
 
     def answer(self, frame: link_pb2.Frame) -> link_pb2.Result | None:

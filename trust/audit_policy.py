@@ -5,6 +5,10 @@ version) every call is audited until 50 audits have passed, then a share of max(
 passed; a failed audit sets n back to 0, and so does a new software version, for it is another subject. Calls that
 were not audited change nothing, so no amount of good behaviour unobserved buys a lower rate. Raw and tight openings
 alternate.
+
+One number decides for all experts of a call. Outputs are summed per row, so whoever asks for one expert's part of a row has to ask
+for all: with a number for each expert nearly half of all calls of 32 experts would be opened at a rate of 2 %, nearly whole, and no
+expert of them would be seen more often.
 """
 
 from __future__ import annotations
@@ -69,25 +73,16 @@ class AuditPolicy:
         return max(self.settings.lowest_rate, 1 / audits)
 
     def choose(
-        self, subjects: Sequence[AuditSubject], draws: Sequence[float], *, always: bool = False
+        self, subjects: Sequence[AuditSubject], draw: float, *, always: bool = False
     ) -> list[AuditSubject]:
         """The subjects of one call whose rows are audited.
 
         Args:
             subjects: One for each expert of the call.
-            draws: As many numbers, uniform in [0, 1), from a secret source: whoever knows them knows when to cheat.
+            draw: Uniform in [0, 1), from a secret source: whoever knows it knows when to cheat.
             always: Whether the node is one of whom everything is audited.
-
-        Raises:
-            UsageError: when there are not as many draws as subjects.
         """
-        if len(draws) != len(subjects):
-            raise UsageError(f"{len(subjects)} subjects need as many draws, not {len(draws)}")
-        return [
-            subject
-            for subject, draw in zip(subjects, draws, strict=True)
-            if always or draw < self.rate(subject)
-        ]
+        return [subject for subject in subjects if always or draw < self.rate(subject)]
 
     def kind(self, subject: AuditSubject) -> OpeningKind:
         """How the subject's next opening is asked for."""

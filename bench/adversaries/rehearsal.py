@@ -103,7 +103,7 @@ class Rehearsal:
         policy.restore({subject: TRUSTED_AUDITS})
         passed_over = 0
         for call in range(1, cap + 1):
-            if not policy.choose([subject], [float(generator.random())]):
+            if not policy.choose([subject], float(generator.random())):
                 passed_over += 1
                 continue
             if node.adversary in _ROWS_COUNT:

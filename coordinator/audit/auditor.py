@@ -3,18 +3,16 @@
 Guarantees: whoever hands it a result never waits and never sees an error; what does not fit its memory is passed over and
 counted, and counts for no node's good; a challenge goes out only about a result whose signature was checked and is kept. An
 opening that does not look honest, and one that does not come, lead to a recomputation, which alone convicts; a node that
-is found right is at most struck for being late. A node that is at work is asked at the pace of `pace.py`. Everything but `watch` happens
-on one thread of its own.
+is found right is at most struck for being late. A node is asked about one result at a time, at the pace of `pace.py`; which of those
+that wait it is asked about, and which are given up when too many do, is drawn. Everything but `watch` happens on one thread of its own.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -30,12 +28,15 @@ from ...trust.audit_policy import AuditPolicy, AuditSubject
 from ...trust.keys import SignatureError
 from ...trust.residuals import residuals
 from ..dispatch.challenge import Opened, SentChallenge, Unopened
+from ..dispatch.choice import expert_work
 from ..dispatch.host import Host
 from ..dispatch.verified_result import VerifiedResult
 from .bias_watch import BiasWatch
 from .canonical_weights import CanonicalExperts
 from .counters import AuditCounters, AuditOutcome
+from .inbox import Inbox
 from .judge import Judge
+from .line import Line, Waiting
 from .pace import Pace
 from .question import Question
 from .secret_draws import SecretDraws
@@ -63,15 +64,7 @@ _NO_FAULT: Final = (link_pb2.Refusal.REASON_NOT_HELD, link_pb2.Refusal.REASON_OV
 class _Answer:
     question: Question
     opened: Opened
-    asked_s: float
-
-
-@dataclass(slots=True)
-class _Line:
-    """The results of one node that are to be audited, in the order in which they came."""
-
-    pace: Pace
-    waiting: deque[tuple[VerifiedResult, Selection]] = field(default_factory=deque)
+    came_s: float
 
 
 class Auditor:
@@ -98,10 +91,8 @@ class Auditor:
         self._policy = AuditPolicy(settings.policy)
         self._biases = BiasWatch(settings.suspicion_rate, judge.tolerance)
         self._draws = SecretDraws()
-        self._events: queue.SimpleQueue[VerifiedResult | _Answer | None] = queue.SimpleQueue()
-        self._lines: dict[Host, _Line] = {}
-        self._held_bytes = 0
-        self._lock = threading.Lock()
+        self._inbox: Inbox[_Answer] = Inbox(settings.memory_bytes)
+        self._lines: dict[Host, Line] = {}
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="folkmoot-auditor", daemon=True)
 
@@ -112,40 +103,27 @@ class Auditor:
     def close(self) -> None:
         """Ends the thread after what it is doing; openings that come later are not looked at. Twice is harmless."""
         self._closing = True
-        self._events.put(None)
+        self._inbox.wake()
         if self._thread.is_alive():
             self._thread.join()
         self._standings.save()
 
     def watch(self, verified: VerifiedResult) -> None:
         """Takes a verified result: a `Watcher`. Any thread."""
-        size = verified.size
-        with self._lock:
-            room = self._held_bytes + size <= self._settings.memory_bytes
-            if room:
-                self._held_bytes += size
-        if room:
-            self._events.put(verified)
-        else:
+        if not self._inbox.put(verified):
             self._counters.dropped()
-
-    def _release(self, verified: VerifiedResult) -> None:
-        with self._lock:
-            self._held_bytes -= verified.size
 
     def _run(self) -> None:
         torch.set_num_threads(1)
         saved_s = time.monotonic()
         while not self._closing:
-            try:
-                event = self._events.get(timeout=self._pause_s())
-            except queue.Empty:
-                event = None
-            if isinstance(event, VerifiedResult):
-                self._guarded(event, partial(self._consider, event))
-            elif event is not None:
-                self._guarded(event.question.verified, partial(self._conclude, event))
-                self._line(event.question.verified.host).pace.audited(event.asked_s, time.monotonic())
+            for item in self._inbox.take(self._pause_s()):
+                if isinstance(item, VerifiedResult):
+                    self._guarded(item, partial(self._consider, item))
+                else:
+                    self._line(item.question.verified.host).pace.ended(item.came_s)
+                    self._guarded(item.question.verified, partial(self._conclude, item))
+            self._make_room()
             self._ask()
             if time.monotonic() - saved_s >= SAVE_EVERY_S:
                 saved_s = time.monotonic()
@@ -165,23 +143,33 @@ class Auditor:
             self._counters.ended(AuditOutcome.ABANDONED)
             ended = True
         if ended:
-            self._release(verified)
+            self._inbox.release(verified)
 
-    def _line(self, host: Host) -> _Line:
+    def _line(self, host: Host) -> Line:
         line = self._lines.get(host)
         if line is None:
-            line = self._lines[host] = _Line(Pace(self._settings.busy_share, time.monotonic()))
+            pace = Pace(self._settings.busy_share, time.monotonic())
+            line = self._lines[host] = Line(pace, self._draws)
         return line
+
+    def _make_room(self) -> None:
+        """Gives up results of the longest lines while more than half of the memory waits: what comes next needs the rest."""
+        waiting = sum(line.size for line in self._lines.values())
+        while waiting > self._settings.memory_bytes // 2:
+            given_up = max(self._lines.values(), key=lambda line: line.size).draw().verified
+            waiting -= given_up.size
+            self._inbox.release(given_up)
+            self._counters.dropped()
 
     def _forget_idle(self, now_s: float) -> None:
         for host, line in list(self._lines.items()):
-            if not line.waiting and line.pace.worked_s + FORGET_AFTER_S < now_s:
+            if not line and line.pace.worked_s + FORGET_AFTER_S < now_s:
                 del self._lines[host]
 
     def _pause_s(self) -> float:
         """How long to wait for an event before some node may be asked again."""
         now_s = time.monotonic()
-        waits = (line.pace.wait_s(now_s) for line in self._lines.values() if line.waiting)
+        waits = (line.pace.wait_s(now_s) for line in self._lines.values() if line)
         return min(SAVE_EVERY_S, min(waits, default=SAVE_EVERY_S))
 
     def _consider(self, verified: VerifiedResult) -> bool:
@@ -192,35 +180,45 @@ class Auditor:
         selection = self._selection(verified)
         if selection is None:
             return True
-        line.waiting.append((verified, selection))
+        line.add(Waiting(verified, selection))
         return False
 
     def _ask(self) -> None:
-        """Asks each node that may be asked now about the next of its results."""
+        """Asks each node that may be asked now about any of its results."""
         now_s = time.monotonic()
         for line in self._lines.values():
-            while line.waiting and line.pace.wait_s(now_s) <= 0:
-                verified, selection = line.waiting.popleft()
-                self._guarded(verified, partial(self._challenge, verified, selection))
+            while line and line.pace.wait_s(now_s) <= 0:
+                drawn = line.draw()
+                self._guarded(drawn.verified, partial(self._challenge, drawn, line.pace))
+        self._counters.waiting(sum(map(len, self._lines.values())))
 
-    def _challenge(self, verified: VerifiedResult, selection: Selection) -> bool:
-        if not self._standings.of(verified.host.node).serves:
+    def _challenge(self, drawn: Waiting, pace: Pace) -> bool:
+        """Asks about a result; whether that ended its audit."""
+        host, selection = drawn.verified.host, drawn.selection
+        if not self._standings.of(host.node).serves:
             self._counters.ended(AuditOutcome.ABANDONED)
             return True
-        question = Question.about(verified, selection, self._policy.kind(selection.subjects[0]))
+        question = Question.about(drawn.verified, selection, self._policy.kind(selection.subjects[0]))
         rows = len(selection.rows)
-        deadline_s = verified.host.deadline_s(rows)
-        asked_s = time.monotonic()
-        verified.host.ask(
-            SentChallenge(
-                question.message(deadline_s),
-                rows,
-                deadline_s,
-                lambda opened: self._events.put(_Answer(question, opened, asked_s)),
-            )
+        deadline_s = host.deadline_s(rows)
+        challenge = SentChallenge(
+            question.message(deadline_s),
+            rows,
+            deadline_s,
+            lambda opened: self._inbox.answer(_Answer(question, opened, time.monotonic())),
         )
+        pace.asked(time.monotonic(), self._work(drawn) * host.estimate().seconds_per_byte)
+        host.ask(challenge)
         self._counters.challenged()
         return False
+
+    def _work(self, drawn: Waiting) -> float:
+        """What opening costs a node, in bytes of weights read: no more than the result itself had cost it."""
+        layer, manifest = drawn.verified.task.layer, self._experts.manifest
+        return sum(
+            expert_work(manifest.expert_bytes(ExpertKey(layer, expert)), count)
+            for expert, count in zip(*drawn.selection.pairs.loads, strict=True)
+        )
 
     def _selection(self, verified: VerifiedResult) -> Selection | None:
         host, layer, pairs = verified.host, verified.task.layer, verified.pairs
@@ -231,8 +229,8 @@ class Auditor:
             AuditSubject(host.node, ExpertKey(layer, expert), host.software_version)
             for expert in pairs.loads[0]
         ]
-        draws = self._draws.take(len(subjects)).tolist()
-        chosen = self._policy.choose(subjects, draws, always=standing.always_audited)
+        draw = float(self._draws.take(1)[0])
+        chosen = self._policy.choose(subjects, draw, always=standing.always_audited)
         if not chosen:
             return None
         settings = self._settings

@@ -1,6 +1,6 @@
 """What all audits of a coordinator add up to.
 
-Guarantees: counts only grow, and may be added to from any thread; each is exact.
+Guarantees: counts only grow, but for what waits, and may be added to from any thread; each is exact.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class AuditTotals:
 
     Attributes:
         results: Verified results that were looked at.
+        waiting: Results that are to be audited and wait for their turn.
         challenges: That were sent.
         suspected: Openings that did not look like an honest node's.
         dropped: Results that were passed over because too much was waiting.
@@ -40,6 +41,7 @@ class AuditTotals:
     """
 
     results: int
+    waiting: int
     challenges: int
     suspected: int
     dropped: int
@@ -50,6 +52,7 @@ class AuditTotals:
         """What `/v1/network` says of audits."""
         return {
             "results": self.results,
+            "waiting": self.waiting,
             "challenges": self.challenges,
             "suspected": self.suspected,
             "dropped": self.dropped,
@@ -63,7 +66,7 @@ class AuditCounters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._results = self._challenges = self._suspected = self._dropped = 0
+        self._results = self._waiting = self._challenges = self._suspected = self._dropped = 0
         self._outcomes: Counter[str] = Counter()
         self._unopened: Counter[str] = Counter()
 
@@ -71,6 +74,11 @@ class AuditCounters:
         """One more result came up for choice."""
         with self._lock:
             self._results += 1
+
+    def waiting(self, count: int) -> None:
+        """So many results wait for their audit now."""
+        with self._lock:
+            self._waiting = count
 
     def challenged(self) -> None:
         """A challenge went out."""
@@ -102,6 +110,7 @@ class AuditCounters:
         with self._lock:
             return AuditTotals(
                 results=self._results,
+                waiting=self._waiting,
                 challenges=self._challenges,
                 suspected=self._suspected,
                 dropped=self._dropped,

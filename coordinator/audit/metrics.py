@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ..dispatch.challenge import Unopened
@@ -25,6 +25,9 @@ class AuditCollector(Collector):
         totals = self._totals()
         yield CounterMetricFamily(
             "folkmoot_audit_results", "Verified results that were looked at", value=totals.results
+        )
+        yield GaugeMetricFamily(
+            "folkmoot_audit_waiting", "Results that wait for their audit", value=totals.waiting
         )
         yield CounterMetricFamily(
             "folkmoot_audit_challenges", "Challenges that were sent", value=totals.challenges

@@ -34,7 +34,7 @@ class AuditSettings:
         rows_per_expert: Rows that an audit draws for each expert that it is about.
         most_rows: Rows that one audit asks for at most.
         opening_bytes: How large an opening may be: nodes send it from home.
-        memory_bytes: What results that wait for their audit may take; results beyond it are not audited, and counted.
+        memory_bytes: What results may take until their audit is over; beyond it some are given up, drawn by chance, and counted.
         probation_audits: Audits that a newcomer passes before it is a member.
         probation_experts: Experts that a node on probation is given, where others can host the rest.
         strikes: Late or missing openings within `strike_window_s` that put a member back on probation.
@@ -51,7 +51,7 @@ class AuditSettings:
     rows_per_expert: int = 8
     most_rows: int = MAX_OPENED_ROWS
     opening_bytes: int = 1 << 20
-    memory_bytes: int = 128 << 20
+    memory_bytes: int = 64 << 20
     probation_audits: int = 50
     probation_experts: int = 4
     strikes: int = 5

@@ -49,32 +49,27 @@ def test_a_lower_floor_is_reached_by_audits_alone() -> None:
 def test_only_audits_count_and_a_failure_counts_all_away(ends: list[bool]) -> None:
     policy, run = AuditPolicy(), 0
     for passed in ends:
-        policy.choose([SUBJECT], [0.5])
+        policy.choose([SUBJECT], 0.5)
         policy.record(SUBJECT, passed)
         run = run + 1 if passed else 0
         assert policy.rate(SUBJECT) == (1.0 if run < 50 else max(0.02, 1 / run))
     assert all(policy.rate(other) == 1.0 for other in OTHERS)
 
 
-@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4))
-def test_each_subject_is_chosen_by_its_own_draw(draws: list[float]) -> None:
-    policy = trusted(1000)
-    policy.restore(dict.fromkeys((SUBJECT, *OTHERS), 1000))
-    subjects = [SUBJECT, *OTHERS]
-    chosen = policy.choose(subjects, draws)
-    assert chosen == [subject for subject, draw in zip(subjects, draws, strict=True) if draw < 0.02]
-    assert policy.choose(subjects, draws, always=True) == subjects
-
-
-def test_draws_and_subjects_go_together() -> None:
-    with pytest.raises(UsageError):
-        AuditPolicy().choose([SUBJECT], [])
+@given(st.floats(0, 1, exclude_max=True))
+def test_one_draw_decides_for_all_experts_of_a_call(draw: float) -> None:
+    policy, subjects = trusted(1000), [SUBJECT, *OTHERS]
+    policy.restore(dict.fromkeys(subjects, 1000))
+    assert policy.choose(subjects, draw) == (subjects if draw < 0.02 else [])
+    assert policy.choose(subjects, draw, always=True) == subjects
+    policy.record(SUBJECT, passed=False)
+    assert policy.choose(subjects, draw) == (subjects if draw < 0.02 else [SUBJECT]), "each by its own rate"
 
 
 def test_an_everlasting_cheat_is_audited_within_228_calls_in_99_of_100_runs() -> None:
     generator, late, policy = random.Random(5), 0, trusted(10**5)
     for _ in range(4000):
-        late += not any(policy.choose([SUBJECT], [generator.random()]) for _ in range(228))
+        late += not any(policy.choose([SUBJECT], generator.random()) for _ in range(228))
     assert late / 4000 < 0.0140
 
 
