@@ -17,6 +17,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..cli.local_network import COORDINATOR_FOLDER
+
 STREAMS = (1, 16)
 PROMPT_TOKENS, NEW_TOKENS = 64, 48
 BUILD = Path("build")
@@ -51,21 +53,20 @@ def moe_4l() -> dict[str, Any]:
     folder = FOLDER.absolute()
     print("moe-4l: making the checkpoint (once) ...", file=sys.stderr)
     checkpoint = moe_4l.make(folder / "moe-4l")
-    prepared = alone(_prepare, checkpoint, folder / "moe-4l-prepared")
+    state = folder / "moe-4l-state"
+    prepared = alone(_prepare, checkpoint, folder / "moe-4l-prepared", state / COORDINATOR_FOLDER)
     prompts = alone(_prompts, max(STREAMS), moe_4l.VOCABULARY)
     print("moe-4l: transformers in one process ...", file=sys.stderr)
     rows = alone(transformers_system.measure, checkpoint, prompts, STREAMS, NEW_TOKENS)
     print("moe-4l: the engine with local experts ...", file=sys.stderr)
     rows += alone(local_system.measure, prepared, prompts, STREAMS, NEW_TOKENS)
     print("moe-4l: a network of two nodes ...", file=sys.stderr)
-    network, counters = network_system.measure(
-        prepared, folder / "moe-4l-state", prompts, STREAMS, NEW_TOKENS
-    )
+    network, counters = network_system.measure(prepared, state, prompts, STREAMS, NEW_TOKENS)
     comparisons = []
     for system, environment in COMPARED.items():
         print(f"moe-4l: {system} ...", file=sys.stderr)
         comparisons += network_system.measure(
-            prepared, folder / "moe-4l-state", prompts, STREAMS, NEW_TOKENS, system, environment
+            prepared, state, prompts, STREAMS, NEW_TOKENS, system, environment
         )[0]
     bandwidth = alone(timing.read_bandwidth_bytes_per_second)
     return {
@@ -100,11 +101,16 @@ def show(report: dict[str, Any]) -> None:
         print(f"native / torch kernels, no drafts, {count:>2} streams: {gain:.2f} x")
 
 
-def _prepare(checkpoint: Path, out: Path) -> Path:
+def _prepare(checkpoint: Path, out: Path, state: Path) -> Path:
     from ..cli.model import prepare_signed
+    from ..coordinator.audit.preparing import prepare_audits
+    from ..coordinator.audit.settings import AuditSettings
+    from ..models.prepared import PreparedModel
+    from ..models.progress import Silent
 
     if not (out / "manifest.json").is_file():
-        prepare_signed(str(checkpoint), out=out)
+        prepare_signed(str(checkpoint), out=out, state=state)
+    prepare_audits(PreparedModel.open(out), state, AuditSettings(), Silent())
     return out
 
 

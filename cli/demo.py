@@ -54,13 +54,13 @@ def demo(
     """Run a coordinator and nodes on this machine, ask a question, show what happened."""
     from ..client import FolkmootClient
     from ..home import folkmoot_home
-    from .local_network import LocalNetwork
+    from .local_network import COORDINATOR_FOLDER, LocalNetwork
 
     # A demo that is told to end must end its processes, as it does on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     state = folkmoot_home() / "demo"
     with quiet_stdout():
-        folder = prepared_folder(model)
+        folder = prepared_folder(model, state / COORDINATOR_FOLDER)
     began = time.monotonic()
     say(f"starting a coordinator and {nodes} nodes on this machine")
     apart = _layers_stay_together(folder)
@@ -94,8 +94,13 @@ def _layers_stay_together(folder: Path) -> bool:
         ) from error
 
 
-def prepared_folder(model: Path | None) -> Path:
-    """The prepared model to serve; prepares what is not prepared yet, and loads nothing heavy otherwise."""
+def prepared_folder(model: Path | None, state: Path) -> Path:
+    """The prepared model to serve; prepares what is not prepared yet, and loads nothing heavy otherwise.
+
+    Args:
+        model: A prepared model, or what one can be made of; None for the default.
+        state: The coordinator's.
+    """
     from ..home import folkmoot_home
 
     folder = folkmoot_home() / "models" / DEFAULT_MODEL if model is None else model.absolute()
@@ -103,7 +108,7 @@ def prepared_folder(model: Path | None) -> Path:
         return folder
     from .model import prepare_signed
 
-    return prepare_signed("default" if model is None else str(model)).folder
+    return prepare_signed("default" if model is None else str(model), state=state).folder
 
 
 def report(answer: Answer, text: str, network: dict[str, Any]) -> dict[str, Any]:

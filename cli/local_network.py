@@ -17,12 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, Self
 
+from ..amounts import format_bytes
 from ..client import FolkmootClient
 from ..errors import CapacityError, UnavailableError, UsageError
 from ..node.machine import LEAST_MEMORY_BYTES, available_memory_bytes
 from .child import Child, ChildEndedError
-from .terminal import format_bytes
 
+COORDINATOR_FOLDER = "coordinator"
+"""The coordinator's state folder, in the network's."""
 POLL_S = 0.1
 CHECK_INTERVAL_S = 0.5
 COVERAGE_TIMEOUT_S = 600.0
@@ -107,7 +109,7 @@ class LocalNetwork:
             "--model",
             str(self._model),
             "--state",
-            str(self._state / "coordinator"),
+            str(self._state / COORDINATOR_FOLDER),
         ]
         serve += ["--host", "127.0.0.1", "--port", "0", "--api-port", str(self._api_port)]
         serve += ["--threads", str(self._threads)]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import emit, emit_json, format_bytes, quiet_stdout, say
+from ..amounts import format_bytes
+from .terminal import emit, emit_json, quiet_stdout, say
 
 if TYPE_CHECKING:
     from ..models.prepare import Signer
@@ -40,10 +41,19 @@ def prepare(
             show_default=False,
         ),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="The state folder of the coordinator that will serve it; ~/.folkmoot/operator.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Make trunk, experts and signed manifest of a model; prints the folder to serve."""
     with quiet_stdout():
-        prepared = prepare_signed(source, out, slices=slices, dtype=dtype, weight_format=weight_format)
+        prepared = prepare_signed(
+            source, out, slices=slices, dtype=dtype, weight_format=weight_format, state=state
+        )
     manifest = prepared.manifest
     say(f"{manifest.name}: {len(manifest.experts)} experts, {format_bytes(manifest.total_expert_bytes)}")
     emit(str(prepared.folder))
@@ -81,13 +91,16 @@ def prepare_signed(
     slices: int | None = None,
     dtype: str | None = None,
     weight_format: str | None = None,
+    state: Path | None = None,
 ) -> PreparedModel:
-    """Prepares a model with progress on standard error, signed by this machine's operator."""
+    """Prepares a model and its audits with progress on standard error, signed by this machine's operator."""
     say("loading what reads models")
+    from ..coordinator.audit.preparing import prepare_audits
+    from ..coordinator.settings import CoordinatorSettings
     from ..models.prepare import prepare
     from .progress import terminal_progress
 
-    return prepare(
+    prepared = prepare(
         source,
         out,
         slices=slices,
@@ -96,6 +109,10 @@ def prepare_signed(
         sign=_operator_signature(),
         progress=terminal_progress(),
     )
+    settings = CoordinatorSettings.load(model=prepared.folder, state_dir=state)
+    if settings.audit.enabled:
+        prepare_audits(prepared, settings.state_dir, settings.audit, terminal_progress())
+    return prepared
 
 
 def _operator_signature() -> Signer:

@@ -9,7 +9,8 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from .terminal import format_bytes, say
+from ..amounts import format_bytes
+from .terminal import say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

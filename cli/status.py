@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..amounts import format_bytes
 from .ask import Url
-from .terminal import emit, emit_json, format_bytes
+from .terminal import emit, emit_json
 
 SHORT_ID = 12
 

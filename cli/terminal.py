@@ -39,12 +39,3 @@ def quiet_stdout() -> Iterator[None]:
     """Sends what others print to standard error while it lasts."""
     with redirect_stdout(sys.stderr):
         yield
-
-
-def format_bytes(amount: float) -> str:
-    """An amount as people read it, in binary units."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(amount) < 1024:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"

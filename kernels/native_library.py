@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import FolkmootError
 
-ABI = 5
+ABI = 6
 SWITCH = "FOLKMOOT_KERNELS"
 """The environment variable that leaves everything to torch when it says "torch": to compare, or to find a fault."""
 _log = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ def load() -> ctypes.CDLL | None:
         number,
         size,
         pointer,
+        number,
         number,
         size,
         ctypes.c_int,

@@ -1,6 +1,7 @@
 """`F.linear` by the native kernels, for the few rows at which they beat torch.
 
-Guarantees: the answer is a float32 sum rounded once, or None, and then torch has to compute it.
+Guarantees: the answer is a float32 sum rounded once, or not at all where float32 is asked for; or None, and then torch has to
+compute it.
 
 Letters: R rows, K inner and N outer size.
 """
@@ -24,36 +25,47 @@ _FORMATS = {
 }
 
 
-def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+def most_rows_of(rows: torch.Tensor) -> int:
+    """How many rows of this type, by weights of the same, are best computed at once; 0 of other types."""
+    return most_rows(_FORMATS[rows.dtype], rows.dtype) if rows.dtype in _FORMATS else 0
+
+
+def linear(
+    rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype | None = None
+) -> torch.Tensor | None:
     """`F.linear` for few rows, or None when torch has to do it.
 
     Args:
         rows: [..., K] of a float type of at most 32 bits.
         weight: [N, K] of the same type.
         bias: [N] of the same type, or None.
+        dtype: Of the answer; that of the rows when None.
 
     Returns:
-        [..., N] of the same type, each element a float32 sum rounded once.
+        [..., N], each element a float32 sum rounded once to `dtype`.
     """
-    answers = linears(rows, ((weight, bias),))
+    answers = linears(rows, ((weight, bias),), dtype)
     return None if answers is None else answers[0]
 
 
 def linears(
-    rows: torch.Tensor, layers: Sequence[tuple[torch.Tensor, torch.Tensor | None]]
+    rows: torch.Tensor,
+    layers: Sequence[tuple[torch.Tensor, torch.Tensor | None]],
+    answer_dtype: torch.dtype | None = None,
 ) -> list[torch.Tensor] | None:
     """`linear` of the same rows by several weights and biases at once, or None when torch has to do one of them.
 
     Weights that are read one after another cost less than as many calls: threads are woken once.
     """
     dtype, inner = rows.dtype, rows.shape[-1]
-    if dtype not in _FORMATS or rows.numel() > most_rows(_FORMATS[dtype], dtype) * inner:
+    if dtype not in _FORMATS or rows.numel() > most_rows_of(rows) * inner:
         return None
     library = load()
     if library is None or not all(_is_plain(weight, bias, dtype, inner) for weight, bias in layers):
         return None
     rows = rows.contiguous()
-    outputs = [torch.empty((*rows.shape[:-1], len(weight)), dtype=dtype) for weight, _ in layers]
+    answer_dtype = answer_dtype or dtype
+    outputs = [torch.empty((*rows.shape[:-1], len(weight)), dtype=answer_dtype) for weight, _ in layers]
     form = FLOATS[dtype]
     structs = (LayerStruct * len(layers))(
         *(
@@ -70,6 +82,7 @@ def linears(
             inner,
             rows.data_ptr(),
             form,
+            FLOATS[answer_dtype],
             rows.numel() // inner,
             native_threads(),
         )

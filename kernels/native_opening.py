@@ -1,4 +1,4 @@
-"""An expert's first products in float32 by the native kernels, which read the weights as they are stored.
+"""An expert's first products in float32 by the native kernels, which read weights and rows as they are.
 
 Guarantees: sums are float32 and nothing is rounded to less; None for what the kernels would round (whole numbers, whose inputs they
 round to 16 bits), cannot read, or are slower at than torch.
@@ -21,15 +21,15 @@ from .native_rows import most_rows
 from .threads import native_threads
 
 EXACT = frozenset({WeightFormat.FLOAT32, WeightFormat.BFLOAT16, WeightFormat.FLOAT16, WeightFormat.FP8_BLOCK})
-"""The formats whose numbers the kernels multiply by inputs in float32."""
+"""The formats whose numbers the kernels multiply by inputs without rounding these."""
 
 
 def products(expert: Expert, matrices: Sequence[Matrix], rows: torch.Tensor) -> list[torch.Tensor] | None:
-    """Rows [n, H] float32 times matrices [I, H] of an expert: [n, I] float32 each; None when torch has to compute it."""
+    """Rows [n, H] times matrices [I, H] of an expert: [n, I] float32 each; None when torch has to compute it."""
     spec, library = expert.spec, load()
     if library is None or spec.format not in EXACT or not spec.layout.row_major or expert.native is None:
         return None
-    if not 0 < len(rows) <= most_rows(spec.format, torch.float32):
+    if rows.dtype not in FLOATS or not 0 < len(rows) <= most_rows(spec.format, rows.dtype):
         return None
     rows = rows.contiguous()
     outputs = [torch.empty(len(rows), matrix.rows) for matrix in matrices]  # [n, I]
@@ -39,7 +39,7 @@ def products(expert: Expert, matrices: Sequence[Matrix], rows: torch.Tensor) -> 
             for matrix, output in zip(matrices, outputs, strict=True)
         )
     )
-    wide = FLOATS[torch.float32]
+    form, wide = FLOATS[rows.dtype], FLOATS[torch.float32]
     check(
         library.folkmoot_linear(
             layers,
@@ -48,6 +48,7 @@ def products(expert: Expert, matrices: Sequence[Matrix], rows: torch.Tensor) -> 
             wide,
             spec.hidden,
             rows.data_ptr(),
+            form,
             wide,
             len(rows),
             native_threads(),

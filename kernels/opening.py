@@ -30,10 +30,11 @@ def open_expert(expert: Expert, rows: torch.Tensor) -> tuple[torch.Tensor | None
     Returns:
         Gate, None where the layout has none, and up: [n, I] float32 each.
     """
-    parts, inputs = by_rows(expert), rows.float()
+    parts = by_rows(expert)
     wanted = [parts[role] for role in ("gate", "up") if role in parts]
-    found = native_opening.products(expert, [matrix for matrix, _ in wanted], inputs)
+    found = native_opening.products(expert, [matrix for matrix, _ in wanted], rows)
     if found is None:
+        inputs = rows.float()
         found = [_product(inputs, matrix) for matrix, _ in wanted]
     for output, (_, bias) in zip(found, wanted, strict=True):
         if bias is not None:

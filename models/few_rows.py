@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from ..kernels.native_linear import linear, linears
+from ..kernels.native_linear import linear, linears, most_rows_of
 from ..kernels.native_norm import rms_norm
 
 TOGETHER = (
@@ -63,6 +63,21 @@ class FewRowsLinear(nn.Linear):
                 return answers[0]
         answer = linear(input, self.weight, self.bias)
         return F.linear(input, self.weight, self.bias) if answer is None else answer
+
+
+def logits(head: nn.Linear, rows: torch.Tensor) -> torch.Tensor:
+    """What a head makes of rows [S, K]: [S, V] float32, not rounded on the way where the native kernels compute.
+
+    Scores that were rounded to 8 bits are often equal, and which of the equal is greatest says nothing.
+    """
+    most = most_rows_of(rows)
+    parts = (
+        [linear(part, head.weight, head.bias, torch.float32) for part in torch.split(rows, most)]
+        if most
+        else [None]
+    )
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if len(known) == len(parts) else F.linear(rows, head.weight, head.bias).float()
 
 
 class FewRowsNorm:

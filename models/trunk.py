@@ -18,7 +18,7 @@ from ..errors import FolkmootError
 from ..kernels.formats import DTYPES
 from .attention import join_attention
 from .families import Config, FamilyAdapter, adapter_for
-from .few_rows import quicken
+from .few_rows import logits, quicken
 from .pool import ExpertPool, StepTally
 from .prepared import PreparedModel
 from .routed_block import RoutedBlock, SlicedBlock
@@ -146,8 +146,8 @@ class Trunk:
                 f"experts of {answered} layers answered in a step, of {len(self.spec.moe_layers)}",
                 advice="this is a fault of the expert pool; please report it with the log",
             )
-        logits: torch.Tensor = self._head(self._norm(hidden[0, logits_at]))  # [S, V]
-        return (logits / self._divisor if self._divisor != 1.0 else logits).float()
+        scores = logits(self._head, self._norm(hidden[0, logits_at]))  # [S, V]
+        return scores / self._divisor if self._divisor != 1.0 else scores
 
 
 def _check_manifest(prepared: PreparedModel, adapter: FamilyAdapter, config: Config) -> None:

@@ -15,6 +15,7 @@ import time
 
 import grpc
 
+from ..amounts import format_bytes
 from ..errors import FolkmootError, TrustError, UsageError
 from ..ids import NodeId, short
 from ..kernels.backend import choose_backend
@@ -25,7 +26,6 @@ from ..trust.tls import TLS_NAME, check_certificate, fetch_certificate
 from .backoff import Backoff
 from .enrol import Enroller
 from .executor import Executor, Send
-from .limits import format_bytes
 from .link import Link, Resources
 from .machine import WORKING_ALLOWANCE_BYTES, allow_many_files
 from .progress import NodeState, Status

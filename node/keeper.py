@@ -14,13 +14,14 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..amounts import format_bytes
 from ..errors import FolkmootError
 from ..ids import ExpertKey
 from ..protos.folkmoot.v1 import link_pb2
 from ..protos.limits import MAX_REASON
 from .disk import DiskError, DiskFullError
 from .download import Downloader
-from .limits import fit, format_bytes
+from .limits import fit
 from .progress import NodeState, Progress, Status
 from .shelf import Shelf
 from .tasks import ended, in_thread, uninterrupted

@@ -53,15 +53,6 @@ def parse_bytes(text: str) -> int:
     return amount
 
 
-def format_bytes(amount: float) -> str:
-    """An amount as people read it: three significant digits or so, in binary units."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(amount) < 1024:
-            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"
-
-
 @dataclass(frozen=True)
 class Fit:
     """Which experts of an assignment a node takes, in the order of the assignment, and which are too many."""

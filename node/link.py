@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import grpc
 
 from .. import __version__
+from ..amounts import format_bytes
 from ..errors import TrustError, WireError
 from ..models.manifest import Manifest
 from ..protos.folkmoot.v1 import link_pb2, link_pb2_grpc
@@ -26,7 +27,6 @@ from .disk import DiskFullError
 from .download import Downloader
 from .executor import Executor, Send
 from .keeper import Keeper, Limits
-from .limits import format_bytes
 from .outbox import Outbox
 from .progress import NodeState, Status
 from .remote import CoordinatorLostError, NodeRefusedError, named, readable

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .limits import format_bytes
+from ..amounts import format_bytes
 
 log = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
+from ..amounts import format_bytes
 from ..errors import ModelError
 from ..kernels.expert import Expert
 from ..kernels.formats import ExpertSpec
 from ..kernels.weight_memory import weight_memory, worth_huge_pages
 from . import disk
 from .disk import disk_errors
-from .limits import format_bytes
 
 log = logging.getLogger(__name__)
 

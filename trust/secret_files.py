@@ -60,6 +60,29 @@ def _check_status(path: Path, status: os.stat_result) -> None:
         )
 
 
+def load_or_create_secret(path: Path, size: int, when_deleted: str) -> bytes:
+    """The random secret that a file keeps as hexadecimal digits; a new one is made when there is no file.
+
+    Args:
+        path: The file.
+        size: Bytes of the secret.
+        when_deleted: What deleting the file would mean, for whoever finds it damaged.
+
+    Raises:
+        SecretFileError: when the file cannot be read or written, is damaged, or others may read it.
+    """
+    content = read_secret_file(path)
+    if content is None:
+        content = create_secret_file(path, secrets.token_hex(size).encode() + b"\n")
+    try:
+        secret = bytes.fromhex(content.decode("ascii").strip())
+    except ValueError:
+        secret = b""
+    if len(secret) != size:
+        raise SecretFileError(f"{path} holds no secret", advice=f"delete it: {when_deleted}")
+    return secret
+
+
 def create_secret_file(path: Path, content: bytes) -> bytes:
     """Creates the file with mode 0600 and returns its content: that of whoever came first, when it already exists.
 

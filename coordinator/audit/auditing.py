@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Final
 
 from ...trust.keys import Identity
 from ..dispatch.verified_result import Watcher
@@ -18,11 +17,10 @@ from .canonical_weights import CanonicalExperts
 from .counters import AuditCounters
 from .judge import Judge
 from .orders import OrderBox
+from .preparing import AUDIT_FOLDER
 from .settings import AuditSettings
 from .sketch_keeper import SketchKeeper
 from .standing_book import StandingBook
-
-AUDIT_FOLDER: Final = "audit"
 
 
 class Auditing:

@@ -177,6 +177,7 @@ class Auditor:
         self._counters.looked_at()
         line = self._line(verified.host)
         line.pace.worked(time.monotonic())
+        self._sketches.at_work()
         selection = self._selection(verified)
         if selection is None:
             return True

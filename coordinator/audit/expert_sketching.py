@@ -1,7 +1,8 @@
 """Sketches of experts as they lie in memory, whatever their format.
 
-Guarantees: what `trust.sketch.sketch_expert` makes of the dequantized weights, but for the order of float64 sums; and never
-more than a slice of a matrix is dequantized at a time, so making a sketch takes little memory beside the expert's bytes.
+Guarantees: what `trust.sketch.sketch_expert` makes of the dequantized weights, but for rounding: sums over a slice are float32,
+those of slices float64, which moves a sketch by less than a float32 product over all of a matrix is off. Never more than a
+slice of a matrix is dequantized at a time, so making a sketch takes little memory beside the expert's bytes.
 
 Letters: k projections, H hidden size, I intermediate size, N rows of a matrix.
 """
@@ -62,10 +63,10 @@ def slices(matrix: Matrix) -> Iterator[tuple[slice, torch.Tensor]]:
 
 def _product(vectors: Doubles, matrix: Matrix) -> Doubles:
     """Vectors [k, N] times a matrix [N, K]."""
-    wanted = torch.from_numpy(vectors)
+    wanted = torch.from_numpy(vectors).float()
     total = torch.zeros(len(vectors), matrix.columns, dtype=torch.float64)
     for rows, part in slices(matrix):
-        total += wanted[:, rows] @ part.double()
+        total += wanted[:, rows] @ part
     return total.numpy()
 
 

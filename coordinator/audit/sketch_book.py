@@ -31,6 +31,7 @@ class SketchBook:
 
     Attributes:
         epoch: Which.
+        model: What names of the model's folders begin with.
         folder: Where they lie.
     """
 
@@ -40,7 +41,8 @@ class SketchBook:
         """`count` is how many projections a layer has."""
         manifest = experts.manifest
         self.epoch = epoch
-        self.folder = parent / f"{manifest.digest.hex()[:16]}-{count}-{epoch}"
+        self.model = manifest.digest.hex()[:16]
+        self.folder = parent / f"{self.model}-{count}-{epoch}"
         self._experts = experts
         self._secret = secret
         self._count = count
@@ -88,10 +90,12 @@ class SketchBook:
                 self._held_bytes -= _bytes(self._sketches.popitem(last=False)[1])
         return sketch
 
-    def keep(self, key: ExpertKey) -> None:
-        """Sees to it that the sketch is on disk; raises as `sketch` does."""
-        if self._stored(key) is None:
-            self._make(key)
+    def keep(self, key: ExpertKey) -> bool:
+        """Sees to it that the sketch is on disk; whether it had to be made. Raises as `sketch` does."""
+        if self._stored(key) is not None:
+            return False
+        self._make(key)
+        return True
 
     def _stored(self, key: ExpertKey) -> ExpertSketch | None:
         path = self._path(key)

@@ -1,14 +1,15 @@
 """Keeps the sketches of the present epoch, and makes those of the next before the present one ends its service.
 
 Guarantees: `current` is a book at any time, and any sketch of it can be had; a new epoch's book takes its place only when
-all of its sketches are on disk; folders of other epochs are removed then. The secret is made once for a state folder and
-never leaves it.
+all of its sketches are on disk; the model's folders of other epochs are removed then. The secret is made once for a state
+folder and never leaves it. In the background sketches are made as fast as the experts can be read while nothing else is to be
+done, and a tenth of the time while there is.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
+import math
 import shutil
 import threading
 import time
@@ -18,9 +19,10 @@ from typing import Final
 
 import torch
 
-from ...errors import FolkmootError, TrustError
+from ...errors import FolkmootError
+from ...ids import ExpertKey
 from ...trust.projections import SECRET_BYTES
-from ...trust.secret_files import create_secret_file, read_secret_file
+from ...trust.secret_files import load_or_create_secret
 from .canonical_weights import CanonicalExperts
 from .freed_memory import give_back
 from .private_files import private_folder
@@ -31,10 +33,10 @@ log = logging.getLogger(__name__)
 SECRET_FILE: Final = "projections.secret"
 SKETCHES_FOLDER: Final = "sketches"
 LOOK_UP_S: Final = 60.0
-
-
-class ProjectionSecretError(TrustError):
-    """The file that should hold the secret of the projections holds something else."""
+AT_WORK_S: Final = 1.0
+"""For so long after a result the machine counts as being at work."""
+REST: Final = 9.0
+"""How many times as long as a sketch took the thread rests after it while the machine is at work."""
 
 
 class SketchKeeper:
@@ -58,17 +60,19 @@ class SketchKeeper:
             clock: Seconds of the calendar: epochs go on while the coordinator does not run.
 
         Raises:
-            SecretFileError: when the secret cannot be read or written, or others may read it.
-            ProjectionSecretError: when it is damaged.
+            SecretFileError: when the secret cannot be read or written, is damaged, or others may read it.
         """
         self._experts = experts
         self._count = count
         self._epoch_s = epoch_s
         self._clock = clock
-        self._secret = _load_or_create(private_folder(folder) / SECRET_FILE)
+        self._secret = load_or_create_secret(
+            private_folder(folder) / SECRET_FILE, SECRET_BYTES, "a new one is made, and all sketches with it"
+        )
         self._parent = private_folder(folder / SKETCHES_FOLDER)
         self.current = self._book()
         self._closing = threading.Event()
+        self._worked_s = -math.inf
         self._thread = threading.Thread(target=self._run, name="folkmoot-sketches", daemon=True)
 
     def start(self) -> None:
@@ -81,16 +85,33 @@ class SketchKeeper:
         if self._thread.is_alive():
             self._thread.join()
 
-    def refresh(self) -> None:
-        """Makes what is missing of the present epoch's sketches; its book is the current one afterwards."""
+    def at_work(self) -> None:
+        """A result has just come: the machine has better to do than sketches."""
+        self._worked_s = time.monotonic()
+
+    def refresh(self, sketched: Callable[[ExpertKey], None] = lambda _: None) -> None:
+        """Makes what is missing of the present epoch's sketches; its book is the current one afterwards.
+
+        Args:
+            sketched: Told of each expert once its sketch is there.
+
+        Raises:
+            ModelError: when an expert's weights cannot be read, or are damaged.
+            SketchError: when they are not finite.
+        """
         book = self.current if self.current.epoch == self._epoch() else self._book()
         for key in sorted(self._experts.manifest.experts):
             if self._closing.is_set():
                 return
-            book.keep(key)
-            give_back()
+            began_s = time.monotonic()
+            if book.keep(key):
+                give_back()
+                ended_s = time.monotonic()
+                if ended_s < self._worked_s + AT_WORK_S:
+                    self._closing.wait(REST * (ended_s - began_s))
+            sketched(key)
         self.current = book
-        for folder in self._parent.iterdir():
+        for folder in self._parent.glob(f"{book.model}-*"):
             if folder != book.folder:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -114,18 +135,3 @@ class SketchKeeper:
 
     def _book(self) -> SketchBook:
         return SketchBook(self._parent, self._experts, self._secret, self._epoch(), self._count)
-
-
-def _load_or_create(path: Path) -> bytes:
-    content = read_secret_file(path)
-    if content is None:
-        content = create_secret_file(path, secrets.token_hex(SECRET_BYTES).encode() + b"\n")
-    try:
-        secret = bytes.fromhex(content.decode("ascii").strip())
-    except ValueError:
-        secret = b""
-    if len(secret) != SECRET_BYTES:
-        raise ProjectionSecretError(
-            f"{path} holds no secret", advice="delete it: a new one is made, and all sketches with it"
-        )
-    return secret

@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#define FOLKMOOT_KERNELS_ABI 5
+#define FOLKMOOT_KERNELS_ABI 6
 
 #if defined(__GNUC__)
 #define FOLKMOOT_EXPORT __attribute__((visibility("default")))
@@ -107,10 +107,10 @@ FOLKMOOT_EXPORT int folkmoot_feed_forward(const folkmoot_form *form, const folkm
                                           const void *hidden, int32_t hidden_format, int64_t R, float *output,
                                           int threads);
 
-/* y[n, N] = x[n, K] W[N, K]^T (+ bias) of each of the layers; x and y of type x_format, W of format, by rows; the sum is
- * rounded once. */
+/* y[n, N] = x[n, K] W[N, K]^T (+ bias) of each of the layers; x of type x_format, y of y_format, W of format, by rows; the
+ * sum is rounded once, and not at all where y is float32. */
 FOLKMOOT_EXPORT int folkmoot_linear(const folkmoot_layer *layers, int64_t count, int32_t format, int32_t bias_format,
-                                    int64_t K, const void *x, int32_t x_format, int64_t n, int threads);
+                                    int64_t K, const void *x, int32_t x_format, int32_t y_format, int64_t n, int threads);
 
 /* y[j, :] = weight * round(x[j, :] / sqrt(mean of x[j, :]^2 + epsilon)) for n rows of K, all of the float type `format`: the
  * mean is a float64 sum, and what stands in brackets is rounded before it is multiplied, as transformers has it. */

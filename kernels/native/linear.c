@@ -11,7 +11,7 @@ typedef struct {
     const folkmoot_backend *backend;
     const folkmoot_tiles *tiles; /* NULL when vectors compute */
     const folkmoot_layer *layers;
-    int format, bias_format, x_format;
+    int format, bias_format, x_format, y_format;
     int64_t count, n, K, packed_step;
     const char *x;
     char *packed, *scratch;
@@ -39,7 +39,7 @@ static void outputs(const linear_job *job, const folkmoot_layer *layer, int64_t 
     const folkmoot_backend *backend = job->backend;
     const folkmoot_inputs x = {job->packed, job->n, job->K, job->packed_step,
                                job->x_format == FOLKMOOT_BFLOAT16 ? 1 : 2};
-    const int64_t rows = end - begin, n = job->n, size = folkmoot_float_bytes(job->x_format);
+    const int64_t rows = end - begin, n = job->n, size = folkmoot_float_bytes(job->y_format);
     float *sums = scratch, *row = scratch + TOGETHER * n, *bias = row + TOGETHER;
     if (job->tiles != NULL) job->tiles->products[job->format](&layer->w, begin, end, &x, sums);
     else backend->products[job->format](&layer->w, begin, end, &x, sums);
@@ -51,7 +51,7 @@ static void outputs(const linear_job *job, const folkmoot_layer *layer, int64_t 
     for (int64_t j = 0; j < n; j++) {
         const int64_t from = job->tiles != NULL ? j * rows : j, apart = job->tiles != NULL ? 1 : n;
         for (int64_t i = 0; i < rows; i++) row[i] = sums[from + i * apart] + bias[i];
-        backend->narrow(job->x_format, row, (char *)layer->y + (j * layer->N + begin) * size, rows);
+        backend->narrow(job->y_format, row, (char *)layer->y + (j * layer->N + begin) * size, rows);
     }
 }
 
@@ -75,14 +75,15 @@ static void linear_task(void *context, folkmoot_team *team, int index) {
 }
 
 int folkmoot_linear(const folkmoot_layer *layers, int64_t count, int32_t format, int32_t bias_format, int64_t K, const void *x,
-                    int32_t x_format, int64_t n, int threads) {
+                    int32_t x_format, int32_t y_format, int64_t n, int threads) {
     const folkmoot_backend *backend = folkmoot_current_backend();
-    if (backend == NULL || format < 0 || format >= FOLKMOOT_FORMATS || x_format > FOLKMOOT_FLOAT16) return FOLKMOOT_NOT_HERE;
+    if (backend == NULL || format < 0 || format >= FOLKMOOT_FORMATS || x_format > FOLKMOOT_FLOAT16 || y_format > FOLKMOOT_FLOAT16) return FOLKMOOT_NOT_HERE;
     int64_t all = 0;
     for (int64_t l = 0; l < count; l++) all += layers[l].N;
     if (n <= 0 || all <= 0) return FOLKMOOT_OK;
     threads = folkmoot_worth(all * folkmoot_value_bytes(format, K) * (n + 3) / 4, threads);
-    linear_job job = {.backend = backend, .layers = layers, .format = format, .bias_format = bias_format, .x_format = x_format};
+    linear_job job = {.backend = backend, .layers = layers, .format = format, .bias_format = bias_format};
+    job.x_format = x_format, job.y_format = y_format;
     job.count = count, job.n = n, job.K = K, job.x = x;
     const folkmoot_tiles *tiles = folkmoot_current_tiles();
     if (tiles != NULL && tiles->products[format] != NULL && x_format == FOLKMOOT_BFLOAT16 && K % FOLKMOOT_TILE_INPUTS == 0 &&

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from folkmoot.amounts import format_bytes
 from folkmoot.cli import progress
 from folkmoot.cli.progress import BarProgress, LineProgress
-from folkmoot.cli.terminal import format_bytes
 
 
 def test_lines_come_every_few_seconds(

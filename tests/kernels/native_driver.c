@@ -131,7 +131,7 @@ static double close_to(float got, double want, double terms) { return fabs(got -
 /* One layer by itself. */
 static int linear(const folkmoot_matrix *w, int format, int64_t N, int64_t K, const float *x, int64_t n, float *y, int threads) {
     const folkmoot_layer layer = {*w, N, y};
-    return folkmoot_linear(&layer, 1, format, FOLKMOOT_FLOAT32, K, x, FOLKMOOT_FLOAT32, n, threads);
+    return folkmoot_linear(&layer, 1, format, FOLKMOOT_FLOAT32, K, x, FOLKMOOT_FLOAT32, FOLKMOOT_FLOAT32, n, threads);
 }
 
 static void check_linear(int format, int64_t N, int64_t K, int64_t n) {
@@ -159,7 +159,7 @@ static void check_linear(int format, int64_t N, int64_t K, int64_t n) {
     const folkmoot_layer layers[] = {{m.stored, N, again}, {m.stored, 0, NULL}, {m.stored, N, third}};
     for (int threads = 1; threads <= 3; threads++) {
         memset(third, 0, (size_t)(n * N) * 4);
-        CHECK(folkmoot_linear(layers, 3, format, FOLKMOOT_FLOAT32, K, x, FOLKMOOT_FLOAT32, n, threads) == 0);
+        CHECK(folkmoot_linear(layers, 3, format, FOLKMOOT_FLOAT32, K, x, FOLKMOOT_FLOAT32, FOLKMOOT_FLOAT32, n, threads) == 0);
         CHECK(memcmp(y, again, (size_t)(n * N) * 4) == 0 && memcmp(y, third, (size_t)(n * N) * 4) == 0);
     }
     drop(&m), free(x), free(y), free(again), free(third);

@@ -12,7 +12,8 @@ from transformers.models.olmoe.modeling_olmoe import OlmoeRMSNorm
 
 from folkmoot.kernels.native_library import load
 from folkmoot.kernels.native_linear import linears
-from folkmoot.models.few_rows import FewRowsLinear, FewRowsNorm, quicken
+from folkmoot.models import few_rows
+from folkmoot.models.few_rows import FewRowsLinear, FewRowsNorm, logits, quicken
 
 needs_native = pytest.mark.skipif(load() is None, reason="no native kernels here")
 
@@ -84,3 +85,22 @@ def test_layers_are_computed_together_once(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("q_proj", "k_proj", "v_proj"):
         getattr(changed, name)(x)
     assert asked == [3]
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("rows", [1, 5, 200])
+def test_logits_are_not_rounded_to_the_models_type(dtype: torch.dtype, rows: int) -> None:
+    head = nn.Linear(256, 301, dtype=dtype).requires_grad_(False)
+    x = torch.randn(rows, 256).to(dtype)
+    found = logits(head, x)
+    exact = x.double() @ head.weight.double().T + head.bias.double()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_logits_without_native_kernels_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = nn.Linear(64, 33, dtype=torch.bfloat16).requires_grad_(False)
+    x = torch.randn(3, 64).to(torch.bfloat16)
+    monkeypatch.setattr(few_rows, "linear", lambda *_: None)
+    assert torch.equal(logits(head, x), head(x).float())

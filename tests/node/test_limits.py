@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from folkmoot.amounts import format_bytes
 from folkmoot.ids import ExpertKey
 from folkmoot.node import machine
-from folkmoot.node.limits import AmountError, fit, format_bytes, parse_bytes
+from folkmoot.node.limits import AmountError, fit, parse_bytes
 
 KEYS = [ExpertKey(0, number) for number in range(8)]
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from folkmoot.coordinator.audit.canonical_weights import CanonicalExperts
-from folkmoot.coordinator.audit.sketch_keeper import SECRET_FILE, ProjectionSecretError, SketchKeeper
+from folkmoot.coordinator.audit.sketch_keeper import SECRET_FILE, SketchKeeper
 from folkmoot.ids import ExpertKey
 from folkmoot.tests.support.memory_experts import MemoryExperts
+from folkmoot.trust.secret_files import SecretFileError
 
 KEY = ExpertKey(1, 3)
 
@@ -93,5 +94,5 @@ def test_the_thread_makes_them_and_ends(tmp_path: Path) -> None:
 def test_a_damaged_secret_is_refused(tmp_path: Path) -> None:
     keeper(tmp_path, MemoryExperts(), Calendar())
     (tmp_path / SECRET_FILE).write_text("nonsense")
-    with pytest.raises(ProjectionSecretError, match="holds no secret"):
+    with pytest.raises(SecretFileError, match="holds no secret"):
         keeper(tmp_path, MemoryExperts(), Calendar())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from folkmoot.coordinator.hub.join_secret import JOIN_SECRET_FILE, JoinSecretError, load_or_create_join_secret
+from folkmoot.coordinator.hub.join_secret import JOIN_SECRET_FILE, load_or_create_join_secret
 from folkmoot.trust.secret_files import SecretFileError
 
 
@@ -23,7 +23,7 @@ def test_a_damaged_one_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / JOIN_SECRET_FILE
     path.write_bytes(content)
     path.chmod(0o600)
-    with pytest.raises(JoinSecretError) as caught:
+    with pytest.raises(SecretFileError) as caught:
         load_or_create_join_secret(tmp_path)
     assert "delete it" in caught.value.advice
 
