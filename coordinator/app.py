@@ -18,6 +18,7 @@ from ..errors import TrustError
 from ..kernels.threads import set_native_threads
 from ..models.prepared import PreparedModel
 from ..models.trunk import Trunk
+from ..object_memory import settle
 from ..trust.keys import Identity, SignatureError, VerifyingKey, WeakKeyError
 from ..trust.statements import manifest_statement
 from ..trust.tls import TlsIdentity
@@ -245,6 +246,7 @@ async def run(settings: CoordinatorSettings, announce: Callable[[Coordinator], N
         await coordinator.open()
         announce(coordinator)
         await coordinator.serve()
+        settle()
         await coordinator.ended()
     finally:
         await coordinator.stop()

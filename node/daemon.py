@@ -20,6 +20,7 @@ from ..errors import FolkmootError, TrustError, UsageError
 from ..ids import NodeId, short
 from ..kernels.backend import choose_backend
 from ..models.manifest import Manifest
+from ..object_memory import settle
 from ..protos.limits import channel_options
 from ..trust.invite import Invite
 from ..trust.tls import TLS_NAME, check_certificate, fetch_certificate
@@ -204,6 +205,7 @@ async def run(settings: NodeSettings) -> None:
     daemon = NodeDaemon(settings)
     try:
         await daemon.start()
+        settle()
         await daemon.wait()
     finally:
         await daemon.stop()

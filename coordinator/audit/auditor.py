@@ -3,8 +3,8 @@
 Guarantees: whoever hands it a result never waits and never sees an error; what does not fit its memory is passed over and
 counted, and counts for no node's good; a challenge goes out only about a result whose signature was checked and is kept. An
 opening that does not look honest, and one that does not come, lead to a recomputation, which alone convicts; a node that
-is found right is at most struck for being late. A node is asked about one result at a time, at the pace of `pace.py`; which of those
-that wait it is asked about, and which are given up when too many do, is drawn. Everything but `watch` happens on one thread of its own.
+is found right is at most struck for being late. A node is asked about one result at a time, at the pace of `pace.py`, which this
+thread keeps to as well; which of those that wait it is asked about, and which are given up when too many do, is drawn. Everything but `watch` happens on one thread of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ...ids import ExpertKey, NodeId, short
 from ...protos.codec import TensorError
 from ...protos.folkmoot.v1 import link_pb2
 from ...trust.audit_check import Suspicion, check_opening
-from ...trust.audit_policy import AuditPolicy, AuditSubject
 from ...trust.keys import SignatureError
 from ...trust.residuals import residuals
 from ..dispatch.challenge import Opened, SentChallenge, Unopened
@@ -33,6 +32,7 @@ from ..dispatch.host import Host
 from ..dispatch.verified_result import VerifiedResult
 from .bias_watch import BiasWatch
 from .canonical_weights import CanonicalExperts
+from .chooser import Chooser
 from .counters import AuditCounters, AuditOutcome
 from .inbox import Inbox
 from .judge import Judge
@@ -40,7 +40,6 @@ from .line import Line, Waiting
 from .pace import Pace
 from .question import Question
 from .secret_draws import SecretDraws
-from .selection import Selection, SelectionCaps, select
 from .settings import AuditSettings
 from .sketch_keeper import SketchKeeper
 from .standing_book import StandingBook
@@ -50,6 +49,8 @@ log = logging.getLogger(__name__)
 
 SAVE_EVERY_S: Final = 2.0
 FORGET_AFTER_S: Final = 60.0
+MOST_COUNTED_S: Final = 0.1
+"""Of one step: measuring thresholds takes seconds, once, and must not hold up audits for minutes."""
 STRIKES: Final = {
     Unopened.LATE: "an opening came too late, or not at all",
     Unopened.SIGNATURE: "an opening was not signed by the node",
@@ -88,11 +89,12 @@ class Auditor:
         self._counters = counters
         self._settings = settings
         self._thresholds = ThresholdStore(folder, experts, settings.projections, settings.suspicion_rate)
-        self._policy = AuditPolicy(settings.policy)
         self._biases = BiasWatch(settings.suspicion_rate, judge.tolerance)
         self._draws = SecretDraws()
+        self._chooser = Chooser(folder, experts, standings, settings, self._draws)
         self._inbox: Inbox[_Answer] = Inbox(settings.memory_bytes)
         self._lines: dict[Host, Line] = {}
+        self._own_pace = Pace(settings.busy_share, time.monotonic())
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="folkmoot-auditor", daemon=True)
 
@@ -107,6 +109,7 @@ class Auditor:
         if self._thread.is_alive():
             self._thread.join()
         self._standings.save()
+        self._chooser.save()
 
     def watch(self, verified: VerifiedResult) -> None:
         """Takes a verified result: a `Watcher`. Any thread."""
@@ -131,7 +134,8 @@ class Auditor:
                 self._forget_idle(saved_s)
 
     def _guarded(self, verified: VerifiedResult, step: partial[bool]) -> None:
-        """Does one step of an audit; whatever goes wrong ends this audit and no other."""
+        """Does one step of an audit, and counts the time that it takes; whatever goes wrong ends this audit and no other."""
+        began_s, used_s = time.monotonic(), time.thread_time()
         try:
             ended = step()
         except FolkmootError as error:
@@ -144,6 +148,8 @@ class Auditor:
             ended = True
         if ended:
             self._inbox.release(verified)
+        spent_s = min(time.thread_time() - used_s, MOST_COUNTED_S)
+        self._own_pace.took(spent_s, began_s, time.monotonic())
 
     def _line(self, host: Host) -> Line:
         line = self._lines.get(host)
@@ -170,36 +176,41 @@ class Auditor:
         """How long to wait for an event before some node may be asked again."""
         now_s = time.monotonic()
         waits = (line.pace.wait_s(now_s) for line in self._lines.values() if line)
-        return min(SAVE_EVERY_S, min(waits, default=SAVE_EVERY_S))
+        return min(SAVE_EVERY_S, max(min(waits, default=SAVE_EVERY_S), self._own_pace.wait_s(now_s)))
 
     def _consider(self, verified: VerifiedResult) -> bool:
         """Decides whether a result is audited; whether that was all."""
         self._counters.looked_at()
         line = self._line(verified.host)
-        line.pace.worked(time.monotonic())
+        now_s = time.monotonic()
+        line.pace.worked(now_s)
+        self._own_pace.worked(now_s)
         self._sketches.at_work()
-        selection = self._selection(verified)
-        if selection is None:
+        subjects = self._chooser.subjects(verified)
+        if not subjects:
             return True
-        line.add(Waiting(verified, selection))
+        line.add(Waiting(verified, subjects))
         return False
 
     def _ask(self) -> None:
         """Asks each node that may be asked now about any of its results."""
-        now_s = time.monotonic()
         for line in self._lines.values():
-            while line and line.pace.wait_s(now_s) <= 0:
+            while line and max(pace.wait_s(time.monotonic()) for pace in (line.pace, self._own_pace)) <= 0:
                 drawn = line.draw()
                 self._guarded(drawn.verified, partial(self._challenge, drawn, line.pace))
         self._counters.waiting(sum(map(len, self._lines.values())))
 
     def _challenge(self, drawn: Waiting, pace: Pace) -> bool:
         """Asks about a result; whether that ended its audit."""
-        host, selection = drawn.verified.host, drawn.selection
+        host = drawn.verified.host
         if not self._standings.of(host.node).serves:
             self._counters.ended(AuditOutcome.ABANDONED)
             return True
-        question = Question.about(drawn.verified, selection, self._policy.kind(selection.subjects[0]))
+        selection = self._chooser.selection(drawn.verified, drawn.subjects)
+        if selection is None:
+            return True
+        kind = self._chooser.policy.kind(selection.subjects[0])
+        question = Question.about(drawn.verified, selection, kind)
         rows = len(selection.rows)
         deadline_s = host.deadline_s(rows)
         challenge = SentChallenge(
@@ -208,37 +219,18 @@ class Auditor:
             deadline_s,
             lambda opened: self._inbox.answer(_Answer(question, opened, time.monotonic())),
         )
-        pace.asked(time.monotonic(), self._work(drawn) * host.estimate().seconds_per_byte)
+        pace.asked(time.monotonic(), self._work(question) * host.estimate().seconds_per_byte)
         host.ask(challenge)
         self._counters.challenged()
         return False
 
-    def _work(self, drawn: Waiting) -> float:
+    def _work(self, question: Question) -> float:
         """What opening costs a node, in bytes of weights read: no more than the result itself had cost it."""
-        layer, manifest = drawn.verified.task.layer, self._experts.manifest
+        layer, manifest = question.verified.task.layer, self._experts.manifest
         return sum(
             expert_work(manifest.expert_bytes(ExpertKey(layer, expert)), count)
-            for expert, count in zip(*drawn.selection.pairs.loads, strict=True)
+            for expert, count in zip(*question.selection.pairs.loads, strict=True)
         )
-
-    def _selection(self, verified: VerifiedResult) -> Selection | None:
-        host, layer, pairs = verified.host, verified.task.layer, verified.pairs
-        standing = self._standings.of(host.node)
-        if not standing.serves:
-            return None
-        subjects = [
-            AuditSubject(host.node, ExpertKey(layer, expert), host.software_version)
-            for expert in pairs.loads[0]
-        ]
-        draw = float(self._draws.take(1)[0])
-        chosen = self._policy.choose(subjects, draw, always=standing.always_audited)
-        if not chosen:
-            return None
-        settings = self._settings
-        intermediate = self._experts.manifest.spec_of(chosen[0].expert).intermediate
-        caps = SelectionCaps(settings.rows_per_expert, settings.most_rows, settings.most_pairs(intermediate))
-        by_expert = {subject.expert.expert: subject for subject in chosen}
-        return select(pairs, verified.task.rows, by_expert, caps, self._draws)
 
     def _conclude(self, answer: _Answer) -> bool:
         """Acts on what came of a challenge; always all."""
@@ -248,8 +240,7 @@ class Auditor:
             return True
         found, biased = self._check(question, answer.opened)
         if found is None and not biased:
-            for subject in question.selection.subjects:
-                self._policy.record(subject, passed=True)
+            self._chooser.record(question.selection, passed=True)
             self._counters.ended(AuditOutcome.PASSED)
             self._standings.audit_passed(node)
             return True
@@ -268,15 +259,14 @@ class Auditor:
             return self._convict(
                 node, f"its results in layer {layer} are biased by {bias:.2%} over many rows"
             )
-        for subject in question.selection.subjects:
-            self._policy.record(subject, passed=False)
+        self._chooser.record(question.selection, passed=False)
         self._counters.ended(AuditOutcome.CLEARED)
         if isinstance(found, Unopened) and found in STRIKES:
             self._standings.struck(node, STRIKES[found])
         return True
 
     def _convict(self, node: NodeId, what: str) -> bool:
-        self._policy.forget(node)
+        self._chooser.forget(node)
         self._biases.forget(node)
         self._counters.ended(AuditOutcome.WRONG)
         self._standings.convicted(node, what)

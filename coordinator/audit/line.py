@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...trust.audit_policy import AuditSubject
 from ..dispatch.verified_result import VerifiedResult
 from .pace import Pace
 from .secret_draws import SecretDraws
-from .selection import Selection
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A result that is to be audited, and which of its rows."""
+    """A result that is to be audited, and for which experts' sake."""
 
     verified: VerifiedResult
-    selection: Selection
+    subjects: list[AuditSubject]
 
 
 class Line:

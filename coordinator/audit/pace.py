@@ -1,5 +1,5 @@
-"""When a node may be asked to open a result: one after another while it has nothing else to do, and so seldom otherwise that
-its work hardly feels it.
+"""When a node may be asked to open a result, and when the coordinator may look at one: one after another while they have nothing
+else to do, and so seldom otherwise that their work hardly feels it.
 
 Guarantees: pure decisions over a clock that is given. One opening at a time is asked for. Over any time in which results keep
 coming, audits take no more than the share that was set, and the credit that a node begins with, so that a newcomer's first
@@ -13,16 +13,16 @@ import math
 
 QUIET_S = 0.5
 """A node that has answered nothing for so long has nothing else to do: pauses between the layers of a step are far shorter."""
-CREDIT_S = 0.1
+CREDIT_S = 0.03
 MOST_OF_WORTH = 8.0
 """How many times an opening's worth may be charged for it, however long it took."""
 
 
 class Pace:
-    """The pace of one node's audits."""
+    """The pace of one machine's audits."""
 
     def __init__(self, share: float, now_s: float) -> None:
-        """`share` of a busy node's time is what audits may take."""
+        """`share` of a busy machine's time is what audits may take."""
         self._share = share
         self._credit_s = CREDIT_S
         self._counted_s = now_s
@@ -56,9 +56,13 @@ class Pace:
             return
         began_s, worth_s = self._asked
         self._asked = None
+        self.took(min(max(now_s - began_s, worth_s), worth_s * MOST_OF_WORTH), began_s, now_s)
+
+    def took(self, spent_s: float, began_s: float, now_s: float) -> None:
+        """So much time was spent on audits between these moments; that is paid for if there was work."""
         self._count(now_s)
         if self._worked_s + QUIET_S > began_s:
-            self._credit_s -= min(max(now_s - began_s, worth_s), worth_s * MOST_OF_WORTH)
+            self._credit_s -= spent_s
 
     def _count(self, now_s: float) -> None:
         self._credit_s = min(self._credit_s + (now_s - self._counted_s) * self._share, CREDIT_S)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from folkmoot.coordinator.audit.line import Line, Waiting
 from folkmoot.coordinator.audit.pace import Pace
 from folkmoot.coordinator.audit.secret_draws import SecretDraws
-from folkmoot.coordinator.audit.selection import Selection
 from folkmoot.tests.support.asked_node import AskedNode
 from folkmoot.tests.support.memory_experts import MemoryExperts
 
 NODE = AskedNode(MemoryExperts(hidden=64, intermediate=48), bytes(32))
 RESULTS = [NODE.result(rows=1 + seed, seed=seed) for seed in range(4)]
-WAITING = [Waiting(result, Selection((), np.arange(1), result.pairs)) for result in RESULTS]
+WAITING = [Waiting(result, []) for result in RESULTS]
 
 
 def line(*waiting: Waiting) -> Line:

@@ -81,3 +81,12 @@ def test_an_end_that_was_not_waited_for_says_nothing() -> None:
     pace.worked(1.0)
     pace.ended(1.0)
     assert pace.wait_s(1.0) == 0
+
+
+def test_time_is_paid_for_while_there_is_work_only() -> None:
+    pace = Pace(0.5, 0.0)
+    pace.took(10.0, 1.0, 11.0)
+    assert pace.wait_s(11.0) == 0
+    pace.worked(20.0)
+    pace.took(CREDIT_S + 0.1, 20.0, 20.0)
+    assert pace.wait_s(20.0) == pytest.approx(0.2)

@@ -1,0 +1,88 @@
+"""Which results are audited, and which of their rows.
+
+Guarantees: the rate rule of `trust.audit_policy` decides, by numbers that no node can foresee; a node on probation has all of its
+results audited, one that does not serve none. How often a node has passed outlives a restart, as it was some seconds before. For one
+thread.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+from ...ids import ExpertKey, NodeId
+from ...trust.audit_policy import AuditPolicy, AuditSubject
+from ..dispatch.verified_result import VerifiedResult
+from .canonical_weights import CanonicalExperts
+from .passed_audits import PassedAudits
+from .secret_draws import SecretDraws
+from .selection import Selection, SelectionCaps, select
+from .settings import AuditSettings
+from .standing_book import StandingBook
+
+SAVE_EVERY_S: Final = 30.0
+
+
+class Chooser:
+    """Chooses for one coordinator.
+
+    Attributes:
+        policy: What nodes have passed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        experts: CanonicalExperts,
+        standings: StandingBook,
+        settings: AuditSettings,
+        draws: SecretDraws,
+    ) -> None:
+        """Takes up what was kept in the folder."""
+        self.policy = AuditPolicy(settings.policy)
+        self._kept = PassedAudits(folder, experts.manifest.digest)
+        self._experts = experts
+        self._standings = standings
+        self._settings = settings
+        self._draws = draws
+        self._saved_s = time.monotonic()
+        self.policy.restore(self._kept.load())
+
+    def subjects(self, verified: VerifiedResult) -> list[AuditSubject]:
+        """The node's experts for whose sake this result is audited; none when it is not."""
+        host, layer = verified.host, verified.task.layer
+        standing = self._standings.of(host.node)
+        if not standing.serves:
+            return []
+        version = host.software_version
+        subjects = [
+            AuditSubject(host.node, ExpertKey(layer, expert), version) for expert in verified.pairs.loads[0]
+        ]
+        draw = float(self._draws.take(1)[0])
+        return self.policy.choose(subjects, draw, always=standing.always_audited)
+
+    def selection(self, verified: VerifiedResult, subjects: list[AuditSubject]) -> Selection | None:
+        """The rows to ask for; None when there are none within the caps."""
+        settings = self._settings
+        intermediate = self._experts.manifest.spec_of(subjects[0].expert).intermediate
+        caps = SelectionCaps(settings.rows_per_expert, settings.most_rows, settings.most_pairs(intermediate))
+        by_expert = {subject.expert.expert: subject for subject in subjects}
+        return select(verified.pairs, verified.task.rows, by_expert, caps, self._draws)
+
+    def record(self, selection: Selection, passed: bool) -> None:
+        """Notes how an audit ended."""
+        for subject in selection.subjects:
+            self.policy.record(subject, passed)
+        if time.monotonic() >= self._saved_s + SAVE_EVERY_S:
+            self.save()
+
+    def forget(self, node: NodeId) -> None:
+        """The node begins anew, if it ever comes back."""
+        self.policy.forget(node)
+        self.save()
+
+    def save(self) -> None:
+        """Writes down what nodes have passed."""
+        self._saved_s = time.monotonic()
+        self._kept.save(self.policy.passed)
