@@ -7,7 +7,6 @@ start downloads nothing.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,12 +14,14 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from ..amounts import format_bytes
 from ..client import FolkmootClient
-from ..errors import CapacityError, UnavailableError, UsageError
+from ..disk import DiskFullError
+from ..errors import UnavailableError
 from ..node.machine import LEAST_MEMORY_BYTES, available_memory_bytes
+from ..state_lock import StateInUseError, StateLock
 from .child import Child, ChildEndedError
 
 COORDINATOR_FOLDER = "coordinator"
@@ -32,6 +33,8 @@ MEMORY_SHARE = 0.7
 """The part of the memory available now that all nodes together lend: left to itself, each of them would lend half."""
 LEAST_FREE_BYTES = 16 << 20
 """With less, processes could not even say in their logs why they end."""
+ELSEWHERE = "FOLKMOOT_HOME=DIR"
+"""How people give it another state folder."""
 REPLICAS_TIMEOUT_S = 3.0
 """How long second copies are waited for: nodes may have no memory for them."""
 
@@ -42,16 +45,8 @@ class NotCoveredInTimeError(UnavailableError):
     """The nodes did not come to host every expert in time."""
 
 
-class NetworkRunsError(UsageError):
+class NetworkRunsError(StateInUseError):
     """The state folder belongs to a network that runs."""
-
-
-class StateFolderError(UsageError):
-    """The state folder cannot be made or written to."""
-
-
-class DiskFullError(CapacityError):
-    """The disk of the state folder has no room for keys and logs."""
 
 
 class LocalNetwork:
@@ -89,14 +84,14 @@ class LocalNetwork:
         self._environment = environment
         self._nodes: list[Child] = []
         self._coordinator: Child | None = None
-        self._lock_file: BinaryIO | None = None
+        self._state_lock: StateLock | None = None
         self.api_url = ""
 
     def open(self) -> None:
         """Starts all processes; returns when the coordinator takes nodes.
 
         Raises:
-            StateFolderError, DiskFullError: when the state folder cannot be used.
+            StateError, DiskFullError: when the state folder cannot be used.
             NetworkRunsError: when another process has a network of the same state.
             ChildEndedError: when one of the processes ends.
         """
@@ -192,9 +187,9 @@ class LocalNetwork:
             child.ask_to_end()
         for child in children:
             child.end()
-        if self._lock_file is not None:
-            self._lock_file.close()
-            self._lock_file = None
+        if self._state_lock is not None:
+            self._state_lock.close()
+            self._state_lock = None
 
     def __enter__(self) -> Self:
         return self
@@ -206,26 +201,18 @@ class LocalNetwork:
 
     def _lock(self) -> None:
         try:
-            self._state.mkdir(parents=True, exist_ok=True)
-            self._lock_file = (self._state / "lock").open("wb")
-        except OSError as error:
-            raise StateFolderError(
-                f"the state folder {self._state} cannot be used ({error.strerror})",
-                advice="set FOLKMOOT_HOME to a folder that you may write to",
+            self._state_lock = StateLock(self._state, "network", elsewhere=ELSEWHERE)
+        except StateInUseError as error:
+            raise NetworkRunsError(
+                f"a network that keeps its state in {self._state} runs already",
+                advice="ask it with `folkmoot ask`, end it first, or set FOLKMOOT_HOME to another folder",
             ) from error
         _, _, free = shutil.disk_usage(self._state)
         if free < LEAST_FREE_BYTES:
             raise DiskFullError(
                 f"the disk of {self._state} has {format_bytes(free)} free",
-                advice="free some, or set FOLKMOOT_HOME to a folder on another disk",
+                advice=f"free some, or name a folder on another disk: {ELSEWHERE}",
             )
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise NetworkRunsError(
-                f"a network that keeps its state in {self._state} runs already",
-                advice="ask it with `folkmoot ask`, end it first, or set FOLKMOOT_HOME to another folder",
-            ) from error
 
     def _children(self) -> list[Child]:
         return [*self._nodes, *([self._coordinator] if self._coordinator is not None else [])]

@@ -1,7 +1,7 @@
 """The coordinator, assembled: hub, trunk, engine and HTTP API on one event loop.
 
 Guarantees: nodes can join and download, and clients can connect, while the trunk is still loading; the process holds the
-trunk's weights and no expert's; `stop`, from whatever point on, ends clients' streams with an error, links with a reason,
+trunk's weights and no expert's; no other coordinator runs on the same state folder; `stop`, from whatever point on, ends clients' streams with an error, links with a reason,
 and leaves no thread or port behind.
 """
 
@@ -19,6 +19,7 @@ from ..kernels.threads import set_native_threads
 from ..models.prepared import PreparedModel
 from ..models.trunk import Trunk
 from ..object_memory import settle
+from ..state_lock import StateLock
 from ..trust.keys import Identity, SignatureError, VerifyingKey, WeakKeyError
 from ..trust.statements import manifest_statement
 from ..trust.tls import TlsIdentity
@@ -64,6 +65,7 @@ class Coordinator:
         self._auditing: Auditing | None = None
         self._public_log: PublicLog | None = None
         self._prepared: PreparedModel | None = None
+        self._lock: StateLock | None = None
         self._identity: Identity | None = None
         self._hub: Hub | None = None
         self._http: HttpServer | None = None
@@ -75,11 +77,13 @@ class Coordinator:
         Raises:
             ModelError: when the model is not there, or damaged.
             TrustError: when its signature, or a key file, is not right.
+            StateError: when the state folder cannot be used, or another coordinator uses it.
             UnavailableError: when a port is in use.
         """
         settings = self.settings
         self._prepared = prepared = await asyncio.to_thread(PreparedModel.open, settings.model)
         check_signature(prepared)
+        self._lock = StateLock(settings.state_dir, "coordinator")
         self._identity = identity = Identity.load_or_create(settings.state_dir / IDENTITY_FILE)
         tls = TlsIdentity.load_or_create(settings.state_dir, identity)
         join_secret = load_or_create_join_secret(settings.state_dir)
@@ -175,6 +179,9 @@ class Coordinator:
         if self._prepared is not None:
             self._prepared.close()
             self._prepared = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     async def ended(self) -> None:
         """Waits until the API ends."""

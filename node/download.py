@@ -12,11 +12,11 @@ from collections.abc import Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from ..disk import DiskFullError
 from ..errors import ModelError, UnavailableError
 from ..ids import ExpertKey
 from ..kernels.expert import Expert
 from ..models.manifest import Manifest
-from .disk import DiskFullError
 from .source import ExpertSource, SourceError
 from .store import DamagedExpertError, ExpertStore, Partial
 from .tasks import in_thread

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..amounts import format_bytes
+from ..disk import DiskError, DiskFullError
 from ..errors import FolkmootError
 from ..ids import ExpertKey
 from ..protos.folkmoot.v1 import link_pb2
 from ..protos.limits import MAX_REASON
-from .disk import DiskError, DiskFullError
 from .download import Downloader
 from .limits import fit
 from .progress import NodeState, Progress, Status

@@ -17,13 +17,13 @@ import grpc
 
 from .. import __version__
 from ..amounts import format_bytes
+from ..disk import DiskFullError
 from ..errors import TrustError, WireError
 from ..models.manifest import Manifest
 from ..protos.folkmoot.v1 import link_pb2, link_pb2_grpc
 from ..protos.limits import NONCE_BYTES
 from ..trust.keys import Identity, SignatureError, VerifyingKey
 from ..trust.statements import DIGEST_BYTES, manifest_statement, session_id, session_statement
-from .disk import DiskFullError
 from .download import Downloader
 from .executor import Executor, Send
 from .keeper import Keeper, Limits

@@ -6,28 +6,17 @@ that was asked for, and one that does not is removed; files appear whole or not 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import logging
-import os
 import secrets
 from pathlib import Path
 
-from ..errors import UsageError
+from ..disk import disk_errors
 from ..models.manifest import Manifest, ManifestError
+from ..state_lock import StateLock, unusable
 from ..trust.keys import Identity
-from .disk import disk_errors
 
 log = logging.getLogger(__name__)
-
-
-class StateError(UsageError):
-    """The state folder cannot be used."""
-
-
-class StateInUseError(StateError):
-    """Another node runs on this state folder."""
 
 
 class StateFolder:
@@ -39,44 +28,21 @@ class StateFolder:
         Raises:
             StateError: when it cannot be made or written.
             StateInUseError: when another node has it.
+            DiskFullError: when there is no room for it.
         """
         self.path = path
         self._last: Manifest | None = None
+        self._lock = StateLock(path, "node")
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
             (path / "manifests").mkdir(exist_ok=True)
             (path / "experts").mkdir(exist_ok=True)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StateError(
-                f"the state folder {path} cannot be used ({error.strerror})",
-                advice="name one that you may write to: --state DIR",
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(self._lock, 32, 0).decode("ascii", errors="replace").strip() or "unknown"
-            os.close(self._lock)
-            raise StateInUseError(
-                f"another node (process {owner}) uses the state folder {path}",
-                advice="stop it, or give this node a folder of its own: --state DIR",
-            ) from error
-        except OSError as error:
-            os.close(self._lock)
-            raise StateError(
-                f"the state folder {path} cannot be locked ({error.strerror})",
-                advice="name one on a local disk: --state DIR",
-            ) from error
-        # The number is for the message above only: a disk too full for it is no reason to stop.
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            self._lock.close()
+            raise unusable(path, error) from error
 
     def close(self) -> None:
         """Gives the folder up; closing twice is harmless."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.close()
 
     def identity(self) -> Identity:
         """The node's key, made on the first call ever.
@@ -107,7 +73,8 @@ class StateFolder:
             log.warning("the manifest %s is damaged; it is fetched again", path)
         except ManifestError as error:
             log.warning("the manifest %s cannot be used (%s); it is fetched again", path, error)
-        path.unlink(missing_ok=True)
+        with disk_errors(path):
+            path.unlink(missing_ok=True)
         return None
 
     def save_manifest(self, digest: bytes, data: bytes) -> None:
@@ -118,12 +85,12 @@ class StateFolder:
         """
         path = self._manifest_path(digest)
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        try:
-            with disk_errors(path):
+        with disk_errors(path):
+            try:
                 draft.write_bytes(data)
                 draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+            finally:
+                draft.unlink(missing_ok=True)
 
     def _manifest_path(self, digest: bytes) -> Path:
         return self.path / "manifests" / f"{digest.hex()}.json"

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
+from .. import disk
 from ..amounts import format_bytes
+from ..disk import disk_errors
 from ..errors import ModelError
 from ..kernels.expert import Expert
 from ..kernels.formats import ExpertSpec
 from ..kernels.weight_memory import weight_memory, worth_huge_pages
-from . import disk
-from .disk import disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +80,14 @@ class Partial:
             self._path.replace(self._complete)
 
     def discard(self) -> None:
-        """Removes what was written."""
+        """Removes what was written.
+
+        Raises:
+            DiskError: when the disk fails.
+        """
         self.close()
-        self._path.unlink(missing_ok=True)
+        with disk_errors(self._path):
+            self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Keeps what was written for the next try; closing twice is harmless."""
@@ -130,7 +135,8 @@ class ExpertStore:
             except FileNotFoundError:
                 raise DamagedExpertError(f"the expert file {path} is missing") from None
         if data is None or _sha256(data) != digest:
-            path.unlink(missing_ok=True)
+            with disk_errors(path):
+                path.unlink(missing_ok=True)
             raise DamagedExpertError(f"the expert file {path} does not hold the bytes of its name")
         return Expert.load(spec, data)
 
@@ -144,6 +150,9 @@ class ExpertStore:
 
         Returns:
             The number of bytes removed.
+
+        Raises:
+            DiskError: when the disk fails.
         """
         files = sorted(self._files(), key=lambda file: file.used_ns)
         total = sum(file.size for file in files)
@@ -152,7 +161,8 @@ class ExpertStore:
             if total - removed + needed <= limit:
                 break
             if file.digest not in keep:
-                file.path.unlink(missing_ok=True)
+                with disk_errors(file.path):
+                    file.path.unlink(missing_ok=True)
                 removed += file.size
         if removed:
             log.info("removed %s of experts that are not assigned, to make room", format_bytes(removed))
@@ -162,7 +172,10 @@ class ExpertStore:
         files = []
         with disk_errors(self._folder):
             for path in self._folder.glob("??/*"):
-                status = path.stat()
+                try:
+                    status = path.stat()
+                except FileNotFoundError:  # a download was finished, or given up, meanwhile
+                    continue
                 digest = path.name.removesuffix(_PARTIAL)
                 files.append(StoredFile(path, digest, status.st_size, status.st_mtime_ns))
         return files

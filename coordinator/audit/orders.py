@@ -120,6 +120,7 @@ class OrderBox:
                 path.rename(path.with_suffix(".refused"))
                 continue
             _apply(order, standings)
+            standings.save()  # what changes nothing, such as quarantining who is banned, is saved by nobody else
             if not standings.saved:
                 break
             path.unlink()

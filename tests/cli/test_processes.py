@@ -15,7 +15,9 @@ from typing import ClassVar
 import pytest
 
 from folkmoot.cli.child import Child, ChildEndedError
-from folkmoot.cli.local_network import DiskFullError, LocalNetwork, StateFolderError
+from folkmoot.cli.local_network import LocalNetwork
+from folkmoot.disk import DiskFullError
+from folkmoot.state_lock import StateError
 from folkmoot.tests.support.api_bench import ApiBench, api_bench
 from folkmoot.tests.support.scripted_engine import Finish, Hold, Say, ScriptedEngine
 from folkmoot.trust.invite import Invite
@@ -92,7 +94,7 @@ def test_a_child_is_ended_for_good(tmp_path: Path) -> None:
 def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
     with LocalNetwork(tmp_path, 1, tmp_path / "home" / "demo") as network:
-        with pytest.raises(StateFolderError, match="home/demo cannot be used .*FOLKMOOT_HOME"):
+        with pytest.raises(StateError, match="home/demo cannot be used .*FOLKMOOT_HOME"):
             network.open()
 
 

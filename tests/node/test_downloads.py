@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from folkmoot import disk
 from folkmoot.ids import ExpertKey
-from folkmoot.node import disk
 from folkmoot.node.progress import NodeState
 from folkmoot.protos.folkmoot.v1 import experts_pb2, link_pb2
 from folkmoot.tests.support.bare_experts import BareExperts

@@ -18,8 +18,8 @@ from folkmoot.node.daemon import NodeDaemon, run
 from folkmoot.node.link import ManifestSignatureError
 from folkmoot.node.progress import NodeState
 from folkmoot.node.remote import NodeRefusedError
-from folkmoot.node.state import StateError, StateInUseError
 from folkmoot.protos.folkmoot.v1 import link_pb2
+from folkmoot.state_lock import StateError, StateInUseError
 from folkmoot.tests.support.bare_experts import BareExperts
 from folkmoot.tests.support.running_node import node_settings, running_node, until
 from folkmoot.tests.support.scripted_coordinator import ScriptedCoordinator

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from folkmoot.disk import DiskError, DiskFullError, disk_errors
 from folkmoot.errors import CapacityError
 from folkmoot.kernels.weight_memory import has_huge_pages
-from folkmoot.node.disk import DiskError, DiskFullError, disk_errors
 from folkmoot.node.store import DamagedExpertError, ExpertStore
 from folkmoot.tests.support.bare_experts import BareExperts
 
@@ -141,6 +141,49 @@ def test_room_is_made_from_the_longest_unused_and_never_from_what_is_kept(
     assert [store.has(digest, size) for digest in digests] == [True, False, True, True]
     assert store.make_room(size, 0, (digests[0],)) == 2 * size
     assert store.has(digests[0], size)
+
+
+def test_a_file_that_is_renamed_while_room_is_made_is_passed_over(
+    store: ExpertStore, experts: BareExperts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download that ends between the listing of its folder and the look at its file takes its `.partial` away."""
+    digests = [put(store, experts, number) for number in range(2)]
+    growing = store.partial("ab" * 32, 10)
+    growing.append(b"1234567890")
+    real = Path.stat
+
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path.name.endswith(".partial") and real(path):
+            growing.complete()
+        return real(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert store.make_room(0, 0, digests) == 0
+    monkeypatch.undo()
+    assert store.has("ab" * 32, 10)
+
+
+@pytest.mark.parametrize("removal", ["of a damaged file", "to make room", "of a partial file"])
+def test_a_removal_that_the_disk_refuses_is_the_disks_error(
+    store: ExpertStore, experts: BareExperts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removal: str
+) -> None:
+    digest = put(store, experts, 0)
+    (tmp_path / digest[:2] / digest).write_bytes(b"damaged")
+    partial = store.partial("ab" * 32, 10)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(DiskError, match="Read-only"):
+        match removal:
+            case "of a damaged file":
+                store.load(digest, experts.manifest.specs[0])
+            case "to make room":
+                store.make_room(1, 0, ())
+            case _:
+                partial.discard()
+    partial.close()
 
 
 def test_loading_counts_as_use(store: ExpertStore, experts: BareExperts, tmp_path: Path) -> None:

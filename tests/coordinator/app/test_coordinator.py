@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from folkmoot.cli.main import run as command
 from folkmoot.coordinator.api.settings import ApiSettings
 from folkmoot.coordinator.app import (
     Coordinator,
@@ -27,6 +29,7 @@ from folkmoot.coordinator.settings import CoordinatorSettings
 from folkmoot.errors import UsageError
 from folkmoot.models.prepared import ManifestSignature, NotPreparedError, PreparedModel, write_signature
 from folkmoot.settings_base import SettingsError
+from folkmoot.state_lock import StateInUseError
 from folkmoot.tests.support.prepared_models import TinyModels
 from folkmoot.tests.support.whole_network import coordinator_settings
 from folkmoot.trust.invite import Invite
@@ -66,6 +69,39 @@ async def test_identity_and_invite_survive_a_restart(models: TinyModels, tmp_pat
     assert seen[0] == seen[1]
     for name in ("identity.key", "join.secret", "tls.pem"):
         assert (tmp_path / "operator" / name).stat().st_mode & 0o777 == 0o600
+
+
+async def test_two_coordinators_cannot_share_a_state_folder(models: TinyModels, tmp_path: Path) -> None:
+    settings = coordinator_settings(models.get("mixtral").prepared, tmp_path)
+    first, second = Coordinator(settings), Coordinator(settings)
+    await first.open()
+    try:
+        with pytest.raises(
+            StateInUseError, match=f"another coordinator \\(process {os.getpid()}\\).*--state DIR"
+        ):
+            await second.start()
+    finally:
+        await first.stop()
+    await second.open()
+    await second.stop()
+
+
+async def test_the_operator_can_work_on_the_state_of_a_coordinator_that_runs(
+    models: TinyModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = models.get("mixtral")
+    coordinator = Coordinator(coordinator_settings(tiny.prepared, tmp_path))
+    state = ["--state", str(tmp_path / "operator")]
+    node = "ab" * 32
+    await coordinator.open()
+    try:
+        for order in ("ban", "quarantine", "admit"):
+            assert await asyncio.to_thread(command, ["coordinator", order, node, *state]) == 0
+            assert capsys.readouterr().out == f"{order} {node}: done\n"
+        prepare = ["model", "prepare", str(tiny.checkpoint), "--out", str(tmp_path / "again"), *state]
+        assert await asyncio.to_thread(command, prepare) == 0
+    finally:
+        await coordinator.stop()
 
 
 async def test_ports_in_use_are_one_clear_error_and_leave_nothing(models: TinyModels, tmp_path: Path) -> None:

@@ -29,6 +29,15 @@ def test_orders_are_obeyed_in_their_order(tmp_path: Path, standings: StandingBoo
     assert not any(path.exists() for path in paths)
 
 
+def test_an_order_that_changes_nothing_is_done_with(tmp_path: Path, standings: StandingBook) -> None:
+    box = OrderBox(tmp_path)
+    box.place(Order(Wish.BAN, NODE, "enough"))
+    path = box.place(Order(Wish.QUARANTINE, NODE, "a ban is more than that"))
+    assert box.obey(standings) == 2
+    assert standings.of(NODE).status is Status.BANNED
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -1,7 +1,7 @@
-"""What can go wrong with the contributor's disk, by name.
+"""What can go wrong with a disk, by name.
 
 Guarantees: inside `disk_errors`, an error of the operating system comes out as one of ours that names the path and says
-what to do; a full disk is told from a failing one.
+what to do; a full disk is told from a failing one, for every command alike.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import CapacityError, FolkmootError
+from .errors import CapacityError, FolkmootError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -23,6 +23,19 @@ class DiskError(FolkmootError):
 
 class DiskFullError(CapacityError):
     """There is no room left on the disk."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the user's share of it, has no room for what was to be written."""
+    return error.errno in _FULL
+
+
+def disk_full(path: Path, error: OSError, elsewhere: str = "--state DIR") -> DiskFullError:
+    """The error that says so; `elsewhere` is how people name another folder."""
+    return DiskFullError(
+        f"no room on the disk for {path} ({error.strerror})",
+        advice=f"free some room, or name a folder on another disk: {elsewhere}",
+    )
 
 
 @contextmanager
@@ -36,11 +49,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise DiskFullError(
-                f"no room on the disk for {path} ({error.strerror})",
-                advice="free some room, or name a folder on another disk: --state DIR",
-            ) from error
+        if is_full(error):
+            raise disk_full(path, error) from error
         raise DiskError(
             f"{path} cannot be read or written ({error.strerror})",
             advice="check the disk, or name another folder: --state DIR",
