@@ -133,7 +133,6 @@ class Hub:
         await server.start()
         self._server = server
         self._steward_task = asyncio.create_task(self._steward.run())
-        self._steward_task.add_done_callback(_tell_fault)
         log.info("listening for nodes on %s port %d", address, self._port)
 
     async def stop(self) -> None:
@@ -341,12 +340,6 @@ class Hub:
                 coverage.experts,
                 coverage.replicated,
             )
-
-
-def _tell_fault(task: asyncio.Task[None]) -> None:
-    """A steward that ends by itself has a fault: nobody is told what to hold from then on."""
-    if not task.cancelled() and task.exception() is not None:
-        log.critical("placement has stopped by a fault; restart the coordinator", exc_info=task.exception())
 
 
 def reachable_address(host: str) -> str:

@@ -2,7 +2,8 @@
 
 Guarantees: placement is decided off the event loop, a moment after the last change, from one snapshot; assignments change
 only by `next_assignments`, so coverage never shrinks while experts move; frames are routed to an expert on a node only
-from the node's report that it is ready until it is told to drop it.
+from the node's report that it is ready until it is told to drop it. A fault is logged and costs a pause, never placement
+itself: it begins anew from who is there, and tells everybody again what to hold.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from ...ids import ExpertKey, NodeId, short
+from ...ids import ExpertKey, short
 from ...models.manifest import Manifest
 from ...protos.folkmoot.v1 import link_pb2
 from ..audit.standing_book import StandingBook
@@ -23,6 +24,10 @@ from .roster import Member, Roster
 from .settings import HubSettings
 
 log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 60.0
+"""After a fault, before placement is tried again; each fault in a row doubles the pause."""
 
 
 class Steward:
@@ -47,6 +52,7 @@ class Steward:
         self._standings = standings
         self._target: Target = {}
         self._target_is_old = False
+        self._told_is_known = True
         self._wake = asyncio.Event()
 
     def members_changed(self) -> None:
@@ -64,26 +70,41 @@ class Steward:
 
     async def run(self) -> None:
         """Places and assigns until cancelled."""
+        pause_s = FIRST_PAUSE_S
         while True:
-            await self._wake.wait()
-            await asyncio.sleep(self._settings.settle_s)
-            self._wake.clear()
-            if self._target_is_old:
-                self._target_is_old = False
-                self._target = await asyncio.to_thread(
-                    place,
-                    self._capacities(),
-                    self._sizes,
-                    replicas=self._settings.replicas,
-                    layers_together=self._layers_together,
+            try:
+                await self._turn()
+                pause_s = FIRST_PAUSE_S
+            except Exception:  # whatever it is, nobody would be told what to hold from then on
+                log.exception(
+                    "placement failed; what nodes hold stays, and it is tried again in %g s", pause_s
                 )
-            if self._assign() and self._memory is not None:
-                known = {
-                    member.node: Remembered(member.memory_bytes, member.assigned)
-                    for member in self._roster.all()
-                    if member.assigned
-                }
-                await asyncio.to_thread(self._memory.save, known)
+                self._told_is_known = False
+                self.members_changed()
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _turn(self) -> None:
+        """Waits for the next change, and follows it."""
+        await self._wake.wait()
+        await asyncio.sleep(self._settings.settle_s)
+        self._wake.clear()
+        if self._target_is_old:
+            self._target_is_old = False
+            self._target = await asyncio.to_thread(
+                place,
+                self._capacities(),
+                self._sizes,
+                replicas=self._settings.replicas,
+                layers_together=self._layers_together,
+            )
+        if self._assign() and self._memory is not None:
+            known = {
+                member.node: Remembered(member.memory_bytes, member.assigned)
+                for member in self._roster.all()
+                if member.assigned
+            }
+            await asyncio.to_thread(self._memory.save, known)
 
     async def recall(self) -> None:
         """Counts on the nodes of the last time for a moment, so that none is given what another still has."""
@@ -122,9 +143,10 @@ class Steward:
         changed = False
         for node, keys in next_assignments(self._target, holders, self._sizes).items():
             member = members[node]
-            if not member.epoch or frozenset(keys) != member.assigned:
+            if not (self._told_is_known and member.epoch) or frozenset(keys) != member.assigned:
                 self._tell(member, keys)
                 changed = True
+        self._told_is_known = True
         return changed
 
     def _tell(self, member: Member, keys: tuple[ExpertKey, ...]) -> None:
@@ -146,10 +168,6 @@ class Steward:
     def _route(self, member: Member) -> None:
         if member.link is not None and not member.link.closed.is_set():
             self._directory.update(member.link, member.routable)
-
-    def target_of(self, node: NodeId) -> frozenset[ExpertKey]:
-        """Where a node should end."""
-        return self._target.get(node, frozenset())
 
 
 def _ranges(keys: Iterable[ExpertKey]) -> list[link_pb2.ExpertRange]:

@@ -4,7 +4,11 @@ refusals respected."""
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
+
+from folkmoot.coordinator.hub import steward
 from folkmoot.ids import ExpertKey
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.tests.support.memory_experts import MemoryExperts
@@ -125,3 +129,44 @@ async def test_whole_layers_of_a_sliced_model_stay_on_a_node() -> None:
             assert {layers.count(layer) for layer in set(layers)} == {4}
         tally = await network.check(0)
         assert tally.results_verified == 1, "one frame serves the whole layer"
+
+
+class Failing:
+    """Calls a function, but for the first few times, which fail."""
+
+    def __init__(self, function: Any, times: int) -> None:
+        self._function = function
+        self.times = times
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Fails, or calls it."""
+        if self.times:
+            self.times -= 1
+            raise ZeroDivisionError("a fault that nobody foresaw")
+        return self._function(*arguments, **keywords)
+
+
+async def test_placement_goes_on_after_faults(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(steward, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(steward, "place", Failing(steward.place, 3))
+    async with running_hub() as network:
+        await network.join_ready(None)
+        await network.check(0)
+    pauses = [record.args for record in caplog.records if "placement failed" in record.message]
+    assert pauses == [(0.01,), (0.02,), (0.04,)]
+    assert "a fault that nobody foresaw" in caplog.text
+
+
+async def test_a_node_is_told_again_what_a_fault_may_have_kept_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fault strikes when the steward has noted what the node holds, and has not told it yet."""
+    monkeypatch.setattr(steward, "FIRST_PAUSE_S", 0.01)
+    async with running_hub() as network:
+        update = Failing(network.hub.directory.update, 1)
+        monkeypatch.setattr(network.hub.directory, "update", update)
+        node = await network.join(reports_ready=False)
+        await network.until(lambda: set(node.assigned) == set(network.model.manifest.experts))
+        assert update.times == 0
