@@ -35,6 +35,8 @@ class VerdictKind(IntEnum):
 
     CLEARED = 1
     WRONG = 2
+    BIASED = 3
+    """Results of one layer, many together, point one way; `task` and `output` are of the last of them."""
 
 
 def rows_digest(rows: Sequence[int]) -> bytes:
@@ -106,7 +108,7 @@ class VerdictStatement(CanonicalStatement, kind="verdict", form="32s32s32s32s32s
         task: Digest of the task statement.
         output: `tensor_digest` of the output that the node signed.
         kind: `VerdictKind`.
-        error_millionths: The largest relative L2 error of a row.
+        error_millionths: The largest relative L2 error of a row; for `BIASED`, what stays of many rows' errors together.
         tolerance_millionths: What was allowed.
         decided_unix_s: When.
     """

@@ -1,8 +1,7 @@
 """Evidence: a file that shows a third party that a node's signed result was wrong.
 
-Guarantees: a file holds all that a check needs but the model's weights: the task, the node's signed result with the
-inclusion proof where a receipt covers it, the input, the routing, the output, and the coordinator's signatures over
-manifest and verdict. It has one encoding: `decode` takes no bytes but those that `encode` gives back. Parsing is
+Guarantees: a file holds all that a check needs but the model's weights: the task, the node's signed result, the input, the
+routing, the output, and the coordinator's signatures over manifest and verdict. It has one encoding: `decode` takes no bytes but those that `encode` gives back. Parsing is
 bounded, allocates only what is there, and raises `MalformedEvidenceError` and nothing else. Nothing in it is believed
 until `check_evidence` has checked it.
 
@@ -13,7 +12,6 @@ from which words of a prompt can be recovered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,8 +22,6 @@ from .audit_statements import VerdictStatement
 from .byte_reader import ByteReader
 from .expert_arithmetic import ExpertRows
 from .keys import SIGNATURE_BYTES
-from .merkle import HASH_BYTES
-from .receipts import StepReceipt
 from .stated_tensors import StatedTensor, StatedType
 from .statements import (
     RESULT_BYTES,
@@ -40,7 +36,6 @@ from .statements import (
 MAX_EVIDENCE_BYTES: Final = 256 << 20
 MAX_PAIRS: Final = 1 << 20
 MAX_PROFILE_BYTES: Final = 64
-MAX_PROOF_HASHES: Final = 63
 SUFFIX: Final = ".evidence"
 
 _TAG: Final = domain_tag("evidence")
@@ -96,28 +91,12 @@ class StatedRouting:
 
 
 @dataclass(frozen=True, slots=True)
-class Coverage:
-    """How a receipt's signature covers a result.
-
-    Attributes:
-        receipt: What the node signed.
-        index: Of the result among those that it covers.
-        proof: Inclusion proof, 32 bytes each.
-    """
-
-    receipt: StepReceipt
-    index: int
-    proof: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Evidence:
     """One signed result, and all that is needed to check it.
 
     Attributes:
         task, result: What was asked, and what the node answered.
-        coverage: The receipt that covers the result; None where the node signed the result itself.
-        signature: The node's, over the receipt or the result.
+        signature: The node's, over the result.
         input: [rows, hidden] as the node was sent it.
         routing: Which experts worked on which rows.
         output: [rows, hidden] as the node signed it.
@@ -128,7 +107,6 @@ class Evidence:
 
     task: TaskStatement
     result: ResultStatement
-    coverage: Coverage | None
     signature: bytes
     input: StatedTensor
     routing: StatedRouting
@@ -162,7 +140,6 @@ class Evidence:
                 profile,
                 self.task.encode(),
                 self.result.encode(),
-                _encode_coverage(self.coverage),
                 self.signature,
                 self.input.dtype.to_bytes(1),
                 self.input.data,
@@ -202,7 +179,6 @@ class Evidence:
         if not task.rows or not task.hidden:
             raise MalformedEvidenceError("evidence about no rows is none")
         result = ResultStatement.decode(reader.take(RESULT_BYTES))
-        coverage = _read_coverage(reader)
         signature = reader.take(SIGNATURE_BYTES)
         sent = _read_tensor(reader, task)
         width = 4 * reader.number(4, MAX_PAIRS)
@@ -215,7 +191,6 @@ class Evidence:
         return cls(
             task,
             result,
-            coverage,
             signature,
             sent,
             routing,
@@ -224,24 +199,6 @@ class Evidence:
             verdict,
             verdict_signature,
         )
-
-
-def _encode_coverage(coverage: Coverage | None) -> bytes:
-    if coverage is None:
-        return b"\0"
-    if len(coverage.proof) > MAX_PROOF_HASHES or any(len(part) != HASH_BYTES for part in coverage.proof):
-        raise MalformedEvidenceError("an inclusion proof has too many hashes, or one of the wrong width")
-    count, index = len(coverage.proof).to_bytes(1), coverage.index.to_bytes(8)
-    return b"".join((b"\1", coverage.receipt.encode(), index, count, *coverage.proof))
-
-
-def _read_coverage(reader: ByteReader) -> Coverage | None:
-    if not reader.number(1, 1):
-        return None
-    receipt = StepReceipt.decode(reader.take(StepReceipt.BYTES))
-    index = reader.number(8, 2**64 - 1)
-    proof: Sequence[bytes] = [reader.take(HASH_BYTES) for _ in range(reader.number(1, MAX_PROOF_HASHES))]
-    return Coverage(receipt, index, tuple(proof))
 
 
 def _read_tensor(reader: ByteReader, task: TaskStatement) -> StatedTensor:

@@ -1,9 +1,8 @@
 """What stands in the public log.
 
-Guarantees: an entry is one signed canonical statement, and has one encoding: the statement's bytes and then the
-signature; its kind is told by the statement's domain tag. A receipt is signed by the node that it binds, all else by
-the coordinator, so each entry can be checked by itself. Keys are in the log; names, prompts and activations never
-are.
+Guarantees: an entry is one canonical statement that the coordinator signed, and has one encoding: the statement's bytes and
+then the signature; its kind is told by the statement's domain tag, so each entry can be checked by itself. Keys are in the
+log; names, prompts and activations never are.
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from .audit_statements import VerdictStatement
+from .audit_statements import VerdictKind, VerdictStatement
 from .canonical import CanonicalStatement
 from .keys import SIGNATURE_BYTES, Identity, VerifyingKey
 from .log_tiles import LogError
-from .receipts import CreditStatement, StepReceipt
 from .statements import StatementError
 
 
@@ -35,9 +33,81 @@ class EnrolmentEntry(CanonicalStatement, kind="log-enrolment", form="32s32s32sQ"
     enrolled_unix_s: int
 
 
-LoggedStatement = EnrolmentEntry | StepReceipt | VerdictStatement | CreditStatement
-_KINDS: Final = (EnrolmentEntry, StepReceipt, VerdictStatement, CreditStatement)
-_BY_TAG: Final = {kind.TAG: kind for kind in _KINDS}
+@dataclass(frozen=True, slots=True)
+class ReceiptsEntry(CanonicalStatement, kind="log-receipts", form="32sQ32sQ"):
+    """What a coordinator's sessions had come to: one entry for many receipts, however much was answered.
+
+    Attributes:
+        coordinator: Its public key.
+        count: Sessions that had a new receipt since the last such entry, at least one.
+        root: Merkle root over the newest receipt of each, see `logged_receipts`.
+        logged_unix_s: When.
+    """
+
+    coordinator: bytes
+    count: int
+    root: bytes
+    logged_unix_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreditEntry(CanonicalStatement, kind="log-credit", form="32s32sQQQQ"):
+    """What a coordinator owes a node for all its sessions so far; the latest of a node replaces all before it.
+
+    Attributes:
+        coordinator, node: Their public keys.
+        results: Results accepted and receipted.
+        rows: Pairs of a row and an expert in them.
+        row_bytes: The sum over these of the expert's canonical bytes.
+        credited_unix_s: When.
+    """
+
+    coordinator: bytes
+    node: bytes
+    results: int
+    rows: int
+    row_bytes: int
+    credited_unix_s: int
+
+
+LoggedStatement = EnrolmentEntry | VerdictStatement | ReceiptsEntry | CreditEntry
+KINDS: Final[dict[type[CanonicalStatement], str]] = {
+    EnrolmentEntry: "enrolments",
+    VerdictStatement: "verdicts",
+    ReceiptsEntry: "batches of receipts",
+    CreditEntry: "credits",
+}
+"""The kinds of entries, and what people call them."""
+_FOUND: Final = {
+    int(VerdictKind.CLEARED): "cleared",
+    int(VerdictKind.WRONG): "a wrong result",
+    int(VerdictKind.BIASED): "biased results",
+}
+_BY_TAG: Final = {kind.TAG: kind for kind in KINDS}
+
+
+def describe(statement: LoggedStatement) -> str:
+    """One line for people."""
+    match statement:
+        case EnrolmentEntry():
+            return f"enrolment of node {_named(statement.node)}"
+        case ReceiptsEntry():
+            return f"receipts of {statement.count} sessions, root {statement.root.hex()[:16]}"
+        case CreditEntry():
+            return (
+                f"credit of node {_named(statement.node)}: {statement.results} results, "
+                f"{statement.rows} rows, {statement.row_bytes} bytes of experts worked through"
+            )
+        case VerdictStatement():
+            found = _FOUND.get(statement.kind, f"of the unknown kind {statement.kind}")
+            return (
+                f"verdict about node {_named(statement.node)}: {found}, off by {statement.error_millionths} "
+                f"millionths, allowed are {statement.tolerance_millionths}"
+            )
+
+
+def _named(key: bytes) -> str:
+    return key.hex()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +122,17 @@ class LogEntry:
         """The entry of a statement that this identity makes."""
         return cls(statement, identity.sign(statement.encode()))
 
-    @property
-    def signer(self) -> bytes:
-        """The key that must have signed it."""
-        statement = self.statement
-        return statement.node if isinstance(statement, StepReceipt) else statement.coordinator
-
     def verify(self, coordinator: bytes) -> None:
         """Returns when the signature holds and the entry is of this coordinator's log.
 
         Raises:
             LogError: when it is another's.
-            WeakKeyError: when the signer's key is none.
+            WeakKeyError: when the coordinator's key is none.
             SignatureError: when the signature does not hold.
         """
         if self.statement.coordinator != coordinator:
             raise LogError("an entry of another coordinator stands in the log")
-        VerifyingKey(self.signer).verify(self.signature, self.statement.encode())
+        VerifyingKey(coordinator).verify(self.signature, self.statement.encode())
 
     def encode(self) -> bytes:
         """The canonical bytes."""

@@ -29,8 +29,15 @@ class StatementError(TrustError):
 
 
 def domain_tag(name: str) -> bytes:
-    """The 32 bytes that a kind of statement begins with."""
-    return f"folkmoot/v1/{name}".encode().ljust(DIGEST_BYTES, b"\0")
+    """The 32 bytes that a kind of statement begins with.
+
+    Raises:
+        StatementError: when the name is longer than fits.
+    """
+    tag = f"folkmoot/v1/{name}".encode()
+    if len(tag) > DIGEST_BYTES:
+        raise StatementError(f"{name!r} is too long for a tag")
+    return tag.ljust(DIGEST_BYTES, b"\0")
 
 
 _TENSOR_TAG: Final = domain_tag("tensor")

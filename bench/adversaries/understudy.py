@@ -101,8 +101,8 @@ class Understudy:
             input=tensor_digest(wire_dtype(hidden.dtype), hidden.shape, raw_bytes(hidden)),
             deadline_ms=DEADLINE_MS,
         )
-        accept(result, Expected(task, self.host.key))
-        return VerifiedResult(self.host, task, pairs, hidden, result)
+        accepted = accept(result, Expected(task, self.host.key))
+        return VerifiedResult(self.host, task, pairs, hidden, result, accepted.statement)
 
     def pass_rows(self, rows: int) -> None:
         """Calls that nobody audits, in as few frames as they fit into."""

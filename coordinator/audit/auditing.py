@@ -12,6 +12,7 @@ from pathlib import Path
 from ...trust.keys import Identity
 from ..dispatch.verified_result import Watcher
 from ..hub.experts_service import ExpertSource
+from ..ledger.public_log import EntryLog
 from .auditor import Auditor
 from .canonical_weights import CanonicalExperts
 from .counters import AuditCounters
@@ -38,8 +39,9 @@ class Auditing:
         standings: StandingBook,
         counters: AuditCounters,
         settings: AuditSettings,
+        entry_log: EntryLog | None = None,
     ) -> None:
-        """Reads or makes the secret; starts nothing.
+        """Reads or makes the secret; starts nothing. `entry_log` is told of verdicts.
 
         Raises:
             TrustError: when the secret's file is not what it must be.
@@ -54,7 +56,7 @@ class Auditing:
         if settings.enabled:
             folder, experts = state / AUDIT_FOLDER, CanonicalExperts(source)
             self._sketches = SketchKeeper(folder, experts, settings.projections, settings.epoch_s)
-            judge = Judge(state, experts, identity)
+            judge = Judge(state, experts, identity, entry_log=entry_log)
             self._auditor = Auditor(folder, experts, self._sketches, judge, standings, counters, settings)
             self.watcher = self._auditor.watch
 

@@ -2,13 +2,16 @@
 
 Guarantees: a result is called wrong only when a row that the node itself signed differs from the truth by more than
 `trust.recompute` allows this very row; evidence of it is on disk, whole, before anybody hears of the verdict; where
-evidence cannot be written there is no verdict. Nothing that a node says in its defence or by its silence matters.
+evidence cannot be written there is no verdict. Each verdict is handed to the public log; a log that does not take it is an
+error in the coordinator's own, and stops nothing. Nothing that a node says in its defence or by its silence matters.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,12 +22,16 @@ from ...protos.codec import raw_bytes, wire_dtype
 from ...trust.audit_statements import VerdictKind, VerdictStatement, millionths
 from ...trust.evidence import SUFFIX, Evidence, StatedRouting
 from ...trust.keys import Identity
+from ...trust.log_entries import LogEntry
 from ...trust.recompute import Comparison, Recomputed, Tolerance, compare, recompute
 from ...trust.stated_tensors import StatedTensor, StatedType
 from ...trust.statements import manifest_statement
+from ..ledger.public_log import EntryLog
 from .canonical_weights import CanonicalExperts
 from .private_files import private_folder, write_private
-from .question import Question, result_statement
+from .question import Question
+
+log = logging.getLogger(__name__)
 
 EVIDENCE_FOLDER: Final = "evidence"
 
@@ -56,13 +63,16 @@ class Judge:
         identity: Identity,
         tolerance: Tolerance | None = None,
         clock: Callable[[], float] = time.time,
+        entry_log: EntryLog | None = None,
     ) -> None:
-        """Args: folder is where evidence goes; identity signs verdicts; tolerance is what honest nodes may differ by."""
+        """Args: folder is where evidence goes; identity signs verdicts; tolerance is what honest nodes may differ by;
+        entry_log is told of verdicts."""
         self._folder = folder / EVIDENCE_FOLDER
         self._experts = experts
         self._identity = identity
         self.tolerance = tolerance or Tolerance()
         self._clock = clock
+        self._entry_log = entry_log
 
     def recompute(self, question: Question) -> Recomputed:
         """What the rows asked about should be.
@@ -92,6 +102,7 @@ class Judge:
             return None
         evidence = self._evidence(question, found)
         path = self._write(question, evidence.encode())
+        self._log(LogEntry(evidence.verdict, evidence.verdict_signature))
         row = int(question.selection.rows[found.worst])
         return Verdict(
             f"a result that it signed was wrong: layer {layer}, row {row} of frame {question.verified.task.sequence} "
@@ -99,25 +110,44 @@ class Judge:
             path,
         )
 
-    def _evidence(self, question: Question, found: Comparison) -> Evidence:
-        verified = question.verified
-        task, result = verified.task, result_statement(verified)
-        verdict = VerdictStatement(
+    def biased(self, question: Question, bias: float) -> str:
+        """A verdict about many rows, of which those asked about are the last; one line for people.
+
+        There is no evidence of it: no single frame shows a bias. What the log is told is on the coordinator's word.
+        """
+        verdict = self._verdict(question, VerdictKind.BIASED, bias, self.tolerance.drift)
+        self._log(LogEntry.signed(verdict, self._identity))
+        layer = question.verified.task.layer
+        return f"its results in layer {layer} are biased by {bias:.2%} over many rows"
+
+    def _verdict(
+        self, question: Question, kind: VerdictKind, error: float, tolerance: float
+    ) -> VerdictStatement:
+        task, result = question.verified.task, question.verified.statement
+        return VerdictStatement(
             coordinator=task.coordinator,
             node=task.node,
             manifest=task.manifest,
             task=result.task,
             output=result.output,
-            kind=VerdictKind.WRONG,
-            error_millionths=millionths(found.worst_error),
-            tolerance_millionths=millionths(found.worst_allowed),
+            kind=kind,
+            error_millionths=millionths(error),
+            tolerance_millionths=millionths(tolerance),
             decided_unix_s=int(self._clock()),
         )
+
+    def _log(self, entry: LogEntry) -> None:
+        if self._entry_log is not None:
+            self._entry_log.append(entry).add_done_callback(_tell_unlogged)
+
+    def _evidence(self, question: Question, found: Comparison) -> Evidence:
+        verified = question.verified
+        task, result = verified.task, verified.statement
+        verdict = self._verdict(question, VerdictKind.WRONG, found.worst_error, found.worst_allowed)
         shape = (task.rows, task.hidden)
         return Evidence(
             task=task,
             result=result,
-            coverage=None,
             signature=verified.result.signature,
             input=StatedTensor(
                 StatedType(wire_dtype(verified.hidden.dtype)), shape, bytes(raw_bytes(verified.hidden))
@@ -145,3 +175,8 @@ class Judge:
                 f"evidence cannot be written to {path} ({error.strerror})", advice="make room on the disk"
             ) from error
         return path
+
+
+def _tell_unlogged(appended: Future[int]) -> None:
+    if not appended.cancelled() and (error := appended.exception()) is not None:
+        log.error("a verdict is not in the public log: %s", error)

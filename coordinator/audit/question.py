@@ -25,7 +25,7 @@ from ...protos.limits import NONCE_BYTES
 from ...trust.audit_statements import ChallengeStatement, OpeningKind, OpeningStatement, rows_digest
 from ...trust.expert_arithmetic import Doubles, Floats
 from ...trust.residuals import OpenedExpert
-from ...trust.statements import ResultStatement, tensor_digest
+from ...trust.statements import tensor_digest
 from ..dispatch.verified_result import VerifiedResult
 from .selection import Selection
 
@@ -55,7 +55,7 @@ class Question:
             node=task.node,
             session=task.session,
             sequence=task.sequence,
-            result=hashlib.sha256(result_statement(verified).encode()).digest(),
+            result=hashlib.sha256(verified.statement.encode()).digest(),
             rows=rows_digest([int(row) for row in selection.rows]),
             kind=kind,
             nonce=secrets.token_bytes(NONCE_BYTES),
@@ -128,13 +128,6 @@ class Question:
             opened.append(OpenedExpert(part, None if gate is None else gate[start:end], up[start:end]))
             start = end
         return opened
-
-
-def result_statement(verified: VerifiedResult) -> ResultStatement:
-    """What the node signed."""
-    output = verified.result.output
-    digest = tensor_digest(output.dtype, tuple(output.shape), output.data)
-    return ResultStatement(verified.task.digest(), digest, 0)
 
 
 def signed_output(verified: VerifiedResult) -> Floats:

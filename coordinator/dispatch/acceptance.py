@@ -61,8 +61,21 @@ class Expected:
     key: VerifyingKey
 
 
-def accept(result: link_pb2.Result, expected: Expected) -> torch.Tensor:
-    """The output of a result, [R, H] float32, once it is known to be the node's answer to this task.
+@dataclass(frozen=True, slots=True, eq=False)
+class Accepted:
+    """A result that may be used.
+
+    Attributes:
+        output: [R, H] float32.
+        statement: What the node signed.
+    """
+
+    output: torch.Tensor
+    statement: ResultStatement
+
+
+def accept(result: link_pb2.Result, expected: Expected) -> Accepted:
+    """What a result says, once it is known to be the node's answer to this task.
 
     Raises:
         TensorError: the output has a wrong dtype, rank, shape, stated length or real length.
@@ -79,7 +92,7 @@ def accept(result: link_pb2.Result, expected: Expected) -> torch.Tensor:
     expected.key.verify(result.signature, statement.encode())
     if not bool(torch.isfinite(output).all()):
         raise NotFiniteError("the result holds numbers that are not finite")
-    return output
+    return Accepted(output, statement)
 
 
 def reason_of(error: FolkmootError) -> str:

@@ -204,7 +204,7 @@ class Flight:
             deadline_ms=part.deadline_ms,
         )
         try:
-            output = accept(result, Expected(task, part.host.key))
+            accepted = accept(result, Expected(task, part.host.key))
         except (WireError, TrustError) as error:
             reason = reason_of(error)
             self._tally.results_rejected += 1
@@ -217,9 +217,11 @@ class Flight:
         self._trouble_since = None
         self._tally.results_verified += 1
         self._tally.nodes.add(part.host.node)
-        self._outputs[part.order] = (part.planned, output)
+        self._outputs[part.order] = (part.planned, accepted.output)
         if network.watcher is not None:
-            network.watcher(VerifiedResult(part.host, task, part.planned.local, part.hidden, result))
+            network.watcher(
+                VerifiedResult(part.host, task, part.planned.local, part.hidden, result, accepted.statement)
+            )
 
     def _failed(self, part: Part, failure: Failure) -> None:
         self._network.counters.failed(failure.value)

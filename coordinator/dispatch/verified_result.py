@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ...protos.folkmoot.v1 import link_pb2
-from ...trust.statements import TaskStatement
+from ...trust.statements import ResultStatement, TaskStatement
 from .host import Host
 from .pairs import Pairs
 
@@ -26,6 +26,7 @@ class VerifiedResult:
         pairs: Its routing, with rows of the frame.
         hidden: [R, H] its input as it was sent.
         result: The node's message; its signature has been found right.
+        statement: What it signed.
     """
 
     host: Host
@@ -33,6 +34,7 @@ class VerifiedResult:
     pairs: Pairs
     hidden: torch.Tensor
     result: link_pb2.Result
+    statement: ResultStatement
 
     @property
     def size(self) -> int:

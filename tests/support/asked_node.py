@@ -101,9 +101,10 @@ class AskedNode:
             deadline_ms=1000,
         )
         digest = tensor_digest(wire_dtype(output.dtype), output.shape, raw_bytes(output))
-        signature = self.identity.sign(ResultStatement(task.digest(), digest, 0).encode())
+        statement = ResultStatement(task.digest(), digest, 0)
+        signature = self.identity.sign(statement.encode())
         message = link_pb2.Result(sequence=self._sequence, output=encode_tensor(output), signature=signature)
-        return VerifiedResult(self, task, pairs, hidden, message)
+        return VerifiedResult(self, task, pairs, hidden, message, statement)
 
     def ask(self, challenge: SentChallenge) -> None:
         """Answers a challenge, or keeps it for `answer`."""

@@ -18,13 +18,11 @@ from hypothesis import strategies as st
 from folkmoot.ids import ExpertKey
 from folkmoot.protos.folkmoot.v1 import tensor_pb2
 from folkmoot.tests.support.plain_experts import HONEST, Cheat, answer, cheated, heavy_rows, random_expert
-from folkmoot.trust import merkle
 from folkmoot.trust.audit_statements import VerdictKind, VerdictStatement
-from folkmoot.trust.evidence import Coverage, Evidence, MalformedEvidenceError, StatedRouting
+from folkmoot.trust.evidence import Evidence, MalformedEvidenceError, StatedRouting
 from folkmoot.trust.evidence_check import Outcome, PublicModel, Step, check_bytes, check_evidence
 from folkmoot.trust.expert_arithmetic import Activation, ExpertForm, ExpertWeights
 from folkmoot.trust.keys import Identity
-from folkmoot.trust.receipts import next_receipt, result_leaf
 from folkmoot.trust.stated_tensors import StatedTensor, StatedType
 from folkmoot.trust.statements import ResultStatement, StatementError, TaskStatement, manifest_statement
 
@@ -51,7 +49,7 @@ NO_EXPERTS = PublicModel(MANIFEST, lambda _: None)
 
 
 @cache
-def evidence(honest: bool = False, receipt: bool = True) -> Evidence:
+def evidence(honest: bool = False) -> Evidence:
     """Against a node that computes with int4 weights, or with the true ones."""
     rows = heavy_rows(ROWS, HIDDEN, 1)
     held = [random_expert(FORM, HIDDEN, INTERMEDIATE, expert) for expert in range(2)]
@@ -76,12 +74,6 @@ def evidence(honest: bool = False, receipt: bool = True) -> Evidence:
         5000,
     )
     result = ResultStatement(task.digest(), output.digest(), 0)
-    coverage, signature = None, NODE.sign(result.encode())
-    if receipt:
-        results = [ResultStatement(bytes([n]) * 32, b"o" * 32, 0) for n in range(4)] + [result]
-        stated = next_receipt(COORDINATOR.public, NODE.public, task.session, None, results)
-        proof = merkle.inclusion_proof([result_leaf(one) for one in results], 4)
-        coverage, signature = Coverage(stated, 4, tuple(proof)), NODE.sign(stated.encode())
     verdict = VerdictStatement(
         COORDINATOR.public,
         NODE.public,
@@ -96,8 +88,7 @@ def evidence(honest: bool = False, receipt: bool = True) -> Evidence:
     return Evidence(
         task,
         result,
-        coverage,
-        signature,
+        NODE.sign(result.encode()),
         sent,
         ROUTING,
         output,
@@ -116,24 +107,21 @@ def ends(steps: list[Step]) -> tuple[str, Outcome | None]:
 STEPS = ["manifest", "operator", "task", "input", "output", "result", "signature", "verdict", "recomputation"]
 
 
-@pytest.mark.parametrize("receipt", [True, False])
-def test_a_cheat_is_proven_from_bytes_and_the_public_model(receipt: bool) -> None:
-    encoded = evidence(receipt=receipt).encode()
+def test_a_cheat_is_proven_from_bytes_and_the_public_model() -> None:
+    encoded = evidence().encode()
     steps = list(check_bytes(encoded, MODEL, COORDINATOR.public))
     assert [step.name for step in steps] == ["file", *STEPS]
     assert ends(steps) == ("recomputation", Outcome.PROVEN)
     assert all(step.detail for step in steps)
 
 
-@pytest.mark.parametrize("receipt", [True, False])
-def test_an_honest_node_is_not_proven_wrong_whatever_the_coordinator_says(receipt: bool) -> None:
-    steps = list(check_evidence(evidence(honest=True, receipt=receipt), MODEL))
+def test_an_honest_node_is_not_proven_wrong_whatever_the_coordinator_says() -> None:
+    steps = list(check_evidence(evidence(honest=True), MODEL))
     assert ends(steps) == ("recomputation", Outcome.NOT_PROVEN)
 
 
-@pytest.mark.parametrize("receipt", [True, False])
-def test_evidence_survives_its_bytes(receipt: bool) -> None:
-    one = evidence(receipt=receipt)
+def test_evidence_survives_its_bytes() -> None:
+    one = evidence()
     assert Evidence.decode(one.encode()) == one
     assert Evidence.decode(one.encode()).encode() == one.encode()
 
@@ -150,17 +138,6 @@ def rerouted(one: Evidence, routing: StatedRouting) -> Evidence:
 
 def other_tensor(tensor: StatedTensor) -> StatedTensor:
     return replace(tensor, data=bytes([tensor.data[0] ^ 1]) + tensor.data[1:])
-
-
-def covered(one: Evidence, **changes: Any) -> Evidence:
-    assert one.coverage is not None
-    return replace(one, coverage=replace(one.coverage, **changes))
-
-
-def receipted(one: Evidence, signer: Identity = NODE, **changes: Any) -> Evidence:
-    assert one.coverage is not None
-    receipt = replace(one.coverage.receipt, **changes)
-    return replace(covered(one, receipt=receipt), signature=signer.sign(receipt.encode()))
 
 
 SWAPPED = StatedRouting(ROUTING.experts[::-1], ROUTING.rows, ROUTING.gates)
@@ -188,12 +165,10 @@ TAMPERED: dict[str, tuple[str, Callable[[Evidence], Evidence]]] = {
     "other task": ("result", lambda one: replace(one, task=replace(one.task, sequence=10))),
     "refused": ("result", lambda one: replace(one, result=replace(one.result, status=1))),
     "no signature": ("signature", lambda one: replace(one, signature=bytes(64))),
-    "uncovered": ("signature", lambda one: replace(one, coverage=None)),
-    "wrong place": ("signature", lambda one: covered(one, index=3)),
-    "cut proof": ("signature", lambda one: covered(one, proof=())),
-    "another session's receipt": ("signature", lambda one: receipted(one, session=b"t" * 32)),
-    "another node's receipt": ("signature", lambda one: receipted(one, OTHER, node=OTHER.public)),
-    "signed by another": ("signature", lambda one: receipted(one, OTHER)),
+    "signed by another": (
+        "signature",
+        lambda one: replace(one, signature=OTHER.sign(one.result.encode())),
+    ),
     "verdict on another task": ("verdict", lambda one: resigned(one, task=b"t" * 32)),
     "verdict that clears": ("verdict", lambda one: resigned(one, kind=VerdictKind.CLEARED)),
     "unsigned verdict": ("verdict", lambda one: replace(one, verdict=replace(one.verdict, decided_unix_s=2))),

@@ -1,5 +1,5 @@
-"""Proven: every bit of every statement of receipts and audits is covered by its signature, bytes and fields determine
-each other, and a chain of receipts takes only the results that came, in their order, after the receipt before."""
+"""Proven: every bit of every statement of receipts, audits and the log is covered by its signature, bytes and fields determine
+each other, and a chain of receipts takes only the results that were answered, in their order, after the receipt before."""
 
 from __future__ import annotations
 
@@ -15,26 +15,37 @@ from hypothesis import strategies as st
 from folkmoot.trust import audit_statements, receipts
 from folkmoot.trust.audit_statements import ChallengeStatement, OpeningStatement, VerdictStatement
 from folkmoot.trust.canonical import CanonicalStatement
-from folkmoot.trust.keys import BadSignatureError, Identity, MissingSignatureError, SignatureError
+from folkmoot.trust.keys import (
+    BadSignatureError,
+    Identity,
+    MissingSignatureError,
+    SignatureError,
+    WeakKeyError,
+)
+from folkmoot.trust.log_entries import CreditEntry, EnrolmentEntry, ReceiptsEntry
 from folkmoot.trust.receipts import (
-    CounterSignature,
-    CreditStatement,
+    Acknowledgement,
+    CreditedResult,
+    Receipt,
+    ReceiptChain,
     ReceiptError,
-    StepReceipt,
-    check_receipt,
-    next_receipt,
+    ReceiptFormError,
+    SignedReceipt,
 )
 from folkmoot.trust.statements import ResultStatement, StatementError, TaskStatement
 
 NODE = Identity(bytes(range(32)))
+COORDINATOR = Identity(b"c" * 32)
 OTHER = Identity(bytes(32))
-COORDINATOR = b"c" * 32
 SESSION = b"s" * 32
+CHAIN = ReceiptChain(COORDINATOR.public, NODE.public, SESSION, b"m" * 32)
 WIDE = st.binary(min_size=32, max_size=32)
 KINDS = (
-    StepReceipt,
-    CounterSignature,
-    CreditStatement,
+    Receipt,
+    Acknowledgement,
+    EnrolmentEntry,
+    ReceiptsEntry,
+    CreditEntry,
     ChallengeStatement,
     OpeningStatement,
     VerdictStatement,
@@ -51,8 +62,17 @@ def values(field: dataclasses.Field[Any]) -> st.SearchStrategy[Any]:
     return WIDE if field.type == "bytes" else st.integers(0, LIMITS.get(field.name, 2**64 - 1))
 
 
-def some_results(*outputs: int) -> list[ResultStatement]:
-    return [ResultStatement(bytes([output]) * 32, b"o" * 32, 0) for output in outputs]
+def credited(sequence: int, output: int | None = None) -> CreditedResult:
+    statement = ResultStatement(bytes([sequence if output is None else output]) * 32, b"o" * 32, 0)
+    return CreditedResult(sequence, receipts.result_leaf(statement), rows=sequence, row_bytes=1000 * sequence)
+
+
+def results(*sequences: int) -> list[CreditedResult]:
+    return [credited(sequence) for sequence in sequences]
+
+
+def signed(receipt: Receipt, by: Identity = COORDINATOR) -> SignedReceipt:
+    return SignedReceipt.signed(receipt, by)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,15 +155,16 @@ def test_each_kind_has_a_tag_of_its_own() -> None:
 
 def test_the_bytes_are_those_of_version_one() -> None:
     """A change here is a change of the protocol: it needs a new version in every tag."""
-    receipt = StepReceipt(COORDINATOR, b"n" * 32, SESSION, 3, b"p" * 32, 2, 9, b"r" * 32)
+    receipt = Receipt(b"c" * 32, b"n" * 32, SESSION, b"m" * 32, 3, b"p" * 32, 17, 2, 9, b"r" * 32, 40, 50, 60)
     assert receipt.encode() == b"".join(
         (
             b"folkmoot/v1/receipt".ljust(32, b"\0"),
-            COORDINATOR + b"n" * 32 + SESSION,
+            b"c" * 32 + b"n" * 32 + SESSION + b"m" * 32,
             (3).to_bytes(8, "big"),
             b"p" * 32,
-            (2).to_bytes(8, "big") + (9).to_bytes(8, "big"),
+            *(number.to_bytes(8, "big") for number in (17, 2, 9)),
             b"r" * 32,
+            *(number.to_bytes(8, "big") for number in (40, 50, 60)),
         )
     )
 
@@ -165,21 +186,45 @@ def test_results_and_tasks_come_back_from_their_bytes(
 
 def test_a_chain_of_receipts_holds() -> None:
     previous = None
-    for number, outputs in enumerate([(1, 2, 3), (4,), (5, 6)], 1):
-        results = some_results(*outputs)
-        receipt = next_receipt(COORDINATOR, NODE.public, SESSION, previous, results)
-        assert (receipt.number, receipt.count) == (number, len(outputs))
-        check_receipt(receipt, NODE.sign(receipt.encode()), NODE.verifying_key, previous, results)
+    for number, (sequences, through) in enumerate([((1, 2, 3), 3), ((5,), 8), ((9, 11), 11)], 1):
+        receipt = CHAIN.next(previous, results(*sequences), through, 7)
+        assert (receipt.number, receipt.count) == (number, len(sequences))
+        CHAIN.check(signed(receipt), previous, results(*sequences, through + 1), ())
         previous = receipt
     assert previous is not None
-    assert previous.total == 6
+    assert (previous.total, previous.rows, previous.row_bytes) == (6, 31, 31_000)
 
 
-@pytest.mark.parametrize("outputs", [(1, 2), (1, 3, 2), (1, 2, 3, 4), (1, 2, 4), (1, 1, 2, 3)])
-def test_a_receipt_covers_exactly_what_came(outputs: tuple[int, ...]) -> None:
-    receipt = next_receipt(COORDINATOR, NODE.public, SESSION, None, some_results(1, 2, 3))
+@pytest.mark.parametrize("answered", [(1, 2), (1, 2, 4, 6), (2, 4, 5), ()], ids=str)
+def test_a_receipt_covers_exactly_what_was_answered(answered: tuple[int, ...]) -> None:
+    receipt = CHAIN.next(None, results(1, 2, 4), 6, 7)
+    CHAIN.check(signed(receipt), None, results(1, 2, 4), ())
     with pytest.raises(ReceiptError):
-        check_receipt(receipt, NODE.sign(receipt.encode()), NODE.verifying_key, None, some_results(*outputs))
+        CHAIN.check(signed(receipt), None, results(*answered), ())
+
+
+def test_what_is_omitted_has_to_be_named() -> None:
+    answered = results(1, 2, 3, 4)
+    receipt = CHAIN.next(None, results(1, 2, 4), 4, 7)
+    with pytest.raises(ReceiptError, match="omitted"):
+        CHAIN.check(signed(receipt), None, answered, ())
+    with pytest.raises(ReceiptError, match="root"):
+        CHAIN.check(signed(receipt), None, answered, {2})
+    CHAIN.check(signed(receipt), None, answered, {3, 77})
+
+
+@pytest.mark.parametrize(
+    "covered",
+    [
+        [credited(1), credited(2), credited(3, output=9)],
+        [credited(1), credited(2, output=3), credited(3, output=2)],
+    ],
+    ids=["another output", "swapped"],
+)
+def test_a_receipt_over_other_results_is_refused(covered: list[CreditedResult]) -> None:
+    receipt = CHAIN.next(None, covered, 3, 7)
+    with pytest.raises(ReceiptError, match="root"):
+        CHAIN.check(signed(receipt), None, results(1, 2, 3), ())
 
 
 @pytest.mark.parametrize(
@@ -188,31 +233,58 @@ def test_a_receipt_covers_exactly_what_came(outputs: tuple[int, ...]) -> None:
         {"number": 3},
         {"previous": b"x" * 32},
         {"total": 5},
+        {"count": 1},
+        {"through": 2},
         {"session": b"t" * 32},
-        {"coordinator": b"d" * 32},
+        {"manifest": b"n" * 32},
+        {"coordinator": OTHER.public},
         {"node": OTHER.public},
+        {"rows": 5},
+        {"row_bytes": 5999},
     ],
     ids=str,
 )
 def test_a_receipt_that_does_not_follow_is_refused_though_signed(change: dict[str, Any]) -> None:
-    first = next_receipt(COORDINATOR, NODE.public, SESSION, None, some_results(1))
-    second = next_receipt(COORDINATOR, NODE.public, SESSION, first, some_results(2, 3))
-    changed = dataclasses.replace(second, **change)
+    first = CHAIN.next(None, results(1), 1, 7)
+    second = CHAIN.next(first, results(2, 3), 3, 7)
+    CHAIN.check(signed(second), first, results(2, 3), ())
     with pytest.raises(ReceiptError):
-        check_receipt(changed, NODE.sign(changed.encode()), NODE.verifying_key, first, some_results(2, 3))
+        CHAIN.check(signed(dataclasses.replace(second, **change)), first, results(2, 3), ())
 
 
-def test_a_receipt_needs_its_nodes_signature() -> None:
-    receipt = next_receipt(COORDINATOR, NODE.public, SESSION, None, some_results(1))
-    for signature, error in ((b"", MissingSignatureError), (OTHER.sign(receipt.encode()), BadSignatureError)):
+def test_a_receipt_needs_its_coordinators_signature() -> None:
+    receipt = CHAIN.next(None, results(1), 1, 7)
+    for signature, error in ((b"", MissingSignatureError), (NODE.sign(receipt.encode()), BadSignatureError)):
         with pytest.raises(SignatureError) as caught:
-            check_receipt(receipt, signature, NODE.verifying_key, None, some_results(1))
+            CHAIN.check(SignedReceipt(receipt, signature), None, results(1), ())
         assert caught.type is error
 
 
-def test_no_receipt_covers_nothing() -> None:
+@pytest.mark.parametrize(
+    ("sequences", "through"), [((), 5), ((2, 1), 2), ((1, 1), 2), ((0, 1), 1), ((1, 2), 1)], ids=str
+)
+def test_no_receipt_covers_nothing_or_frames_out_of_order(sequences: tuple[int, ...], through: int) -> None:
     with pytest.raises(ReceiptError):
-        next_receipt(COORDINATOR, NODE.public, SESSION, None, [])
+        CHAIN.next(None, results(*sequences), through, 7)
+
+
+@given(st.binary(max_size=400), st.data())
+def test_whatever_comes_as_a_signed_receipt_raises_nothing_else(other: bytes, data: st.DataObject) -> None:
+    one = signed(CHAIN.next(None, results(1, 2), 2, 7))
+    encoded = one.encode()
+    assert SignedReceipt.decode(encoded) == one
+    cut = data.draw(st.integers(0, len(encoded) - 1))
+    for wrong in (other, encoded[:cut], encoded + other[:9] + b"x"):
+        with pytest.raises(ReceiptFormError):
+            SignedReceipt.decode(wrong)
+    bit = data.draw(st.integers(0, 8 * len(encoded) - 1))
+    flipped = (int.from_bytes(encoded) ^ 1 << bit).to_bytes(len(encoded))
+    try:
+        found = SignedReceipt.decode(flipped)
+    except ReceiptFormError:
+        return
+    with pytest.raises((BadSignatureError, WeakKeyError)):
+        found.verify()
 
 
 def test_the_first_receipt_belongs_to_its_session() -> None:
