@@ -92,7 +92,14 @@ class Coordinator:
         self._public_log = public_log = await asyncio.to_thread(PublicLog, settings.state_dir, identity)
         standings = await asyncio.to_thread(StandingBook, settings.state_dir, settings.audit.standing)
         self._auditing = auditing = await asyncio.to_thread(
-            Auditing, settings.state_dir, prepared, identity, standings, self.audits, settings.audit
+            Auditing,
+            settings.state_dir,
+            prepared,
+            identity,
+            standings,
+            self.audits,
+            settings.audit,
+            public_log,
         )
         hub = Hub(
             settings.hub, identity, tls, join_secret, prepared, self.counters, memory, standings, public_log
