@@ -3,8 +3,8 @@
 isort:skip_file
 The link: the one long-lived bidirectional stream that a node opens to a coordinator.
 
-Order: node Hello, coordinator Welcome, node Attached; then Assignment / Holdings, Frame / Result and
-Challenge / Opening in any interleaving.
+Order: node Hello, coordinator Welcome, node Attached; then Assignment / Holdings, Frame / Result,
+Challenge / Opening and Receipt / Acknowledgement in any interleaving.
 """
 
 from collections import abc as _abc
@@ -36,6 +36,7 @@ class NodeMessage(_message.Message):
     PONG_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
     OPENING_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -52,6 +53,8 @@ class NodeMessage(_message.Message):
     def leaving(self) -> Global___Leaving: ...
     @_builtins.property
     def opening(self) -> Global___Opening: ...
+    @_builtins.property
+    def acknowledgement(self) -> Global___Acknowledgement: ...
     def __init__(
         self,
         *,
@@ -63,12 +66,13 @@ class NodeMessage(_message.Message):
         pong: Global___Pong | None = ...,
         leaving: Global___Leaving | None = ...,
         opening: Global___Opening | None = ...,
+        acknowledgement: Global___Acknowledgement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "body", b"body", "hello", b"hello", "holdings", b"holdings", "leaving", b"leaving", "opening", b"opening", "pong", b"pong", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "attached", b"attached", "body", b"body", "hello", b"hello", "holdings", b"holdings", "leaving", b"leaving", "opening", b"opening", "pong", b"pong", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "body", b"body", "hello", b"hello", "holdings", b"holdings", "leaving", b"leaving", "opening", b"opening", "pong", b"pong", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "attached", b"attached", "body", b"body", "hello", b"hello", "holdings", b"holdings", "leaving", b"leaving", "opening", b"opening", "pong", b"pong", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "attached", "holdings", "result", "refusal", "pong", "leaving", "opening"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "attached", "holdings", "result", "refusal", "pong", "leaving", "opening", "acknowledgement"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -84,6 +88,8 @@ class CoordinatorMessage(_message.Message):
     PING_FIELD_NUMBER: _builtins.int
     CLOSING_FIELD_NUMBER: _builtins.int
     CHALLENGE_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    LOGGED_RECEIPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -96,6 +102,10 @@ class CoordinatorMessage(_message.Message):
     def closing(self) -> Global___Closing: ...
     @_builtins.property
     def challenge(self) -> Global___Challenge: ...
+    @_builtins.property
+    def receipt(self) -> Global___Receipt: ...
+    @_builtins.property
+    def logged_receipt(self) -> Global___LoggedReceipt: ...
     def __init__(
         self,
         *,
@@ -105,12 +115,14 @@ class CoordinatorMessage(_message.Message):
         ping: Global___Ping | None = ...,
         closing: Global___Closing | None = ...,
         challenge: Global___Challenge | None = ...,
+        receipt: Global___Receipt | None = ...,
+        logged_receipt: Global___LoggedReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "challenge", b"challenge", "closing", b"closing", "frame", b"frame", "ping", b"ping", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "challenge", b"challenge", "closing", b"closing", "frame", b"frame", "logged_receipt", b"logged_receipt", "ping", b"ping", "receipt", b"receipt", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "challenge", b"challenge", "closing", b"closing", "frame", b"frame", "ping", b"ping", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "challenge", b"challenge", "closing", b"closing", "frame", b"frame", "logged_receipt", b"logged_receipt", "ping", b"ping", "receipt", b"receipt", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "assignment", "frame", "ping", "closing", "challenge"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "assignment", "frame", "ping", "closing", "challenge", "receipt", "logged_receipt"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -538,6 +550,86 @@ class Opening(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Opening: _TypeAlias = Opening  # noqa: Y015
+
+@_typing.final
+class Receipt(_message.Message):
+    """The coordinator accepted results. No result waits for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    OMITTED_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """trust.receipts.Receipt"""
+    signature: _builtins.bytes
+    """the coordinator's over it, 64 bytes"""
+    @_builtins.property
+    def omitted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """frames that it reaches and of which no result was accepted, strictly increasing"""
+
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        omitted: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["omitted", b"omitted", "signature", b"signature", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
+
+@_typing.final
+class Acknowledgement(_message.Message):
+    """The node agrees with a receipt, and with all before it in the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    receipt: _builtins.bytes
+    """SHA-256 of the receipt's statement"""
+    signature: _builtins.bytes
+    """the node's over trust.receipts.Acknowledgement, 64 bytes"""
+    def __init__(
+        self,
+        *,
+        receipt: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Acknowledgement: _TypeAlias = Acknowledgement  # noqa: Y015
+
+@_typing.final
+class LoggedReceipt(_message.Message):
+    """A receipt, of this session or of an earlier one of the node's, stands in the public log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGGED_FIELD_NUMBER: _builtins.int
+    logged: _builtins.bytes
+    """trust.logged_receipts.LoggedReceipt"""
+    def __init__(
+        self,
+        *,
+        logged: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logged", b"logged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoggedReceipt: _TypeAlias = LoggedReceipt  # noqa: Y015
 
 @_typing.final
 class Ping(_message.Message):

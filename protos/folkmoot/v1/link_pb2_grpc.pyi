@@ -3,8 +3,8 @@
 isort:skip_file
 The link: the one long-lived bidirectional stream that a node opens to a coordinator.
 
-Order: node Hello, coordinator Welcome, node Attached; then Assignment / Holdings, Frame / Result and
-Challenge / Opening in any interleaving.
+Order: node Hello, coordinator Welcome, node Attached; then Assignment / Holdings, Frame / Result,
+Challenge / Opening and Receipt / Acknowledgement in any interleaving.
 """
 
 from collections import abc as _abc
