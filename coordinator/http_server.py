@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
 from collections.abc import Iterator
 
 import uvicorn
 from fastapi import FastAPI
 
-from ..errors import UnavailableError
+from .listening import API_DOOR
 
 GRACE_S = 2
-BACKLOG = 512
-
-
-class ApiPortError(UnavailableError):
-    """The HTTP API cannot listen where it was told to."""
 
 
 class _Server(uvicorn.Server):
@@ -41,15 +35,6 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _advice(error: OSError) -> str:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return "another program uses it: name another with --api-port, or 0 for any free one"
-        case errno.EACCES:
-            return "the system keeps it for itself: name one from 1024 on with --api-port"
-    return "name an address of this machine with --api-host"
-
-
 class HttpServer:
     """One listening socket, and what serves it."""
 
@@ -57,17 +42,10 @@ class HttpServer:
         """Listens.
 
         Raises:
-            ApiPortError: when the address cannot be listened on.
+            PortInUseError: when another program has the port.
+            ListenAddressError: when the address is not one to listen on.
         """
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            # The library says once more in brackets what we say before it.
-            reason = (error.strerror or "").partition(" (")[0]
-            raise ApiPortError(
-                f"the API cannot listen on {host} port {port} ({reason})", advice=_advice(error)
-            ) from error
+        self._socket = API_DOOR.open(host, port)
         self._host = host
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None

@@ -17,7 +17,7 @@ import time
 
 import grpc
 
-from ...errors import FolkmootError, UnavailableError
+from ...errors import FolkmootError
 from ...ids import NodeId, short
 from ...protos.folkmoot.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from ...protos.folkmoot.v1.experts_pb2_grpc import add_ExpertsServicer_to_server
@@ -31,6 +31,7 @@ from ..audit.standing_book import StandingBook
 from ..dispatch.counters import DispatchCounters
 from ..dispatch.directory import Directory
 from ..ledger.public_log import EntryLog
+from ..listening import NODES_DOOR
 from .attaching import Attachments, Report
 from .challenges import ChallengeTable
 from .enrolment import Enrolments
@@ -48,10 +49,6 @@ STOP_GRACE_S = 2.0
 COVERAGE_LINE_EVERY_S = 2.0
 MAX_CALLS = 16384
 """Links, downloads and enrolments at once; more are turned away before they cost memory."""
-
-
-class PortInUseError(UnavailableError):
-    """The hub cannot listen where it was told to."""
 
 
 class Hub:
@@ -98,9 +95,12 @@ class Hub:
         """Listens, and places experts on whoever comes.
 
         Raises:
-            PortInUseError: when the address cannot be listened on.
+            PortInUseError: when another program has the port.
+            ListenAddressError: when the address is not one to listen on.
         """
         settings = self.settings
+        # gRPC would say no more than that it cannot.
+        NODES_DOOR.check(settings.host, settings.port)
         server = grpc.aio.server(options=server_options(), maximum_concurrent_rpcs=MAX_CALLS)
         challenges = ChallengeTable(settings.challenge_lifetime_s)
         enrolments = Enrolments(
@@ -124,10 +124,7 @@ class Hub:
         try:
             self._port = server.add_secure_port(f"{address}:{settings.port}", credentials)
         except RuntimeError as error:
-            raise PortInUseError(
-                f"nothing can listen on {address} port {settings.port}",
-                advice="another program may use it: name another with --port, or 0 for any free one",
-            ) from error
+            raise NODES_DOOR.in_use(settings.host, settings.port) from error
         self._loop = asyncio.get_running_loop()
         await self._steward.recall()
         await server.start()

@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from folkmoot.coordinator.hub.hub import PortInUseError, reachable_address
+from folkmoot.coordinator.hub.hub import reachable_address
+from folkmoot.coordinator.listening import ListenAddressError, PortInUseError
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.protos.folkmoot.v1.link_pb2_grpc import LinkStub
 from folkmoot.tests.support.memory_experts import MemoryExperts
@@ -232,6 +233,17 @@ async def test_a_port_in_use_is_one_clear_error() -> None:
             async with running_hub(MemoryExperts(), port=network.hub.port):
                 pass
         assert "--port" in caught.value.advice
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", f"{'x' * 70}.example"])
+async def test_an_address_that_is_not_this_machines_is_no_port_in_use(
+    host: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ListenAddressError, match=f"the coordinator cannot listen on {host}") as caught:
+        async with running_hub(host=host):
+            pass
+    assert "--host" in caught.value.advice
+    assert capfd.readouterr().err == "", "gRPC has nothing to add"
 
 
 def test_invites_name_an_address_that_others_can_reach() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from folkmoot.coordinator.hub import steward
+from folkmoot.coordinator.placement.balanced import place
 from folkmoot.ids import ExpertKey
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.tests.support.memory_experts import MemoryExperts
@@ -150,7 +151,7 @@ async def test_placement_goes_on_after_faults(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(steward, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(steward, "place", Failing(steward.place, 3))
+    monkeypatch.setattr("folkmoot.coordinator.hub.steward.place", Failing(place, 3))
     async with running_hub() as network:
         await network.join_ready(None)
         await network.check(0)
