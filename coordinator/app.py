@@ -31,6 +31,7 @@ from .audit.metrics import AuditCollector
 from .audit.standing_book import StandingBook
 from .dispatch.counters import DispatchCounters
 from .dispatch.network_experts import NetworkExperts
+from .dispatch.verified_result import watched_by
 from .engine.engine import Engine
 from .generation_defaults import api_settings
 from .http_server import HttpServer
@@ -38,6 +39,8 @@ from .hub.hub import Hub
 from .hub.join_secret import load_or_create_join_secret
 from .hub.placement_memory import PlacementMemory
 from .ledger.public_log import PublicLog
+from .ledger.receipt_counters import ReceiptCollector
+from .ledger.scribe import Scribe
 from .metrics import NetworkCollector
 from .settings import CoordinatorSettings
 
@@ -64,6 +67,7 @@ class Coordinator:
         self.audits = AuditCounters()
         self._auditing: Auditing | None = None
         self._public_log: PublicLog | None = None
+        self._scribe: Scribe | None = None
         self._prepared: PreparedModel | None = None
         self._lock: StateLock | None = None
         self._identity: Identity | None = None
@@ -101,14 +105,28 @@ class Coordinator:
             settings.audit,
             public_log,
         )
+        self._scribe = scribe = await asyncio.to_thread(
+            Scribe, settings.state_dir, prepared.manifest, identity, public_log, settings.receipts
+        )
+        scribe.start()
         hub = Hub(
-            settings.hub, identity, tls, join_secret, prepared, self.counters, memory, standings, public_log
+            settings.hub,
+            identity,
+            tls,
+            join_secret,
+            prepared,
+            self.counters,
+            memory,
+            standings,
+            public_log,
+            scribe,
         )
         await hub.start()
         self._hub = hub
         auditing.start()
         self.registry.register(NetworkCollector(hub.snapshot))
         self.registry.register(AuditCollector(self.audits.totals))
+        self.registry.register(ReceiptCollector(scribe.counters))
 
     async def serve(self) -> None:
         """Loads the trunk and answers requests; returns when the API answers.
@@ -120,7 +138,7 @@ class Coordinator:
         auditing, public_log, identity = self._auditing, self._public_log, self._identity
         if prepared is None or hub is None or http is None or auditing is None:
             raise NotStartedError("open comes before serve")
-        if public_log is None or identity is None:
+        if public_log is None or identity is None or self._scribe is None:
             raise NotStartedError("open comes before serve")
         log.info("loading the trunk of %s", prepared.name)
         threads = self.settings.threads or torch.get_num_threads()
@@ -133,7 +151,7 @@ class Coordinator:
             identity.public,
             self.counters,
             self.settings.dispatch,
-            auditing.watcher,
+            watched_by(self._scribe.watch, auditing.watcher),
         )
         metrics = RequestMetrics(self.registry)
         engine = await asyncio.to_thread(
@@ -180,6 +198,9 @@ class Coordinator:
         if self._hub is not None:
             await self._hub.stop()
             self._hub = None
+        if self._scribe is not None:
+            await self._scribe.close()
+            self._scribe = None
         if self._public_log is not None:
             await asyncio.to_thread(self._public_log.close)
             self._public_log = None

@@ -19,13 +19,14 @@ from .audit.settings import AuditSettings
 from .dispatch.network_experts import DispatchSettings
 from .engine.settings import EngineSettings
 from .hub.settings import DEFAULT_PORT, HubSettings
+from .ledger.settings import ReceiptSettings
 
 DEFAULT_API_PORT = 8000
 
 
 class CoordinatorSettings(ComponentSettings):
     """What one coordinator is told; environment variables are `FOLKMOOT_COORDINATOR_` and the name in capitals, with two
-    underscores before a name within `engine`, `audit` or `api`.
+    underscores before a name within `engine`, `audit`, `receipts` or `api`.
 
     Attributes:
         model: Folder of the prepared model.
@@ -45,6 +46,7 @@ class CoordinatorSettings(ComponentSettings):
         max_rows_in_flight: Rows of all unanswered frames of one node.
         engine: The engine's limits.
         audit: How results are audited, and what follows.
+        receipts: When nodes get receipts, and what of them is put on record.
         api: How the HTTP API behaves; what the model's own generation settings advise when not given.
     """
 
@@ -68,6 +70,7 @@ class CoordinatorSettings(ComponentSettings):
     max_rows_in_flight: int = Field(default=4096, ge=1024)
     engine: EngineSettings = EngineSettings()
     audit: AuditSettings = AuditSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
     api: ApiSettings | None = None
 
     @property

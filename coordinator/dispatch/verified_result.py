@@ -44,3 +44,16 @@ class VerifiedResult:
 
 Watcher = Callable[[VerifiedResult], None]
 """Is handed every verified result, from the thread that waits for it; it neither waits nor raises."""
+
+
+def watched_by(*watchers: Watcher | None) -> Watcher | None:
+    """One watcher that hands results to all; None when there are none."""
+    present = [watcher for watcher in watchers if watcher is not None]
+    if len(present) < 2:
+        return present[0] if present else None
+
+    def watch(verified: VerifiedResult) -> None:
+        for watcher in present:
+            watcher(verified)
+
+    return watch

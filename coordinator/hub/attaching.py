@@ -81,6 +81,10 @@ class Reception(Protocol):
         """The link has ended."""
         ...
 
+    def acknowledged(self, link: Link, message: link_pb2.Acknowledgement) -> None:
+        """The node agrees with a receipt."""
+        ...
+
 
 class Attachments(LinkServicer):
     """Serves links."""
@@ -214,6 +218,8 @@ class Attachments(LinkServicer):
                 link.refused(message.refusal)
             case "opening":
                 link.opened(message.opening)
+            case "acknowledgement":
+                self._reception.acknowledged(link, message.acknowledgement)
             case "pong":
                 link.ponged(message.pong.token)
             case "holdings":

@@ -19,6 +19,7 @@ import grpc
 
 from ...errors import FolkmootError
 from ...ids import NodeId, short
+from ...protos.folkmoot.v1 import link_pb2
 from ...protos.folkmoot.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from ...protos.folkmoot.v1.experts_pb2_grpc import add_ExpertsServicer_to_server
 from ...protos.folkmoot.v1.link_pb2_grpc import add_LinkServicer_to_server
@@ -31,6 +32,7 @@ from ..audit.standing_book import StandingBook
 from ..dispatch.counters import DispatchCounters
 from ..dispatch.directory import Directory
 from ..ledger.public_log import EntryLog
+from ..ledger.scribe import Scribe
 from ..listening import NODES_DOOR
 from .attaching import Attachments, Report
 from .challenges import ChallengeTable
@@ -65,8 +67,10 @@ class Hub:
         memory: PlacementMemory | None = None,
         standings: StandingBook | None = None,
         entry_log: EntryLog | None = None,
+        scribe: Scribe | None = None,
     ) -> None:
-        """`memory` keeps who was told to hold what over a restart; `standings`, who may serve; `entry_log` has who enrolled."""
+        """`memory` keeps who was told to hold what over a restart; `standings`, who may serve; `entry_log` has who enrolled;
+        `scribe` gives receipts."""
         self.settings = settings
         self.directory = Directory(source.manifest)
         self._identity = identity
@@ -75,6 +79,7 @@ class Hub:
         self._manifest = source.manifest
         self._counters = counters
         self._entry_log = entry_log
+        self._scribe = scribe
         self._roster = Roster()
         self._standings = standings or StandingBook(None, AuditSettings(enabled=False).standing)
         self._standings.subscribe(self._standing_changed)
@@ -197,6 +202,8 @@ class Hub:
             self._detach(earlier, member, NodeState.LOST, "replaced by a newer link")
             earlier.cut("another link of this node took its place", retry=False)
         member.attached(link, memory_bytes)
+        if self._scribe is not None:
+            self._scribe.attached(link)
         self._steward.members_changed()
 
     def reported(self, link: Link, report: Report) -> None:
@@ -249,6 +256,8 @@ class Hub:
 
     def left(self, link: Link) -> None:
         """A link has ended, for whatever reason."""
+        if self._scribe is not None:
+            self._scribe.left(link)
         member = self._member_of(link)
         if member is None:
             return
@@ -257,6 +266,11 @@ class Hub:
         if not self.directory.closed:
             loop = asyncio.get_running_loop()
             self._graces[member.node] = loop.call_later(self.settings.lost_grace_s, self._grace_over, member)
+
+    def acknowledged(self, link: Link, message: link_pb2.Acknowledgement) -> None:
+        """A node agrees with a receipt."""
+        if self._scribe is not None:
+            self._scribe.acknowledged(link, message)
 
     def _standing_changed(self, node: NodeId) -> None:
         """A node's status has changed, in whatever thread."""

@@ -87,6 +87,10 @@ class Link:
         """Rows of frames that are out."""
         return self._outstanding.rows
 
+    def ended_through(self) -> int:
+        """The last frame up to which all have ended."""
+        return self._outstanding.ended_through
+
     def estimate(self) -> HostEstimate:
         """What is believed of the node right now; any thread."""
         return self.pace.estimate(self._loop.time())

@@ -60,6 +60,11 @@ class Outstanding:
         """Rows that a frame offered now would be behind: out and waiting."""
         return self._rows_out + self._rows_waiting
 
+    @property
+    def ended_through(self) -> int:
+        """The last frame up to which all have ended: were answered, refused, or given up."""
+        return next(iter(self._out), self._last + 1) - 1
+
     def __len__(self) -> int:
         return len(self._out)
 

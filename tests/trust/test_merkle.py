@@ -87,6 +87,7 @@ def test_every_honest_proof_holds(size: int) -> None:
         part = merkle.root(leaves[: index + 1])
         merkle.verify_consistency(index + 1, part, size, whole, merkle.consistency_proof(leaves, index + 1))
     merkle.verify_consistency(0, merkle.EMPTY_ROOT, size, whole, [])
+    assert merkle.inclusion_proofs(leaves) == [merkle.inclusion_proof(leaves, index) for index in range(size)]
 
 
 @given(st.data(), st.integers(1, 40))
