@@ -33,7 +33,10 @@ def join(
     ],
     memory: Annotated[
         str | None,
-        typer.Option(help="Most memory for experts, like 4GiB; half of what is free.", show_default=False),
+        typer.Option(
+            help="Most memory for experts, like 4GiB, if there is so much; half of what is free.",
+            show_default=False,
+        ),
     ] = None,
     threads: Annotated[
         int | None,

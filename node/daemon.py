@@ -28,7 +28,7 @@ from .backoff import Backoff
 from .enrol import Enroller
 from .executor import Executor, Send
 from .link import Link, Resources
-from .machine import WORKING_ALLOWANCE_BYTES, allow_many_files
+from .machine import WORKING_ALLOWANCE_BYTES, allow_many_files, lendable_memory_bytes
 from .progress import NodeState, Status
 from .remote import TicketRefusedError
 from .session import Session
@@ -88,6 +88,7 @@ class NodeDaemon:
             TrustError: when the node's key file is damaged.
         """
         invite = Invite.parse(self.settings.invite)
+        self.settings = _within_machine(self.settings)
         state = StateFolder(self.settings.state_dir)
         try:
             identity = state.identity()
@@ -193,6 +194,20 @@ class NodeDaemon:
             self._link = None
             if link.attached:
                 self._backoff.lasted(time.monotonic() - began_s)
+
+
+def _within_machine(settings: NodeSettings) -> NodeSettings:
+    """The settings, lending no more memory than there is."""
+    within = settings.within(lendable_memory_bytes())
+    if within is not settings:
+        log.warning(
+            "this machine has no %s of memory for experts to lend: the node lends %s, what is free now less about %s to "
+            "work with; stop other programs first to lend more",
+            format_bytes(settings.memory_bytes),
+            format_bytes(within.memory_bytes),
+            format_bytes(WORKING_ALLOWANCE_BYTES),
+        )
+    return within
 
 
 async def run(settings: NodeSettings) -> None:

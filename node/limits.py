@@ -30,6 +30,7 @@ _UNITS = {
     "g": 1 << 30,
     "t": 1 << 40,
 }
+_MOST = 1 << 60
 _AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
@@ -41,12 +42,12 @@ def parse_bytes(text: str) -> int:
     """Reads '4GiB', '512MiB', '1.5GB' or plain bytes.
 
     Raises:
-        AmountError: when it is none of these, or not positive.
+        AmountError: when it is none of these, nothing, or more than 1 EiB.
     """
     match = _AMOUNT.fullmatch(text)
     scale = _UNITS.get(match[2].lower()) if match else None
     amount = int(Decimal(match[1]) * scale) if match and scale else 0
-    if amount <= 0:
+    if not 0 < amount <= _MOST:
         raise AmountError(
             f"{text!r} is no amount of memory", advice="write it like 4GiB, 512MiB, 1.5GB or 4294967296"
         )

@@ -7,7 +7,7 @@ with it; nothing else in the node reads the environment.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import SettingsConfigDict
@@ -36,7 +36,8 @@ class NodeSettings(ComponentSettings):
 
     Attributes:
         invite: The string that the operator's coordinator printed.
-        memory_bytes: Most bytes of experts held in memory ('4GiB' is read too); half of what is free by default.
+        memory_bytes: Most bytes of experts held in memory ('4GiB' is read too); half of what is free by default. A node
+            that is started lends no more than its machine has, whatever this says: `within`.
         disk_bytes: Most bytes of experts kept on disk, assigned or not; twice `memory_bytes` by default, so that
             experts that were assigned before need no download when they come back.
         threads: Threads that one product uses; the physical cores that this process may use by default.
@@ -73,3 +74,12 @@ class NodeSettings(ComponentSettings):
     holdings_interval_s: float = Field(default=0.25, ge=0)
     progress_interval_s: float = Field(default=5.0, gt=0)
     leave_timeout_s: float = Field(default=1.0, gt=0)
+
+    def within(self, lendable_bytes: int) -> Self:
+        """The same settings, but for memory over what can be lent, and a limit of the disk that follows from it."""
+        if self.memory_bytes <= lendable_bytes:
+            return self
+        less = {"memory_bytes": lendable_bytes}
+        if "disk_bytes" not in self.model_fields_set:
+            less["disk_bytes"] = 2 * lendable_bytes
+        return self.model_copy(update=less)

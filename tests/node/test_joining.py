@@ -177,6 +177,20 @@ async def test_two_nodes_cannot_share_a_state_folder(
         await coordinator.link()
 
 
+async def test_a_node_lends_no_more_memory_than_its_machine_has(
+    coordinator: ScriptedCoordinator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("folkmoot.node.daemon.lendable_memory_bytes", lambda: 3 << 30)
+    async with running_node(coordinator.invite, tmp_path / "node", memory_bytes=500 << 30):
+        link = await coordinator.link()
+        assert link.hello.memory_bytes == 3 << 30
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line for line in said if "500.0 GiB" in line and "lends 3.0 GiB" in line]
+
+
 async def test_a_state_folder_that_cannot_be_made_is_named(
     coordinator: ScriptedCoordinator, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from folkmoot.amounts import format_bytes
 from folkmoot.ids import ExpertKey
-from folkmoot.node import machine
+from folkmoot.node import cgroups, machine
 from folkmoot.node.limits import AmountError, fit, parse_bytes
 
 KEYS = [ExpertKey(0, number) for number in range(8)]
@@ -36,7 +36,23 @@ def test_amounts_are_read(text: str, amount: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "four", "-1GiB", "0", "0GiB", "1e9", "4 GiB free", "GiB", "1.GB", "4PiB", "٤GiB", "inf"]
+    "text",
+    [
+        "",
+        "four",
+        "-1GiB",
+        "0",
+        "0GiB",
+        "1e9",
+        "4 GiB free",
+        "GiB",
+        "1.GB",
+        "4PiB",
+        "٤GiB",
+        "inf",
+        "9" * 5000,
+        "2000000TiB",
+    ],
 )
 def test_what_is_no_amount_is_refused_with_the_forms_that_are(text: str) -> None:
     with pytest.raises(AmountError, match="write it like 4GiB"):
@@ -94,7 +110,8 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (topology / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
     (tmp_path / "cgroup").mkdir()
     monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(cgroups, "_ROOT", tmp_path / "cgroup")
+    monkeypatch.setattr(cgroups, "_OWN", tmp_path / "own-cgroup")
     monkeypatch.setattr(machine, "_TOPOLOGY", tmp_path / "cpu")
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
     return tmp_path
@@ -110,6 +127,66 @@ def test_a_container_that_has_less_than_the_machine_is_believed(box: Path) -> No
     assert machine.available_memory_bytes() == 3 << 30
     (box / "cgroup" / "memory.max").write_text("max\n")
     assert machine.available_memory_bytes() == 16 << 30
+
+
+V1 = "9:name=systemd:/\n4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/elsewhere\n"
+V2 = "0::/user.slice/app.scope\n"
+
+
+def fill(folder: Path, **files: object) -> None:
+    """Writes files of a control group; two underscores in a name stand for a point."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{content}\n")
+
+
+def test_the_tightest_group_on_the_way_up_counts(box: Path) -> None:
+    (box / "own-cgroup").write_text(V2)
+    slice_ = box / "cgroup" / "user.slice"
+    fill(slice_ / "app.scope", memory__max="max", memory__current=1 << 30)
+    assert machine.available_memory_bytes() == 16 << 30
+    fill(slice_, memory__max=6 << 30, memory__current=2 << 30)
+    assert machine.available_memory_bytes() == 4 << 30
+    fill(slice_ / "app.scope", memory__high=3 << 30)
+    assert machine.available_memory_bytes() == 2 << 30
+    fill(slice_ / "other.scope", memory__max=1 << 20, memory__current=0)
+    assert machine.available_memory_bytes() == 2 << 30
+
+
+def test_files_that_a_group_has_read_do_not_count_as_taken(box: Path) -> None:
+    """A node that was started again has its experts in the page cache of its container."""
+    (box / "own-cgroup").write_text(V2)
+    kept = f"anon {1 << 30}\ninactive_file {2 << 30}\nactive_file {4 << 30}"
+    scope = box / "cgroup" / "user.slice" / "app.scope"
+    fill(scope, memory__max=8 << 30, memory__current=7 << 30, memory__stat=kept)
+    assert machine.available_memory_bytes() == 7 << 30
+
+
+def test_groups_of_version_1(box: Path) -> None:
+    (box / "own-cgroup").write_text(V1)
+    memory, cpu = (box / "cgroup" / name / "docker" / "abc" for name in ("memory", "cpu"))
+    kept = f"inactive_file 1\ntotal_inactive_file {1 << 30}\ntotal_active_file {1 << 30}"
+    used = {"memory__usage_in_bytes": 5 << 30, "memory__stat": kept}
+    fill(memory, memory__limit_in_bytes=2**63 - 4096, **used)
+    fill(cpu, cpu__cfs_quota_us=-1, cpu__cfs_period_us=100000)
+    assert machine.available_memory_bytes() == 16 << 30
+    assert machine.default_threads() == 4
+    fill(memory, memory__limit_in_bytes=8 << 30)
+    fill(cpu, cpu__cfs_quota_us=250000)
+    assert machine.available_memory_bytes() == 5 << 30
+    assert machine.default_threads() == 2
+
+
+def test_a_group_outside_of_what_can_be_seen_leaves_the_topmost(box: Path) -> None:
+    (box / "own-cgroup").write_text("4:memory:/../..\n")
+    fill(box / "cgroup" / "memory", memory__limit_in_bytes=2 << 30, memory__usage_in_bytes=1 << 30)
+    assert machine.available_memory_bytes() == 1 << 30
+
+
+def test_no_more_is_lent_than_there_is_less_what_work_takes(box: Path) -> None:
+    assert machine.lendable_memory_bytes() == (16 << 30) - machine.WORKING_ALLOWANCE_BYTES
+    fill(box / "cgroup", memory__max=256 << 20, memory__current=0)
+    assert machine.lendable_memory_bytes() == machine.LEAST_MEMORY_BYTES
 
 
 def test_a_machine_that_looks_full_still_lends_a_little(box: Path) -> None:

@@ -65,3 +65,16 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
     file.write_text("treads = 3")
     with pytest.raises(SettingsError, match="treads"):
         NodeSettings.load(invite="x")
+
+
+def test_what_is_lent_stays_within_the_machine_and_the_disk_follows() -> None:
+    settings = NodeSettings(invite="x", memory_bytes=500 << 30)
+    assert settings.within(500 << 30) is settings
+    within = settings.within(3 << 30)
+    assert (within.memory_bytes, within.disk_bytes) == (3 << 30, 6 << 30)
+    assert within.invite == "x"
+
+
+def test_a_limit_of_the_disk_that_was_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLKMOOT_NODE_DISK_BYTES", "9GiB")
+    assert NodeSettings.load(invite="x", memory_bytes="500GiB").within(3 << 30).disk_bytes == 9 << 30
