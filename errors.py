@@ -7,8 +7,6 @@ derive their own errors from the families below, next to the code that raises th
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class FolkmootError(Exception):
     """Something went wrong in a way that we can name.
@@ -18,7 +16,7 @@ class FolkmootError(Exception):
         advice: What the reader can do about it, one line; empty when there is nothing to do.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, message: str, *, advice: str = "") -> None:
         super().__init__(message)

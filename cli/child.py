@@ -18,10 +18,22 @@ from .daemon import PARENT_VARIABLE
 
 TAIL_LINES = 12
 END_TIMEOUT_S = 8.0
+SIGNALLED = 128
+"""From here on, exit codes tell of signals: what somebody did to the process, not what was wrong with it."""
 
 
 class ChildEndedError(UnavailableError):
-    """A process that should run has ended."""
+    """A process that should run has ended; whoever ends of that says with its exit code what the process ended of.
+
+    Args:
+        message, advice: As every error's.
+        code: The process's exit code; negative when a signal ended it.
+    """
+
+    def __init__(self, message: str, *, advice: str, code: int) -> None:
+        super().__init__(message, advice=advice)
+        if 0 < code < SIGNALLED:
+            self.exit_code = code
 
 
 class Child:
@@ -97,6 +109,7 @@ class Child:
                 f"{self.name} ended with code {code}"
                 + (f" ({last[0].removeprefix('error: ')})" if last else ""),
                 advice=f"see {self.log}",
+                code=code,
             )
 
     def tail(self) -> list[str]:

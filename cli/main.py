@@ -7,7 +7,6 @@ too, and its trace is shown with `--debug`. Nothing heavy is imported before a c
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -17,7 +16,8 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..errors import CapacityError, FolkmootError
+from ..disk import DiskFullError, is_full
+from ..errors import FolkmootError
 from . import ask, audit, chat, coordinator, demo, log, model, node, status
 from .terminal import emit, error_line, say
 
@@ -80,12 +80,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             return _unforeseen(error)
         _trace_if_wanted()
         where = f" for {error.filename}" if error.filename else ""
-        say(f"error: {os.strerror(error.errno)}{where}: free some, or use another disk")
-        return CapacityError.exit_code
+        say(f"error: {error.strerror}{where}: free some, or use another disk")
+        return DiskFullError.exit_code
     except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the user gets one line
         return _unforeseen(error)
     return result if isinstance(result, int) else 0

@@ -64,7 +64,7 @@ class Door:
         """The error of a port that another program has."""
         return PortInUseError(
             f"{self.name} cannot listen on {host} port {port}: another program uses it",
-            advice=f"name another port with {self.port_flag}, or 0 for any free one",
+            advice=f"name another with {self.port_flag}, or 0 for any free one",
         )
 
     def _cannot(self, host: str, port: int, error: OSError | UnicodeError) -> FolkmootError:

@@ -159,6 +159,7 @@ class Identity:
 
         Raises:
             SecretFileError: when the file cannot be read or written, or others may read it.
+            DiskFullError: when the disk has no room for it.
             KeyFileError: when its content is not an identity.
         """
         content = read_secret_file(path)

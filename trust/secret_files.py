@@ -11,6 +11,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from ..disk import disk_full, is_full
 from ..errors import TrustError
 
 MAX_SECRET_FILE_BYTES = 64 << 10
@@ -70,6 +71,7 @@ def load_or_create_secret(path: Path, size: int, when_deleted: str) -> bytes:
 
     Raises:
         SecretFileError: when the file cannot be read or written, is damaged, or others may read it.
+        DiskFullError: when the disk has no room for it.
     """
     content = read_secret_file(path)
     if content is None:
@@ -90,14 +92,17 @@ def create_secret_file(path: Path, content: bytes) -> bytes:
 
     Raises:
         SecretFileError: when the file cannot be written, or exists and `read_secret_file` refuses it.
+        DiskFullError: when the disk has no room for it.
     """
     try:
         _make_folder(path.parent)
         _create(path, content)
     except OSError as error:
+        if is_full(error):
+            raise disk_full(path, error) from error
         raise SecretFileError(
             f"the key file {path} cannot be written ({error.strerror})",
-            advice="name a state folder on a local disk that has room and that you may write to",
+            advice="name a state folder on a local disk that you may write to",
         ) from error
     winner = read_secret_file(path)
     if winner is None:

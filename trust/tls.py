@@ -112,6 +112,7 @@ class TlsIdentity:
 
         Raises:
             SecretFileError: when the file cannot be read or written, or others may read it.
+            DiskFullError: when the disk has no room for it.
             TlsFileError: when it is damaged, or another identity's.
         """
         path = folder / TLS_FILE

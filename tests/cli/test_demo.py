@@ -190,6 +190,17 @@ def test_a_damaged_manifest_is_a_damaged_model(home: Path, manifest: str, tmp_pa
     assert "folkmoot model prepare" in err.splitlines()[-1]
 
 
+def test_what_the_coordinator_ends_of_is_what_the_demo_ends_of(prepared: Path, tmp_path: Path) -> None:
+    key = tmp_path / "demo" / "coordinator" / "identity.key"
+    key.parent.mkdir(parents=True)
+    key.write_text("not a key")
+    key.chmod(0o600)
+    process = start(tmp_path, "--model", str(prepared), "--nodes", "1")
+    out, err = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, out) == (4, "")
+    assert "the coordinator ended with code 4 (the key file" in err.splitlines()[-1]
+
+
 def test_no_such_model(home: Path) -> None:
     process = start(home, "--model", "/nowhere/model")
     out, err = process.communicate(timeout=WAIT_S)

@@ -74,8 +74,9 @@ def test_an_interrupted_question_ends_cleanly_and_is_cancelled(bench: ApiBench, 
 def test_a_child_that_ends_is_named_with_its_reason_and_log(tmp_path: Path) -> None:
     child = Child("node-1", ["node", "join", "nonsense"], tmp_path / "logs" / "node-1.log")
     try:
-        with pytest.raises(ChildEndedError, match="node-1 ended with code 2 .*invite.*node-1.log"):
+        with pytest.raises(ChildEndedError, match="node-1 ended with code 2 .*invite.*node-1.log") as caught:
             child.read_line()
+        assert caught.value.exit_code == 2
     finally:
         child.end()
     assert "Traceback" not in child.log.read_text()
@@ -85,8 +86,9 @@ def test_a_child_is_ended_for_good(tmp_path: Path) -> None:
     child = Child("node-1", ["node", "join", "-"], tmp_path / "node-1.log")
     child.check()
     child.end()
-    with pytest.raises(ChildEndedError):
+    with pytest.raises(ChildEndedError) as caught:
         child.check()
+    assert caught.value.exit_code == 7
     with pytest.raises(ProcessLookupError):
         os.kill(child.pid, 0)
 

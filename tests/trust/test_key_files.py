@@ -3,6 +3,7 @@ key, and whatever else lies at the path is refused with what to do."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from folkmoot.disk import DiskFullError
 from folkmoot.trust.keys import Identity, KeyFileError
 from folkmoot.trust.secret_files import (
     MAX_SECRET_FILE_BYTES,
@@ -191,3 +193,19 @@ def test_a_failed_creation_leaves_nothing_behind(key_file: Path, monkeypatch: py
     with pytest.raises(SecretFileError, match="cannot be written"):
         Identity.load_or_create(key_file)
     assert list(key_file.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["fsync", "link", "open"])
+def test_a_full_disk_is_no_fault_of_the_key(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    create_secret_file(key_file.with_name("other"), b"so that the folder is there")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
+        with pytest.raises(DiskFullError, match=f"{key_file}.*free some room") as caught:
+            create_secret_file(key_file, b"secret")
+    assert caught.value.exit_code == 6
+    assert [path.name for path in key_file.parent.iterdir()] == ["other"]
