@@ -11,9 +11,38 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from ..errors import FolkmootError
 from ..ids import NodeId
+
+
+class AuditedStep(Protocol):
+    """A step of which some rows count only once every result about them has passed an audit.
+
+    Whoever gets results of such a step sees to it that each of them which has such rows ends in one call of `passed` or
+    `impossible`, from any thread, or in none when it was found wrong or is wanted no more.
+    """
+
+    @property
+    def rows(self) -> npt.NDArray[np.bool_]:
+        """[T], whether a row of the step is one of them."""
+        ...
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still waits for the audits."""
+        ...
+
+    def passed(self) -> None:
+        """One more result was found right."""
+        ...
+
+    def impossible(self, error: FolkmootError) -> None:
+        """A result cannot be audited; the error says why."""
+        ...
 
 
 @dataclass
@@ -26,6 +55,9 @@ class StepTally:
         results_verified: Results whose signature was checked and found right.
         results_rejected: Results that were thrown away.
         retries: Frames that were sent again to another replica.
+        audits: Results that have rows of `audited`, and were handed to whoever audits them.
+        audited: What the pool is told of rows that must be audited; None when there are none.
+        step: What the pool is told of the step's number; 0 when it has none.
     """
 
     nodes: set[NodeId] = field(default_factory=set)
@@ -33,6 +65,9 @@ class StepTally:
     results_verified: int = 0
     results_rejected: int = 0
     retries: int = 0
+    audits: int = 0
+    audited: AuditedStep | None = None
+    step: int = 0
 
 
 class ExpertFuture(Protocol):

@@ -7,8 +7,10 @@ audited or not.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
+from ...ids import NodeId
 from ...trust.keys import Identity
 from ..dispatch.verified_result import Watcher
 from ..hub.experts_service import ExpertSource
@@ -59,6 +61,11 @@ class Auditing:
             judge = Judge(state, experts, identity, entry_log=entry_log)
             self._auditor = Auditor(folder, experts, self._sketches, judge, standings, counters, settings)
             self.watcher = self._auditor.watch
+
+    def tell_convictions(self, on_convicted: Callable[[NodeId], None]) -> None:
+        """From now on calls the function, from the auditor's thread, after each verdict against a node."""
+        if self._auditor is not None:
+            self._auditor.on_convicted = on_convicted
 
     def start(self) -> None:
         """Starts its threads, and a task on the running event loop."""

@@ -4,7 +4,9 @@ Guarantees: whoever hands it a result never waits and never sees an error; what 
 counted, and counts for no node's good; a challenge goes out only about a result whose signature was checked and is kept. An
 opening that does not look honest, and one that does not come, lead to a recomputation, which alone convicts; a node that
 is found right is at most struck for being late. A node is asked about one result at a time, at the pace of `pace.py`, which this
-thread keeps to as well; which of those that wait it is asked about, and which are given up when too many do, is drawn. Everything but `watch` happens on one thread of its own.
+thread keeps to as well; which of those that wait it is asked about, and which are given up when too many do, is drawn. A result
+that somebody waits for is asked about at once, all of it, and ends in a word to whoever waits unless it is wrong or nobody
+does any more. Everything but `watch` happens on one thread of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,19 +24,16 @@ import torch
 
 from ...errors import FolkmootError
 from ...ids import ExpertKey, NodeId, short
-from ...protos.codec import TensorError
-from ...protos.folkmoot.v1 import link_pb2
-from ...trust.audit_check import Suspicion, check_opening
-from ...trust.keys import SignatureError
-from ...trust.residuals import residuals
+from ...trust.audit_policy import AuditSubject
 from ..dispatch.challenge import Opened, SentChallenge, Unopened
 from ..dispatch.choice import expert_work
 from ..dispatch.host import Host
-from ..dispatch.verified_result import VerifiedResult
-from .bias_watch import BiasWatch
+from ..dispatch.verified_result import Cover, VerifiedResult
 from .canonical_weights import CanonicalExperts
 from .chooser import Chooser
 from .counters import AuditCounters, AuditOutcome
+from .covering import AuditImpossibleError, Covering, Urgent, UrgentLine
+from .examiner import Examiner, Finding
 from .inbox import Inbox
 from .judge import Judge
 from .line import Line, Waiting
@@ -43,7 +43,6 @@ from .secret_draws import SecretDraws
 from .settings import AuditSettings
 from .sketch_keeper import SketchKeeper
 from .standing_book import StandingBook
-from .threshold_store import ThresholdStore
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,6 @@ STRIKES: Final = {
     Unopened.REFUSED: "the node refused to open a result",
 }
 """What a node is struck for though its result was right. What it cannot help is no fault."""
-_NO_FAULT: Final = (link_pb2.Refusal.REASON_NOT_HELD, link_pb2.Refusal.REASON_OVERLOADED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +64,15 @@ class _Answer:
     question: Question
     opened: Opened
     came_s: float
+    covering: Covering | None = None
 
 
 class Auditor:
-    """Audits the results of one coordinator's network."""
+    """Audits the results of one coordinator's network.
+
+    Attributes:
+        on_convicted: Called, from the auditor's thread, when a verdict was found against a node, which stands accordingly by then.
+    """
 
     def __init__(
         self,
@@ -84,16 +87,16 @@ class Auditor:
         """Args: folder keeps thresholds; the others are what audits work with, and where they are noted."""
         self._experts = experts
         self._sketches = sketches
-        self._judge = judge
         self._standings = standings
         self._counters = counters
         self._settings = settings
-        self._thresholds = ThresholdStore(folder, experts, settings.projections, settings.suspicion_rate)
-        self._biases = BiasWatch(settings.suspicion_rate, judge.tolerance)
+        self._examiner = Examiner(folder, experts, sketches, judge, counters, settings)
         self._draws = SecretDraws()
         self._chooser = Chooser(folder, experts, standings, settings, self._draws)
         self._inbox: Inbox[_Answer] = Inbox(settings.memory_bytes)
         self._lines: dict[Host, Line] = {}
+        self._urgent: dict[Host, UrgentLine] = {}
+        self.on_convicted: Callable[[NodeId], None] = lambda node: None
         self._own_pace = Pace(settings.busy_share, time.monotonic())
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="folkmoot-auditor", daemon=True)
@@ -121,12 +124,18 @@ class Auditor:
         saved_s = time.monotonic()
         while not self._closing:
             for item in self._inbox.take(self._pause_s()):
-                if isinstance(item, VerifiedResult):
+                if isinstance(item, VerifiedResult) and item.cover is not None:
+                    self._cover(item, item.cover)
+                elif isinstance(item, VerifiedResult):
                     self._guarded(item, partial(self._consider, item))
+                elif item.covering is not None:
+                    self._urgent[item.question.verified.host].ended(len(item.question.selection.rows))
+                    self._look_into(item.covering, item.question, item.opened)
                 else:
                     self._line(item.question.verified.host).pace.ended(item.came_s)
                     self._guarded(item.question.verified, partial(self._conclude, item))
             self._make_room()
+            self._ask_urgently()
             self._ask()
             if time.monotonic() - saved_s >= SAVE_EVERY_S:
                 saved_s = time.monotonic()
@@ -171,6 +180,8 @@ class Auditor:
         for host, line in list(self._lines.items()):
             if not line and line.pace.worked_s + FORGET_AFTER_S < now_s:
                 del self._lines[host]
+        for host in [host for host, urgent in self._urgent.items() if urgent.idle]:
+            del self._urgent[host]
 
     def _pause_s(self) -> float:
         """How long to wait for an event before some node may be asked again."""
@@ -180,17 +191,22 @@ class Auditor:
 
     def _consider(self, verified: VerifiedResult) -> bool:
         """Decides whether a result is audited; whether that was all."""
-        self._counters.looked_at()
-        line = self._line(verified.host)
-        now_s = time.monotonic()
-        line.pace.worked(now_s)
-        self._own_pace.worked(now_s)
-        self._sketches.at_work()
+        line = self._worked(verified.host)
         subjects = self._chooser.subjects(verified)
         if not subjects:
             return True
         line.add(Waiting(verified, subjects))
         return False
+
+    def _worked(self, host: Host) -> Line:
+        """A node has answered a frame: its line."""
+        self._counters.looked_at()
+        line = self._line(host)
+        now_s = time.monotonic()
+        line.pace.worked(now_s)
+        self._own_pace.worked(now_s)
+        self._sketches.at_work()
+        return line
 
     def _ask(self) -> None:
         """Asks each node that may be asked now about any of its results."""
@@ -198,7 +214,8 @@ class Auditor:
             while line and max(pace.wait_s(time.monotonic()) for pace in (line.pace, self._own_pace)) <= 0:
                 drawn = line.draw()
                 self._guarded(drawn.verified, partial(self._challenge, drawn, line.pace))
-        self._counters.waiting(sum(map(len, self._lines.values())))
+        waiting = sum(map(len, self._lines.values())) + sum(map(len, self._urgent.values()))
+        self._counters.waiting(waiting)
 
     def _challenge(self, drawn: Waiting, pace: Pace) -> bool:
         """Asks about a result; whether that ended its audit."""
@@ -211,18 +228,103 @@ class Auditor:
             return True
         kind = self._chooser.policy.kind(selection.subjects[0])
         question = Question.about(drawn.verified, selection, kind)
-        rows = len(selection.rows)
-        deadline_s = host.deadline_s(rows)
+        pace.asked(time.monotonic(), self._work(question) * host.estimate().seconds_per_byte)
+        self._send(question, host.deadline_s(len(selection.rows)))
+        return False
+
+    def _send(self, question: Question, deadline_s: float, covering: Covering | None = None) -> None:
         challenge = SentChallenge(
             question.message(deadline_s),
-            rows,
+            len(question.selection.rows),
             deadline_s,
-            lambda opened: self._inbox.answer(_Answer(question, opened, time.monotonic())),
+            lambda opened: self._inbox.answer(_Answer(question, opened, time.monotonic(), covering)),
         )
-        pace.asked(time.monotonic(), self._work(question) * host.estimate().seconds_per_byte)
-        host.ask(challenge)
+        question.verified.host.ask(challenge)
         self._counters.challenged()
-        return False
+
+    def _cover(self, verified: VerifiedResult, cover: Cover) -> None:
+        """Lines up all that must be asked about a result that somebody waits for."""
+        self._worked(verified.host)
+        selections = self._chooser.covering(verified, cover.rows)
+        covering = Covering(verified, cover, len(selections))
+        line = self._urgent.setdefault(verified.host, UrgentLine())
+        for selection in selections:
+            covering.subjects.update(selection.subjects)
+            line.add(Urgent(covering, selection))
+
+    def _ask_urgently(self) -> None:
+        """Asks about what somebody waits for, whatever the pace."""
+        for line in self._urgent.values():
+            while (urgent := line.next()) is not None:
+                try:
+                    self._ask_about(urgent, line)
+                except Exception as error:
+                    log.exception("a result that somebody waits for cannot be asked about")
+                    self._give_up(urgent.covering, error)
+
+    def _ask_about(self, urgent: Urgent, line: UrgentLine) -> None:
+        covering, selection = urgent.covering, urgent.selection
+        if self._moot(covering):
+            return
+        host = covering.verified.host
+        question = Question.about(
+            covering.verified, selection, self._chooser.policy.kind(selection.subjects[0])
+        )
+        if not self._standings.of(host.node).serves or not self._chooser.fits(selection):
+            self._look_into(covering, question, None)
+            return
+        rows = len(selection.rows)
+        # It opens one after another, and each is given the time for those before it.
+        self._send(question, host.deadline_s(rows + line.rows), covering)
+        line.asked(rows)
+
+    def _look_into(self, covering: Covering, question: Question, opened: Opened | None) -> None:
+        """Acts on what came of a question that somebody waits for, or on that it cannot be asked."""
+        if self._moot(covering):
+            return
+        try:
+            finding = self._found(question, opened)
+        except Exception as error:
+            log.exception("a result that somebody waits for can be neither audited nor computed again")
+            self._give_up(covering, error)
+            return
+        self._act_on(question, finding)
+        if finding.outcome is AuditOutcome.WRONG:
+            self._end(covering)
+            return
+        covering.passed = covering.passed and finding.outcome is AuditOutcome.PASSED
+        covering.left -= 1
+        if not covering.left:
+            self._note(question.verified.host.node, covering.subjects, covering.passed)
+            self._end(covering)
+            covering.cover.step.passed()
+
+    def _found(self, question: Question, opened: Opened | None) -> Finding:
+        """Examines an opening, and computes the rows where it cannot be examined for whatever reason."""
+        if opened is None:
+            return self._examiner.recompute(question)
+        try:
+            return self._examiner.examine(question, opened)
+        except Exception:
+            log.exception("an opening that somebody waits for could not be examined; its rows are computed")
+            return self._examiner.recompute(question)
+
+    def _moot(self, covering: Covering) -> bool:
+        """Whether an audit has ended, or nobody waits for it any more, which ends it."""
+        if not covering.over and not covering.cover.step.wanted:
+            self._counters.ended(AuditOutcome.ABANDONED)
+            self._end(covering)
+        return covering.over
+
+    def _give_up(self, covering: Covering, error: Exception) -> None:
+        if not covering.over:
+            self._counters.ended(AuditOutcome.ABANDONED)
+            self._end(covering)
+            covering.cover.step.impossible(_impossible(error))
+
+    def _end(self, covering: Covering) -> None:
+        covering.over = True
+        self._inbox.release(covering.verified)
 
     def _work(self, question: Question) -> float:
         """What opening costs a node, in bytes of weights read: no more than the result itself had cost it."""
@@ -238,72 +340,40 @@ class Auditor:
         if not self._standings.of(node).serves:
             self._counters.ended(AuditOutcome.ABANDONED)
             return True
-        found, biased = self._check(question, answer.opened)
-        if found is None and not biased:
-            self._chooser.record(question.selection, passed=True)
-            self._counters.ended(AuditOutcome.PASSED)
-            self._standings.audit_passed(node)
-            return True
-        if isinstance(found, Unopened):
-            self._counters.unopened(found)
-        else:
-            self._counters.suspected()
-        recomputed = self._judge.recompute(question)
-        verdict = self._judge.judge(question, recomputed)
-        if verdict is not None:
-            log.warning("node %s: %s; evidence: %s", short(node), verdict.what, verdict.evidence)
-            return self._convict(node, verdict.what)
-        bias = None if isinstance(found, Unopened) else self._biases.weigh(question, recomputed)
-        if bias is not None:
-            layer = question.verified.task.layer
-            return self._convict(
-                node, f"its results in layer {layer} are biased by {bias:.2%} over many rows"
-            )
-        self._chooser.record(question.selection, passed=False)
-        self._counters.ended(AuditOutcome.CLEARED)
-        if isinstance(found, Unopened) and found in STRIKES:
-            self._standings.struck(node, STRIKES[found])
+        finding = self._examiner.examine(question, answer.opened)
+        self._act_on(question, finding)
+        if finding.outcome is not AuditOutcome.WRONG:
+            self._note(node, question.selection.subjects, finding.outcome is AuditOutcome.PASSED)
         return True
 
-    def _convict(self, node: NodeId, what: str) -> bool:
-        self._chooser.forget(node)
-        self._biases.forget(node)
-        self._counters.ended(AuditOutcome.WRONG)
-        self._standings.convicted(node, what)
-        return True
-
-    def _check(self, question: Question, opened: Opened) -> tuple[Suspicion | Unopened | None, bool]:
-        """What is wrong with an opening, None when it looks honest; and whether many together do not."""
-        if isinstance(opened, Unopened):
-            return opened, False
+    def _act_on(self, question: Question, finding: Finding) -> None:
         node = question.verified.host.node
-        if opened.refused:
-            log.info("node %s opens nothing: %r", short(node), opened.refused)
-            return Unopened.NOT_NOW if opened.reason in _NO_FAULT else Unopened.REFUSED, False
-        try:
-            return self._residuals_of(question, opened)
-        except SignatureError as error:
-            log.warning("an opening of node %s does not count: %s", short(node), error)
-            return Unopened.SIGNATURE, False
-        except TensorError as error:
-            log.warning("an opening of node %s does not count: %s", short(node), error)
-            return Unopened.MALFORMED, False
+        self._counters.ended(finding.outcome)
+        if finding.outcome is AuditOutcome.WRONG:
+            self._convict(node, finding.verdict)
+        elif finding.unopened in STRIKES:
+            self._standings.struck(node, STRIKES[finding.unopened])
 
-    def _residuals_of(self, question: Question, opening: link_pb2.Opening) -> tuple[Suspicion | None, bool]:
-        layer, manifest = question.verified.task.layer, self._experts.manifest
-        keys = {part.expert: ExpertKey(layer, part.expert) for part in question.selection.by_expert}
-        first = next(iter(keys.values()))
-        opened = question.read(opening, manifest.spec_of(first), manifest)
-        book = self._sketches.current
-        left = residuals(
-            self._experts.form(first),
-            book.projections(layer),
-            {expert: book.sketch(key) for expert, key in keys.items()},
-            question.inputs,
-            question.output,
-            opened,
-        )
-        thresholds = self._thresholds.of(manifest.experts[first].spec, book)
-        found = check_opening(left, thresholds, question.kind)
-        biased = self._biases.note(question, left, book.epoch)
-        return (found if isinstance(found, Suspicion) else None), biased
+    def _note(self, node: NodeId, subjects: Iterable[AuditSubject], passed: bool) -> None:
+        """An audit is over, and nothing wrong was found."""
+        self._chooser.record(subjects, passed)
+        if passed:
+            self._standings.audit_passed(node)
+
+    def _convict(self, node: NodeId, what: str) -> None:
+        self._chooser.forget(node)
+        self._examiner.forget(node)
+        self._standings.convicted(node, what)
+        # Only now: whoever goes back must not take results of this node again.
+        try:
+            self.on_convicted(node)
+        except Exception:
+            log.exception("what follows from the verdict against node %s met a fault", short(node))
+
+
+def _impossible(error: Exception) -> AuditImpossibleError:
+    why = str(error) if isinstance(error, FolkmootError) else type(error).__name__
+    return AuditImpossibleError(
+        f"a result behind this answer can be neither audited nor computed again ({why})",
+        advice="ask again; the coordinator's log has more",
+    )

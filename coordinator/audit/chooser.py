@@ -1,23 +1,26 @@
 """Which results are audited, and which of their rows.
 
 Guarantees: the rate rule of `trust.audit_policy` decides, by numbers that no node can foresee; a node on probation has all of its
-results audited, one that does not serve none. How often a node has passed outlives a restart, as it was some seconds before. For one
+results audited, one that does not serve none; what somebody waits for is audited whole. How often a node has passed outlives a restart, as it was some seconds before. For one
 thread.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from ...ids import ExpertKey, NodeId
+from ...protos.limits import opened_pairs
 from ...trust.audit_policy import AuditPolicy, AuditSubject
+from ..dispatch.pairs import Int64s
 from ..dispatch.verified_result import VerifiedResult
 from .canonical_weights import CanonicalExperts
 from .passed_audits import PassedAudits
 from .secret_draws import SecretDraws
-from .selection import Selection, SelectionCaps, select
+from .selection import Selection, SelectionCaps, cover, select
 from .settings import AuditSettings
 from .standing_book import StandingBook
 
@@ -64,15 +67,33 @@ class Chooser:
 
     def selection(self, verified: VerifiedResult, subjects: list[AuditSubject]) -> Selection | None:
         """The rows to ask for; None when there are none within the caps."""
-        settings = self._settings
-        intermediate = self._experts.manifest.spec_of(subjects[0].expert).intermediate
-        caps = SelectionCaps(settings.rows_per_expert, settings.most_rows, settings.most_pairs(intermediate))
+        caps = self._caps(subjects[0].expert)
         by_expert = {subject.expert.expert: subject for subject in subjects}
         return select(verified.pairs, verified.task.rows, by_expert, caps, self._draws)
 
-    def record(self, selection: Selection, passed: bool) -> None:
-        """Notes how an audit ended."""
-        for subject in selection.subjects:
+    def covering(self, verified: VerifiedResult, rows: Int64s) -> list[Selection]:
+        """All that must be asked for these rows, one at least, to be audited with every expert that worked on them.
+
+        A row that is over the caps alone is asked for alone.
+        """
+        host, layer = verified.host, verified.task.layer
+        caps = self._caps(ExpertKey(layer, verified.pairs.loads[0][0]))
+        version = host.software_version
+        subjects = {
+            expert: AuditSubject(host.node, ExpertKey(layer, expert), version)
+            for expert in verified.pairs.loads[0]
+        }
+        return cover(verified.pairs, verified.task.rows, rows, subjects, caps)
+
+    def fits(self, selection: Selection) -> bool:
+        """Whether one challenge may ask for all of it: not for a row that goes through too many experts."""
+        manifest = self._experts.manifest
+        most = opened_pairs(manifest.spec_of(selection.subjects[0].expert).intermediate)
+        return len(selection.pairs) <= most
+
+    def record(self, subjects: Iterable[AuditSubject], passed: bool) -> None:
+        """Notes how an audit of these ended."""
+        for subject in subjects:
             self.policy.record(subject, passed)
         if time.monotonic() >= self._saved_s + SAVE_EVERY_S:
             self.save()
@@ -81,6 +102,11 @@ class Chooser:
         """The node begins anew, if it ever comes back."""
         self.policy.forget(node)
         self.save()
+
+    def _caps(self, expert: ExpertKey) -> SelectionCaps:
+        settings = self._settings
+        intermediate = self._experts.manifest.spec_of(expert).intermediate
+        return SelectionCaps(settings.rows_per_expert, settings.most_rows, settings.most_pairs(intermediate))
 
     def save(self) -> None:
         """Writes down what nodes have passed."""

@@ -1,8 +1,8 @@
 """What the auditor has yet to look at: verified results and openings.
 
 Guarantees: whoever puts something in never waits. What is put in is taken out in batches, in the order in which it came, so
-that a busy network wakes the auditor a few times a second and not with each result; openings wake it at once. Results beyond
-the memory that was set are refused. All methods may be called from any thread.
+that a busy network wakes the auditor a few times a second and not with each result; openings, and results that somebody waits
+for, wake it at once. Other results beyond the memory that was set are refused. All methods may be called from any thread.
 """
 
 from __future__ import annotations
@@ -32,14 +32,18 @@ class Inbox(Generic[Answer]):
         self._urgent = threading.Event()
 
     def put(self, verified: VerifiedResult) -> bool:
-        """Puts a result in; whether there was room."""
+        """Puts a result in; whether there was room. For one that somebody waits for there is always room: whoever waits sees to it
+        that they are few.
+        """
         size = verified.size
         with self._lock:
-            if self._held_bytes + size > self._memory_bytes:
+            if verified.cover is None and self._held_bytes + size > self._memory_bytes:
                 return False
             self._held_bytes += size
         self._items.append(verified)
-        if not self._any.is_set():
+        if verified.cover is not None:
+            self.wake()
+        elif not self._any.is_set():
             self._any.set()
         return True
 

@@ -1,7 +1,7 @@
 """Which rows of a result an audit asks for: pure, but for the random numbers that it is given.
 
 Guarantees: rows are asked for only because a chosen expert worked on them; each comes with all of its pairs on the node,
-because outputs are summed per row; no selection is over its caps; a chosen expert that none of the rows has passed through is
+because outputs are summed per row; no selection that is drawn is over its caps; a chosen expert that none of the rows has passed through is
 left out of the subjects, so nothing is ever counted as audited that was not.
 
 Letters: R rows of the frame, r rows asked for, P pairs of these.
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ...trust.audit_policy import AuditSubject
 from ...trust.expert_arithmetic import ExpertRows
@@ -86,8 +87,41 @@ def select(
             if not asked[row] and asked.sum() < caps.rows and total + load[row] <= caps.pairs:
                 asked[row] = True
                 total += int(load[row])
-    if not total:
-        return None
+    return _selection(pairs, asked, subjects) if total else None
+
+
+def cover(
+    pairs: Pairs,
+    rows: int,
+    wanted: Int64s,
+    subjects: Mapping[int, AuditSubject],
+    caps: SelectionCaps,
+) -> list[Selection]:
+    """Selections that have each wanted row in one of them, none over the caps unless a single row is.
+
+    Args:
+        pairs: The frame's, in canonical order.
+        rows: R.
+        wanted: Rows of the frame, ascending.
+        subjects: Of all experts of the frame.
+        caps: The most that may be asked for at once, however many there are for each expert.
+    """
+    load = np.bincount(pairs.rows, minlength=rows)  # [R] pairs of each row
+    selections: list[Selection] = []
+    start = 0
+    while start < len(wanted):
+        end, total = start + 1, int(load[wanted[start]])
+        while end < len(wanted) and end - start < caps.rows and total + int(load[wanted[end]]) <= caps.pairs:
+            total += int(load[wanted[end]])
+            end += 1
+        asked = np.zeros(rows, np.bool_)
+        asked[wanted[start:end]] = True
+        selections.append(_selection(pairs, asked, subjects))
+        start = end
+    return selections
+
+
+def _selection(pairs: Pairs, asked: npt.NDArray[np.bool_], subjects: Mapping[int, AuditSubject]) -> Selection:
     mask = asked[pairs.rows]
     places = np.cumsum(asked, dtype=np.int32) - np.int32(1)
     kept = Pairs(pairs.experts[mask], places[pairs.rows[mask]].astype(np.int32), pairs.gates[mask])

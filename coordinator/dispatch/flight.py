@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ...errors import ModelError, TrustError, UnavailableError, WireError
@@ -30,7 +31,7 @@ from .acceptance import Expected, accept, reason_of
 from .host import Ending, Failure, Host, SentFrame
 from .pairs import Pairs
 from .plan import PlannedFrame, plan
-from .verified_result import VerifiedResult
+from .verified_result import Cover, VerifiedResult
 
 if TYPE_CHECKING:
     from .network_experts import NetworkExperts
@@ -219,9 +220,22 @@ class Flight:
         self._tally.nodes.add(part.host.node)
         self._outputs[part.order] = (part.planned, accepted.output)
         if network.watcher is not None:
+            planned, statement, cover = part.planned, accepted.statement, self._cover(part.planned)
+            self._tally.audits += cover is not None
             network.watcher(
-                VerifiedResult(part.host, task, part.planned.local, part.hidden, result, accepted.statement)
+                VerifiedResult(
+                    part.host, task, planned.local, part.hidden, result, statement, self._tally.step, cover
+                )
             )
+
+    def _cover(self, planned: PlannedFrame) -> Cover | None:
+        """Which of a frame's rows must be audited."""
+        step = self._tally.audited
+        if step is None:
+            return None
+        # Where experts scale their input, a token has a row for each of its experts.
+        rows = np.flatnonzero(step.rows[planned.rows // (len(self._hidden) // len(step.rows))])
+        return Cover(step, rows) if len(rows) else None
 
     def _failed(self, part: Part, failure: Failure) -> None:
         self._network.counters.failed(failure.value)

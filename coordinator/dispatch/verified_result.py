@@ -10,10 +10,24 @@ from dataclasses import dataclass
 
 import torch
 
+from ...models.pool import AuditedStep
 from ...protos.folkmoot.v1 import link_pb2
 from ...trust.statements import ResultStatement, TaskStatement
 from .host import Host
-from .pairs import Pairs
+from .pairs import Int64s, Pairs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cover:
+    """Rows of a result that must be audited before they count.
+
+    Attributes:
+        step: Who waits for it, and is to be told.
+        rows: [r], one at least: rows of the frame, ascending.
+    """
+
+    step: AuditedStep
+    rows: Int64s
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +41,8 @@ class VerifiedResult:
         hidden: [R, H] its input as it was sent.
         result: The node's message; its signature has been found right.
         statement: What it signed.
+        step: The number of the step that consumed it; 0 when it has none.
+        cover: What of it must be audited, and for whom; None when nothing must.
     """
 
     host: Host
@@ -35,6 +51,8 @@ class VerifiedResult:
     hidden: torch.Tensor
     result: link_pb2.Result
     statement: ResultStatement
+    step: int = 0
+    cover: Cover | None = None
 
     @property
     def size(self) -> int:

@@ -27,7 +27,12 @@ class Detokenizer:
 
     def __init__(self, tokenizer: TextTokenizer, prompt_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
-        self._read = self._context(prompt_ids)
+        self._prompt_end = self._context(prompt_ids)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets all tokens of the answer."""
+        self._read = self._prompt_end
         self._read_text = self._decode(self._read)
         self._unread: list[int] = []
 

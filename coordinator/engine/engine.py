@@ -14,10 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
+from typing import Any
 
+from ...ids import NodeId
 from ...models.pool import ExpertPool
 from .answer import Answer
-from .faults import PromptTooLongError
+from .delivery import STREAMED, Delivery
+from .faults import NotAuditedError, PromptTooLongError
 from .generation import Generation
 from .kv_memory import KvMemory
 from .lane import Lane, StepTrunk
@@ -30,6 +33,7 @@ from .sequence import Sequence as TokenSequence
 from .settings import EngineSettings
 from .speculation.drafter import Drafter
 from .tokens import TextTokenizer, TokenSpelling
+from .trail import Trail
 from .writer import Writer
 
 
@@ -47,6 +51,8 @@ class EngineStats:
         preemptions: How often a sequence gave its pages to an older one.
         draft_tokens: Guessed tokens that steps tried since the start.
         draft_tokens_accepted: Those that were kept, each of them a token without a step of its own.
+        answers_rewound: Answers of which some was computed anew because a node was convicted.
+        answers_doubted: Answers that had ended when a node was convicted whose results were behind them.
     """
 
     running: int
@@ -58,6 +64,8 @@ class EngineStats:
     preemptions: int
     draft_tokens: int
     draft_tokens_accepted: int
+    answers_rewound: int
+    answers_doubted: int
 
 
 class Engine:
@@ -71,6 +79,9 @@ class Engine:
         settings: EngineSettings,
         covered: Callable[[], bool],
         observer: EngineObserver | None = None,
+        *,
+        audits: bool = False,
+        trusted: Callable[[NodeId], bool] = lambda node: True,
     ) -> None:
         """Reserves the memory for keys and values.
 
@@ -81,6 +92,8 @@ class Engine:
             settings: The limits.
             covered: Whether every expert has a host now; asked from lanes' threads, must return at once.
             observer: Hears how long things take.
+            audits: Whether the pool sees to audits of what it is told to have audited.
+            trusted: Whether results of a node may be used that has answered; asked from lanes' threads, must return at once.
 
         Raises:
             EngineSettingsError: when the memory holds not even one page.
@@ -93,7 +106,8 @@ class Engine:
         observer = observer or SilentObserver()
         memory = KvMemory(trunk.spec, settings)
         self._allocator = PageAllocator(memory.pages)
-        self._roster = Roster(Scheduler(settings, self._allocator), settings, covered, observer)
+        self._audits = audits
+        self._roster = Roster(Scheduler(settings, self._allocator), settings, covered, observer, trusted)
         self._threads = [
             threading.Thread(
                 target=Lane(trunk, pool, memory, self._roster, observer).run,
@@ -116,15 +130,24 @@ class Engine:
                 thread.join()
         self._roster.clear()
 
-    def submit(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> Generation:
+    def submit(
+        self, prompt_ids: Sequence[int], sampling: SamplingParams, delivery: Delivery = STREAMED
+    ) -> Generation:
         """Queues a prompt and returns at once.
 
         Raises:
+            NotAuditedError: when the answer is to be audited, and nothing is.
             ParameterError: when the prompt is empty or holds a number that is no token.
             PromptTooLongError: when the prompt, or the prompt and `max_tokens`, can never fit.
             OverloadedError: when too many requests wait already.
             EngineClosedError: after `close`.
         """
+        if delivery.audited and not self._audits:
+            raise NotAuditedError(
+                "this coordinator audits nothing, so no answer of it can be audited",
+                param="folkmoot.verify",
+                advice='leave it out, or ask for "signed"; an operator turns audits on with audit.enabled',
+            )
         prompt = list(prompt_ids)
         self._check_tokens(prompt)
         room = self._room(prompt, sampling)
@@ -140,17 +163,31 @@ class Engine:
             max_tokens=max_tokens,
             eos_ids=self._spec.eos_ids,
         )
-        generation = Generation(uuid.uuid4().hex, len(prompt), partial(self._roster.cancel, arrival))
-        sequence = TokenSequence(arrival, prompt, drafter=self._drafter(prompt, max_tokens))
+        cancel = partial(self._roster.cancel, arrival)
+        generation = Generation(uuid.uuid4().hex, len(prompt), cancel, delivery)
+        trail = Trail(arrival, self._settings.unaudited_tokens) if delivery.audited else None
+        sequence = TokenSequence(arrival, prompt, drafter=self._drafter(prompt, max_tokens), trail=trail)
         self._roster.add(Answer(sequence, writer, generation, monotonic()))
         return generation
+
+    def rewind(self, node: NodeId) -> None:
+        """A node was convicted: whatever of its results is not known to be right counts for nothing, and is computed anew.
+
+        It must not be `trusted` any more when this is called.
+        """
+        self._roster.rewind(node)
+
+    def doubted(self) -> list[dict[str, Any]]:
+        """The last answers that had ended when a node behind them was convicted: id, node, and when they ended."""
+        with self._roster.lock:
+            return self._roster.ended.document()
 
     def stats(self) -> EngineStats:
         """What the engine does now."""
         with self._roster.lock:
             scheduler = self._roster.scheduler
             return EngineStats(
-                running=len(scheduler.running),
+                running=len(scheduler.running) + len(scheduler.held),
                 waiting=len(scheduler.waiting),
                 pages_used=self._allocator.total - self._allocator.free,
                 pages_total=self._allocator.total,
@@ -159,6 +196,8 @@ class Engine:
                 preemptions=scheduler.preemptions,
                 draft_tokens=self._roster.draft_tokens,
                 draft_tokens_accepted=self._roster.draft_tokens_accepted,
+                answers_rewound=self._roster.answers_rewound,
+                answers_doubted=self._roster.ended.doubted,
             )
 
     def _drafter(self, tokens: list[int], max_tokens: int) -> Drafter | None:

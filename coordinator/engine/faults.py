@@ -44,6 +44,12 @@ class NotCoveredError(UnavailableError):
         self.retry_after_s = retry_after_s
 
 
+class NotAuditedError(ParameterError):
+    """An audited answer was asked for where nothing is audited."""
+
+    code = "audits_disabled"
+
+
 class EngineClosedError(UnavailableError):
     """The engine was closed before the answer was complete."""
 

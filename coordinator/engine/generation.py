@@ -1,7 +1,8 @@
 """One answer on its way from a lane's thread to whoever reads it.
 
 Guarantees: deltas arrive in the order they were made; after the last one, or after a failure, nothing more arrives; a
-reader that goes away cancels the answer; nothing that a reader does holds up a lane.
+reader that goes away cancels the answer; nothing that a reader does holds up a lane. A delta that its reader has not taken can be
+recalled; one that waits for audits, or for the end of an answer that is wanted whole, cannot be taken.
 """
 
 from __future__ import annotations
@@ -13,24 +14,45 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 
 from ...errors import FolkmootError
 from ...models.pool import StepTally
+from .delivery import STREAMED, Delivery
 from .requests import Delta
 
 
 class Generation:
-    """An answer, delta by delta; it has one reader, in an event loop (`async for`) or a thread (`stream`, `wait`)."""
+    """An answer, delta by delta; it has one reader, in an event loop (`async for`) or a thread (`stream`, `wait`).
 
-    def __init__(self, generation_id: str, prompt_tokens: int, on_cancel: Callable[[], None]) -> None:
+    Attributes:
+        audits_passed: Results of the answer's steps that were audited for its sake and found right.
+        rewound: Whether some of the answer was computed anew because a node was convicted.
+        suspect_tokens: Ranges of its tokens, first and end, that a convicted node had a part in and that could not be recalled.
+    """
+
+    def __init__(
+        self,
+        generation_id: str,
+        prompt_tokens: int,
+        on_cancel: Callable[[], None],
+        delivery: Delivery = STREAMED,
+    ) -> None:
         """Made by the engine.
 
         Args:
             generation_id: Unique within the process.
             prompt_tokens: Length of the prompt.
             on_cancel: Called at most once, by whichever thread cancels, and never after the answer ended.
+            delivery: When deltas may be taken.
         """
         self.id = generation_id
         self.prompt_tokens = prompt_tokens
+        self.delivery = delivery
+        self.audits_passed = 0
+        self.rewound = False
+        self.suspect_tokens: list[tuple[int, int]] = []
         self._on_cancel = on_cancel
         self._changed = threading.Condition()
+        self._holds = delivery.audited or delivery.whole
+        self._held: deque[Delta] = deque()
+        self._released = 0
         self._deltas: deque[Delta] = deque()
         self._ended = False
         self._error: FolkmootError | None = None
@@ -62,15 +84,52 @@ class Generation:
         if self._end(None):
             self._on_cancel()
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with an error."""
+        return self._error is not None
+
     def push(self, delta: Delta) -> None:
-        """Adds a delta, and ends the answer with the one that has a finish reason. For the engine."""
+        """Adds a delta, and ends the answer with the one that has a finish reason, unless that is to wait. For the engine."""
         with self._changed:
             if self._ended:
                 return
-            self._deltas.append(delta)
             self._completion_tokens += len(delta.token_ids)
+            if self._holds:
+                self._held.append(delta)
+                if self.delivery.audited or delta.finish_reason is None:
+                    return
+                self._deltas, self._held = self._held, self._deltas
+            else:
+                self._deltas.append(delta)
             self._ended = delta.finish_reason is not None
         self._wake()
+
+    def release(self, tokens: int) -> list[Delta]:
+        """The first so many tokens of an audited answer may be taken; returns the deltas that wait no more. For the engine."""
+        released: list[Delta] = []
+        with self._changed:
+            if self._ended:
+                return released
+            while self._held and self._released < tokens:
+                delta = self._held.popleft()
+                self._released += len(delta.token_ids)
+                released.append(delta)
+            self._deltas += released
+            self._ended = bool(released) and released[-1].finish_reason is not None
+        if released:
+            self._wake()
+        return released
+
+    def rewind(self, tokens: int) -> int:
+        """Recalls what follows the first so many tokens, as far as nobody has taken it; returns how many are left. For the engine."""
+        with self._changed:
+            self.rewound = True
+            while self._completion_tokens > tokens and (recalled := self._held or self._deltas):
+                self._completion_tokens -= len(recalled.pop().token_ids)
+            if self._completion_tokens > tokens:
+                self.suspect_tokens.append((tokens, self._completion_tokens))
+            return self._completion_tokens
 
     def fail(self, error: FolkmootError) -> None:
         """Ends the answer with an error, unless it has ended. For the engine."""

@@ -24,10 +24,11 @@ from .kv_memory import KvMemory
 from .observer import EngineObserver
 from .paged_attention import PagedAttention
 from .requests import Delta
-from .roster import Roster, Written
+from .roster import Roster
 from .sampling import Choice, choose
 from .scheduler import Chunk, StepPlan
 from .step_layout import StepLayout
+from .written import Written
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,8 @@ class Lane:
 
     def _step(self, plan: StepPlan) -> None:
         began_s = monotonic()
-        tally = StepTally()
+        audits = self._roster.audits(plan)
+        tally = StepTally(step=plan.number, audited=audits)
         answers = self._roster.answers(plan)
         sampled = [pair for pair in zip(answers, plan.chunks, strict=True) if pair[1].samples]
         try:
@@ -100,7 +102,7 @@ class Lane:
                 answer.generation.account(tally)
         rows = iter(choices)
         written = [_write(answer, chunk, rows) for answer, chunk in sampled]
-        self._roster.settle(plan, written)
+        self._roster.settle(plan, written, tally, audits)
         self._observer.stepped(plan.tokens, monotonic() - began_s)
         proposed = sum(len(chunk.drafts) for _, chunk in sampled)
         if proposed:

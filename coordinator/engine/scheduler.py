@@ -7,6 +7,7 @@ Guarantees, whatever comes:
 - when pages run out, the youngest sequence gives back its own and waits again; the oldest is never held up, so all that
   fit alone come to their end;
 - a sequence is in at most one step at a time;
+- an audited sequence is never further ahead of its audits than its trail allows, nor are all of them together than the settings do;
 - drafts take only what nobody else wants: room in a small step, and pages while nobody waits for any and each running
   sequence could have one more; what they took and did not need is given back with their step.
 Pure decisions: no tensors, no threads, no clock. The caller serialises calls.
@@ -20,6 +21,7 @@ from collections.abc import Sequence as Listed
 from dataclasses import dataclass, replace
 
 from .pages import PageAllocator
+from .place import Place
 from .sequence import Sequence, State
 from .settings import EngineSettings
 
@@ -65,7 +67,7 @@ class StepPlan:
 
 
 class Scheduler:
-    """Holds the waiting and the running sequences, both in order of arrival."""
+    """Holds the waiting and the running sequences, both in order of arrival, and those held that wait for nothing but audits."""
 
     def __init__(self, settings: EngineSettings, allocator: PageAllocator) -> None:
         self._settings = settings
@@ -73,6 +75,7 @@ class Scheduler:
         self._steps = 0
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self.held: list[Sequence] = []
         self.preemptions = 0
 
     @property
@@ -106,6 +109,8 @@ class Scheduler:
         for chunk in chunks:
             sequence = chunk.sequence
             sequence.state, sequence.served = State.STEPPING, self._steps
+            if sequence.trail is not None:
+                sequence.trail.stepping = chunk.rows
             fresh += sequence.fresh
             sequence.fresh = []
         return StepPlan(self._steps, tuple(chunks), tuple(fresh))
@@ -127,10 +132,7 @@ class Scheduler:
                 sequence.cached += len(tokens) - 1
                 if sequence.drafter is not None:
                     sequence.drafter.fared(len(chunk.drafts), len(tokens) - 1)
-            surplus = sequence.pages[self._needed_pages(sequence) :]
-            if surplus:
-                del sequence.pages[-len(surplus) :]
-                self._allocator.give_back(surplus)
+            self._keep_pages(sequence, self._needed_pages(sequence))
 
     def holds(self, plan: StepPlan, sequence: Sequence) -> bool:
         """Whether a sequence is still in this very step."""
@@ -141,8 +143,33 @@ class Scheduler:
         for sequence in sequences:
             self.running.remove(sequence)
             self._release(sequence)
-            sequence.state = State.WAITING
-            insort(self.waiting, sequence, key=_arrival)
+            self._wait(sequence)
+
+    def hold(self, sequence: Sequence) -> None:
+        """A ready sequence is complete but for its audits: it gives its pages back."""
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.state = State.HELD
+        self.held.append(sequence)
+
+    def take_back(self, sequence: Sequence, place: Place) -> None:
+        """A sequence that is in no step is at an earlier place again, or at the start of the page that this place is in.
+
+        Pages behind it are given back, so that whatever a wrong result has left in them is cleared before they are used again.
+        """
+        del sequence.tokens[place.length :]
+        sequence.sources.back_at(place)
+        if sequence.trail is not None:
+            sequence.trail.stop()
+        if sequence.drafter is not None:
+            sequence.drafter.look_again()
+        if sequence.state is State.HELD:
+            self.held.remove(sequence)
+            self._wait(sequence)
+        pages = min(sequence.cached, place.cached) // self._settings.page_tokens
+        sequence.cached = pages * self._settings.page_tokens
+        self._keep_pages(sequence, pages)
+        sequence.fresh = [page for page in sequence.fresh if page in sequence.pages]
 
     def compute_again_plainly(self, sequence: Sequence) -> None:
         """A sequence whose drafts did harm gives its pages back, waits, and gets no drafts any more."""
@@ -154,13 +181,30 @@ class Scheduler:
         """A sequence leaves for good; it must not be stepping, unless its step is over."""
         if sequence.state is State.ENDED:
             return
-        (self.waiting if sequence.state is State.WAITING else self.running).remove(sequence)
+        lists = {State.WAITING: self.waiting, State.HELD: self.held}
+        lists.get(sequence.state, self.running).remove(sequence)
         self._release(sequence)
         sequence.state = State.ENDED
+        if sequence.trail is not None:
+            sequence.trail.abandon()
+
+    def _wait(self, sequence: Sequence) -> None:
+        sequence.state = State.WAITING
+        insort(self.waiting, sequence, key=_arrival)
 
     def _release(self, sequence: Sequence) -> None:
-        self._allocator.give_back(sequence.pages)
-        sequence.pages, sequence.fresh, sequence.cached = [], [], 0
+        """Takes all of its pages: whatever it was computed from, only its tokens are left."""
+        self._keep_pages(sequence, 0)
+        sequence.fresh, sequence.cached = [], 0
+        sequence.sources.back_at(Place(0, len(sequence.tokens)))
+        if sequence.trail is not None:
+            sequence.trail.stop()
+
+    def _keep_pages(self, sequence: Sequence, count: int) -> None:
+        surplus = sequence.pages[count:]
+        if surplus:
+            del sequence.pages[count:]
+            self._allocator.give_back(surplus)
 
     def _grow(self, sequence: Sequence) -> bool:
         """Gives a ready sequence the pages for all of its tokens; the youngest pay when none are free."""
@@ -194,20 +238,33 @@ class Scheduler:
         ready = [
             sequence
             for sequence in self.running
-            if sequence.state is State.READY and not self._missing_pages(sequence)
+            if sequence.state is State.READY
+            and not self._missing_pages(sequence)
+            and (sequence.trail is None or sequence.trail.room > 0)
         ]
         ready.sort(key=lambda sequence: (sequence.served, sequence.arrival))
         share = -(-len(self.running) // self._settings.lanes)
         budget = self._settings.max_step_tokens
+        unaudited = self._unaudited_room()
         chunks: list[Chunk] = []
         for sequence in sorted(ready[:share], key=lambda sequence: sequence.remaining > 1):
             length = min(sequence.remaining, self._settings.prefill_chunk_tokens, budget)
             if not length:
                 break
+            if sequence.trail is not None:
+                length = min(length, sequence.trail.room, unaudited)
+                if length <= 0:
+                    continue
+                unaudited -= length
             end = sequence.cached + length
             chunks.append(Chunk(sequence, sequence.cached, end, samples=end == len(sequence.tokens)))
             budget -= length
         return chunks
+
+    def _unaudited_room(self) -> int:
+        """How many tokens of audited sequences may be computed now."""
+        trails = [sequence.trail for sequence in (*self.running, *self.held) if sequence.trail is not None]
+        return self._settings.unaudited_tokens_in_all - sum(trail.ahead for trail in trails)
 
     def _draft(self, chunks: list[Chunk]) -> list[Chunk]:
         """Fills what is left of a small step with drafts, the same number for each sequence as far as they have any."""
@@ -218,10 +275,16 @@ class Scheduler:
         room = limit - sum(chunk.rows for chunk in chunks)
         if room <= 0:
             return chunks
+        audited = [chunk for chunk in chunks if chunk.sequence.trail is not None]
+        unaudited = self._unaudited_room() - sum(chunk.rows for chunk in audited) if audited else 0
         drafted: list[Chunk] = []
         for place, chunk in enumerate(chunks):
-            drafts = self._drafts(chunk, -(-room // (len(chunks) - place)))
+            most = -(-room // (len(chunks) - place))
+            if chunk.sequence.trail is not None:
+                most = min(most, chunk.sequence.trail.room - chunk.rows, unaudited)
+            drafts = self._drafts(chunk, most) if most > 0 else ()
             room -= len(drafts)
+            unaudited -= len(drafts) if chunk.sequence.trail is not None else 0
             drafted.append(replace(chunk, drafts=drafts))
         return drafted
 

@@ -1,7 +1,8 @@
 """One sequence as the scheduler sees it: its tokens, how many of them are cached, and where.
 
 Guarantees: `pages` hold the keys and values of `tokens[:cached]` whenever the sequence is not in a step, and no page more
-than its tokens need; a sequence that waits owns no page.
+than its tokens need; a sequence that waits owns no page. How to get
+back to where it stood before any node had a part in it is on its `trail`, if it is audited, and otherwise in its `sources`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from .sources import Sources
 from .speculation.drafter import Drafter
+from .trail import Trail
 
 
 class State(Enum):
@@ -21,6 +24,8 @@ class State(Enum):
     """Owns pages, and may take part in the next step."""
     STEPPING = auto()
     """Takes part in a step that a lane is running."""
+    HELD = auto()
+    """Its tokens are all there and wait for their audits; owns no page."""
     ENDED = auto()
     """Gone; owns no page."""
 
@@ -37,6 +42,8 @@ class Sequence:
         fresh: Those of `pages` that may hold what another sequence left there.
         served: The number of the last step that took the sequence.
         drafter: Guesses its next tokens; None where that is off.
+        sources: Whose results it was computed from, if it is not audited.
+        trail: What of it waits for audits; None when nobody waits for any.
     """
 
     arrival: int
@@ -46,6 +53,8 @@ class Sequence:
     fresh: list[int] = field(default_factory=list)
     served: int = 0
     drafter: Drafter | None = None
+    sources: Sources = field(default_factory=Sources)
+    trail: Trail | None = None
     state: State = State.WAITING
 
     @property

@@ -30,6 +30,9 @@ class EngineSettings:
         max_draft_tokens: Guessed tokens of one sequence in one step; 0 for none. Each is a row more, with experts of its own.
         draft_step_tokens: Guesses fill a step up to so many tokens in all. A round trip costs the same for a few rows, and
             the native kernels read a weight once for up to 8 of them; in a fuller step a guess would take time from others.
+        unaudited_tokens: Tokens of an audited answer, its prompt's included, that may be computed before audits of those before
+            them have passed.
+        unaudited_tokens_in_all: The same of all audited answers together; what is audited is kept in memory until then.
         not_covered_wait_s: How long a request waits for experts that have no host.
         retry_after_s: When a client that was turned away should come again.
     """
@@ -43,6 +46,8 @@ class EngineSettings:
     lanes: int = 1
     max_draft_tokens: int = 4
     draft_step_tokens: int = 6
+    unaudited_tokens: int = 32
+    unaudited_tokens_in_all: int = 256
     not_covered_wait_s: float = 20.0
     retry_after_s: float = 5.0
 
@@ -56,6 +61,8 @@ class EngineSettings:
             "max_waiting",
             "lanes",
             "draft_step_tokens",
+            "unaudited_tokens",
+            "unaudited_tokens_in_all",
         ):
             if getattr(self, name) < 1:
                 raise EngineSettingsError(

@@ -1,7 +1,8 @@
 """From chosen tokens to the deltas of one answer.
 
 Guarantees: every token is in exactly one delta; the answer ends with the token that ends it: an end token ("stop"), a stop
-string ("stop"), or the last one allowed ("length"), in this order when several are true.
+string ("stop"), or the last one allowed ("length"), in this order when several are true. After `rewind` it goes on as if the
+tokens after those that are left had never been.
 """
 
 from __future__ import annotations
@@ -37,6 +38,14 @@ class Writer:
         self._detokenizer = Detokenizer(tokenizer, prompt_ids)
         self._stops = StopStrings(sampling.stop)
         self._written = 0
+        self._unread: Sequence[int] = ()
+
+    def rewind(self, tokens: Sequence[int]) -> None:
+        """The answer has only these tokens again; what was held back of their text is held back again."""
+        self._written = len(tokens)
+        self._unread = tuple(tokens)
+        self._detokenizer.restart()
+        self._stops = StopStrings(self._sampling.stop)
 
     def draws(self, count: int) -> list[Draw]:
         """How each of the next `count` tokens is to be chosen."""
@@ -44,6 +53,7 @@ class Writer:
 
     def write(self, choice: Choice) -> Delta:
         """Takes the next token of the answer."""
+        self._read_again()
         self._written += 1
         ends = choice.token_id in self._end_tokens
         text = "" if ends else self._stops.add(self._detokenizer.add(choice.token_id))
@@ -56,6 +66,12 @@ class Writer:
         if finish_reason is not None:
             text += self._stops.flush()
         return Delta(text, (choice.token_id,), self._logprobs(choice), finish_reason)
+
+    def _read_again(self) -> None:
+        """Reads the tokens that a rewind has left: only now, for the rewind itself must be quick."""
+        for token in self._unread:
+            self._stops.add(self._detokenizer.add(token))
+        self._unread = ()
 
     def _logprobs(self, choice: Choice) -> tuple[TokenLogprob, ...] | None:
         if choice.logprob is None:

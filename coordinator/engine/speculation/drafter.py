@@ -17,7 +17,7 @@ class Drafter:
         """Made with the sequence.
 
         Args:
-            tokens: The sequence's own list, which grows.
+            tokens: The sequence's own list, which grows; where it is shortened, `look_again` follows.
             longest: How many tokens the sequence may come to, prompt and answer.
             most: Drafts of one step at most, 1 or more.
         """
@@ -40,6 +40,10 @@ class Drafter:
     def fared(self, proposed: int, accepted: int) -> None:
         """A step sampled for the sequence; the first `accepted` of its `proposed` drafts were kept."""
         self._length.fared(proposed, accepted)
+
+    def look_again(self) -> None:
+        """The sequence has become shorter."""
+        self._lookup = PromptLookup(self._tokens)
 
     def silence(self) -> None:
         """No more drafts."""

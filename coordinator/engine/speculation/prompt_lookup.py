@@ -19,7 +19,7 @@ class PromptLookup:
     """An index of one growing sequence."""
 
     def __init__(self, tokens: list[int]) -> None:
-        """`tokens` is the sequence's own list, which the caller appends to and never shortens."""
+        """`tokens` is the sequence's own list, which the caller appends to; an index of a list that was shortened is of no use."""
         self._tokens = tokens
         # Some tokens in a row -> the place after their latest occurrence.
         self._places: dict[tuple[int, ...], int] = {}

@@ -1,0 +1,93 @@
+"""Results that somebody waits for: audited whole, at once, and before whatever else waits.
+
+Guarantees: of one node no more than `AT_ONCE` are asked for at the same time, so that a node which opens one after another is given
+the time for all; whoever waits is told once, when every row was found right; what nobody waits for any more is not asked for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from ...errors import UnavailableError
+from ...trust.audit_policy import AuditSubject
+from ..dispatch.verified_result import Cover, VerifiedResult
+from .selection import Selection
+
+AT_ONCE: Final = 4
+"""Enough that a node need not wait for the next question to travel."""
+
+
+class AuditImpossibleError(UnavailableError):
+    """A result behind an audited answer could be neither audited nor computed again."""
+
+    code = "audit_impossible"
+
+
+@dataclass(slots=True, eq=False)
+class Covering:
+    """The audit of all rows of one result that somebody waits for.
+
+    Attributes:
+        verified: The result.
+        cover: Which rows, and who waits.
+        left: Questions that have not been answered, or not even asked.
+        passed: Whether all openings so far looked honest.
+        subjects: Whom it is about.
+        over: Whether it has ended.
+    """
+
+    verified: VerifiedResult
+    cover: Cover
+    left: int
+    passed: bool = True
+    subjects: set[AuditSubject] = field(default_factory=set)
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Urgent:
+    """A question that is to be asked."""
+
+    covering: Covering
+    selection: Selection
+
+
+class UrgentLine:
+    """Those of one node, in the order in which its results came. For one thread.
+
+    Attributes:
+        rows: Of the questions that are out.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._out = 0
+        self._waiting: deque[Urgent] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, and nothing is out."""
+        return not self._waiting and not self._out
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, urgent: Urgent) -> None:
+        """One more to ask."""
+        self._waiting.append(urgent)
+
+    def next(self) -> Urgent | None:
+        """The next to ask, if it may be asked now."""
+        return self._waiting.popleft() if self._waiting and self._out < AT_ONCE else None
+
+    def asked(self, rows: int) -> None:
+        """A question about so many rows has gone out."""
+        self._out += 1
+        self.rows += rows
+
+    def ended(self, rows: int) -> None:
+        """It has come back, or will not."""
+        self._out -= 1
+        self.rows -= rows
