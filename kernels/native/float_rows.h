@@ -16,15 +16,18 @@ enum { FAR_AHEAD = 4096, NEAR_AHEAD = 1024, LINE = 64, FIRST_CACHE = 32 << 10, S
 /* e4m3 is read as float32 times 2^-120: inputs carry half of the way back, scales the other. */
 #define FP8_HALF 0x1p60f
 
-INLINE void prefetch_line(const char *at) {
+/* Asks for the line `far` bytes on, and for that `near` bytes on, if any, to be nearest. */
+INLINE void prefetch(const char *at, const int far, const int near) {
 #if defined(__x86_64__)
-    _mm_prefetch(at + FAR_AHEAD, _MM_HINT_T2);
-    _mm_prefetch(at + NEAR_AHEAD, _MM_HINT_T0);
+    _mm_prefetch(at + far, _MM_HINT_T2);
+    if (near) _mm_prefetch(at + near, _MM_HINT_T0);
 #else
-    __builtin_prefetch(at + FAR_AHEAD, 0, 2);
-    __builtin_prefetch(at + NEAR_AHEAD, 0, 3);
+    __builtin_prefetch(at + far, 0, 2);
+    if (near) __builtin_prefetch(at + near, 0, 3);
 #endif
 }
+
+INLINE void prefetch_line(const char *at) { prefetch(at, FAR_AHEAD, NEAR_AHEAD); }
 
 /* Vector `part` of a line, as float32. */
 INLINE floats line_part(const int format, const char *line, const int part) {
