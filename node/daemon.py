@@ -30,6 +30,7 @@ from .executor import Executor, Send
 from .link import Link, Resources
 from .machine import WORKING_ALLOWANCE_BYTES, allow_many_files, lendable_memory_bytes
 from .progress import NodeState, Status
+from .receipt_keeper import ReceiptCounts
 from .remote import TicketRefusedError
 from .session import Session
 from .settings import NodeSettings
@@ -133,6 +134,11 @@ class NodeDaemon:
         if self._resources is not None:
             self._resources.state.close()
         self.status.change(NodeState.STOPPED)
+
+    @property
+    def receipts(self) -> ReceiptCounts:
+        """What receipts have come to."""
+        return self._started.receipts
 
     @property
     def _started(self) -> Resources:

@@ -30,6 +30,7 @@ from ..protos.limits import MAX_CHALLENGED_ROWS_IN_FLIGHT, MAX_OPENED_ROWS
 from ..trust.statements import ResultStatement, TaskStatement, tensor_digest
 from .challenges import Activations, ChallengeReader, Question, open_parts
 from .frames import FrameReader, Work
+from .receipts import ReceiptWindow
 from .replies import refused_challenge, refused_frame, signed_opening
 from .rows import Reason, Refused, malformed
 from .session import Session
@@ -97,6 +98,7 @@ class Executor:
         self.frames_answered = 0
         self._reader = FrameReader(manifest, shelf, session.max_rows_per_frame)
         self._challenges = ChallengeReader(session, manifest, shelf)
+        self.receipts = ReceiptWindow(session, manifest)
         self._send = send
         self._threads = threads
         self._backend = backend or Processor()
@@ -202,6 +204,7 @@ class Executor:
         """The signed result: [R, H] float32 in answer to the task."""
         digest = tensor_digest(tensor_pb2.DTYPE_FLOAT32, output.shape, raw_bytes(output))
         statement = ResultStatement(task=task.digest(), output=digest, status=0)
+        self.receipts.answered(frame, statement)
         return link_pb2.Result(
             sequence=frame.sequence,
             output=encode_tensor(output),

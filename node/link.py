@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
@@ -29,6 +29,8 @@ from .executor import Executor, Send
 from .keeper import Keeper, Limits
 from .outbox import Outbox
 from .progress import NodeState, Status
+from .receipt_folder import ReceiptFolder
+from .receipt_keeper import ReceiptCounts, ReceiptKeeper
 from .remote import CoordinatorLostError, NodeRefusedError, named, readable
 from .replies import refused_challenge, refused_frame
 from .rows import Reason, Refused
@@ -64,6 +66,7 @@ class Resources:
     store: ExpertStore
     shelf: Shelf
     status: Status
+    receipts: ReceiptCounts = field(default_factory=ReceiptCounts)
 
     @property
     def lent_bytes(self) -> int:
@@ -109,11 +112,16 @@ class Link:
         call: Call = self._stub.Attach()
         try:
             session, length = await self._attach(call)
-            self._resources.status.change(NodeState.WAITING)
+            resources = self._resources
+            resources.status.change(NodeState.WAITING)
+            receipts = ReceiptKeeper(
+                session, ReceiptFolder(resources.state.path), resources.receipts, self._outbox.post
+            )
             await self._live(
-                asyncio.create_task(self._read(call)),
+                asyncio.create_task(self._read(call, receipts)),
                 asyncio.create_task(self._write(call)),
-                asyncio.create_task(self._serve(session, length)),
+                asyncio.create_task(self._serve(session, length, receipts)),
+                asyncio.create_task(receipts.run()),
             )
         except grpc.aio.AioRpcError as error:
             if not self._leaving:
@@ -131,10 +139,8 @@ class Link:
         self._leaving = True
         await self._outbox.send(link_pb2.NodeMessage(leaving=link_pb2.Leaving(reason=reason)))
 
-    async def _live(
-        self, reading: asyncio.Task[None], writing: asyncio.Task[None], serving: asyncio.Task[None]
-    ) -> None:
-        tasks = {reading, writing, serving}
+    async def _live(self, reading: asyncio.Task[None], *others: asyncio.Task[None]) -> None:
+        tasks = {reading, *others}
         try:
             # A writer that finds the stream broken just ends: only the reader is told why.
             while not reading.done():
@@ -142,7 +148,7 @@ class Link:
                 for task in done:
                     task.result()
         finally:
-            await ended(reading, writing, serving)
+            await ended(reading, *others)
 
     async def _attach(self, call: Call) -> tuple[Session, int]:
         """The handshake: the session, and the length of its manifest."""
@@ -191,15 +197,20 @@ class Link:
         session = session_id(welcome.coordinator_nonce, nonce)
         return Session.of(self._resources.identity, self._coordinator_key, session, welcome)
 
-    async def _read(self, call: Call) -> None:
+    async def _read(self, call: Call, receipts: ReceiptKeeper) -> None:
         while True:
             await self._outbox.room()
             message = await self._next(call)
             match message.WhichOneof("body"):
                 case "frame":
+                    receipts.came(message.frame.sequence)
                     self._take(message.frame)
                 case "challenge":
                     self._challenge(message.challenge)
+                case "receipt":
+                    receipts.take(message.receipt)
+                case "logged_receipt":
+                    receipts.take_logged(message.logged_receipt)
                 case "ping":
                     self._outbox.post(link_pb2.NodeMessage(pong=link_pb2.Pong(token=message.ping.token)))
                 case "assignment":
@@ -247,13 +258,14 @@ class Link:
         if self._keeper is not None:
             self._keeper.assign(assignment)
 
-    async def _serve(self, session: Session, manifest_length: int) -> None:
+    async def _serve(self, session: Session, manifest_length: int, receipts: ReceiptKeeper) -> None:
         """Gets the manifest, starts the executor, and follows assignments until the link ends."""
         resources, settings = self._resources, self._resources.settings
         manifest = await self._manifest(session.manifest_digest, manifest_length)
         _warn_if_none_fits(manifest, resources.lent_bytes)
         resources.shelf.adopt(manifest.digest)
         executor = self._make_executor(session, manifest, self._outbox.post)
+        receipts.follow(executor.receipts)
         executor.start()
         self._executor = executor
         self._keeper = Keeper(

@@ -118,11 +118,13 @@ class Scribe:
         self._batches = ReceiptBatches(identity, entry_log, self._credits, settings, self.counters)
         self._accepted: deque[_Accepted] = deque()
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._links: dict[SessionId, ReceiptedLink] = {}
+        self._lock = threading.Lock()
         self._open: dict[SessionId, _Open] = {}
         self._newest: dict[NodeId, ReceiptedLink] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticking: asyncio.Task[None] | None = None
+        self._ticked = threading.Event()
+        self._ticked.set()
         self._late_told = False
         self._dropping = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="folkmoot-scribe", daemon=True)
@@ -158,13 +160,21 @@ class Scribe:
 
     def attached(self, link: ReceiptedLink) -> None:
         """A session begins."""
-        self._links[link.session] = link
-        self._events.put(partial(self._attached, link, time.monotonic()))
+        chain = ReceiptChain(self._identity.public, link.key.raw, link.session, self._manifest.digest)
+        book = SessionBook(chain, self._identity, self._settings, time.monotonic())
+        with self._lock:
+            self._open[link.session] = _Open(link, book)
+            self._newest[link.node] = link
+        self._events.put(partial(self._attached, link))
 
     def left(self, link: ReceiptedLink) -> None:
         """A session has ended; one that never began is none."""
-        if self._links.pop(link.session, None) is not None:
-            self._events.put(partial(self._left, link.session, link.ended_through(), time.monotonic()))
+        with self._lock:
+            opened = self._open.get(link.session)
+            if opened is not None and opened.left_s is None:
+                opened.last, opened.left_s = link.ended_through(), time.monotonic()
+            if self._newest.get(link.node) is link:
+                del self._newest[link.node]
 
     def acknowledged(self, link: ReceiptedLink, message: link_pb2.Acknowledgement) -> None:
         """A node agrees with a receipt; nothing about it is believed yet."""
@@ -173,8 +183,12 @@ class Scribe:
     async def _tick_on(self) -> None:
         while True:
             await asyncio.sleep(self._settings.tick_s)
-            ended = [(session, link.ended_through()) for session, link in self._links.items()]
-            self._events.put(partial(self._tick, ended, time.monotonic()))
+            if self._ticked.is_set():
+                self._ticked.clear()
+                ended = [
+                    (one.book, one.link.ended_through()) for one in self._sessions() if one.left_s is None
+                ]
+                self._events.put(partial(self._tick, ended, time.monotonic()))
 
     def _run(self) -> None:
         while (event := self._events.get()) is not None:
@@ -187,20 +201,13 @@ class Scribe:
         except Exception:
             log.exception("a fault kept receipts back")
 
-    def _attached(self, link: ReceiptedLink, now_s: float) -> None:
-        chain = ReceiptChain(self._identity.public, link.key.raw, link.session, self._manifest.digest)
-        book = SessionBook(chain, self._identity, self._settings, now_s)
-        self._open[link.session] = _Open(link, book)
-        self._newest[link.node] = link
+    def _sessions(self) -> list[_Open]:
+        with self._lock:
+            return list(self._open.values())
+
+    def _attached(self, link: ReceiptedLink) -> None:
         for message in self._batches.attached(link.node):
             self._post(link, message)
-
-    def _left(self, session: SessionId, last: int, now_s: float) -> None:
-        opened = self._open.get(session)
-        if opened is not None:
-            opened.left_s, opened.last = now_s, last
-            if self._newest.get(opened.link.node) is opened.link:
-                del self._newest[opened.link.node]
 
     def _acknowledged(self, link: ReceiptedLink, message: link_pb2.Acknowledgement) -> None:
         opened = self._open.get(link.session)
@@ -215,19 +222,20 @@ class Scribe:
         else:
             self.counters.acknowledged += 1
 
-    def _tick(self, ended: list[tuple[SessionId, int]], now_s: float) -> None:
+    def _tick(self, ended: list[tuple[SessionBook, int]], now_s: float) -> None:
+        self._ticked.set()
         self._take_accepted()
-        for session, through in ended:
-            if session in self._open:
-                self._open[session].book.ended(through, now_s)
+        for book, through in ended:
+            book.ended(through, now_s)
         unix_s = int(time.time())
         issued: list[tuple[_Open, Issued]] = []
-        for session, opened in list(self._open.items()):
+        for opened in self._sessions():
             if opened.left_s is None:
                 receipt = opened.book.issue(now_s, unix_s)
             elif now_s - opened.left_s >= self._settings.settle_s:
                 receipt = opened.book.close(opened.last, now_s, unix_s)
-                del self._open[session]
+                with self._lock:
+                    del self._open[opened.link.session]
             else:
                 continue
             if receipt is not None:
@@ -240,7 +248,7 @@ class Scribe:
         now_s, unix_s = time.monotonic(), int(time.time())
         closed = [
             (opened, opened.book.close(max(opened.last, opened.book.newest), now_s, unix_s))
-            for opened in self._open.values()
+            for opened in self._sessions()
         ]
         self._give([(opened, receipt) for opened, receipt in closed if receipt is not None])
         self._open.clear()
@@ -287,7 +295,8 @@ class Scribe:
 
     def _deliver(self, node: NodeId, message: link_pb2.CoordinatorMessage) -> bool:
         """Sends a message to a node on whatever link it has now; whether it has one."""
-        link = self._newest.get(node)
+        with self._lock:
+            link = self._newest.get(node)
         if link is not None:
             self._post(link, message)
         return link is not None
