@@ -17,7 +17,8 @@ from ...models.manifest import Manifest
 from ...protos.folkmoot.v1 import link_pb2
 from ..audit.standing_book import StandingBook
 from ..dispatch.directory import Directory
-from ..placement.balanced import NodeCapacity, Target, place
+from ..placement.place import place
+from ..placement.snapshot import NodeCapacity, Target
 from ..placement.transition import Holder, next_assignments
 from .placement_memory import PlacementMemory, Remembered
 from .roster import Member, Roster

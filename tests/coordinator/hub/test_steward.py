@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from folkmoot.coordinator.hub import steward
-from folkmoot.coordinator.placement.balanced import place
+from folkmoot.coordinator.placement.place import place
 from folkmoot.ids import ExpertKey
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.tests.support.memory_experts import MemoryExperts

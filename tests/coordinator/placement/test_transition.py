@@ -9,7 +9,8 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folkmoot.coordinator.placement.balanced import NodeCapacity, Target, place
+from folkmoot.coordinator.placement.place import place
+from folkmoot.coordinator.placement.snapshot import NodeCapacity, Target
 from folkmoot.coordinator.placement.transition import Holder, next_assignments
 from folkmoot.ids import ExpertKey, NodeId
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from folkmoot.coordinator.placement.balanced import NodeCapacity, Target, place
+from folkmoot.coordinator.placement.place import place
 from folkmoot.coordinator.placement.shares import fair_shares
+from folkmoot.coordinator.placement.snapshot import NodeCapacity, Target
 from folkmoot.ids import ExpertKey, NodeId
 
 SIZE = 100
@@ -90,7 +92,8 @@ def test_loads_follow_memory(memories: list[int], experts: int) -> None:
     sizes = model(1, experts)
     assume(sum(min(memory, SIZE * experts) for memory in memories) >= 2 * SIZE * experts)
     target = place(nodes(*memories), sizes)
-    shares = fair_shares(memories, SIZE * experts, 2)
+    caps = np.minimum(memories, SIZE * experts).astype(np.float64)
+    shares = fair_shares(caps, np.array(memories, np.float64), 2.0 * SIZE * experts)
     for node, share in zip(nodes(*memories), shares, strict=True):
         load = SIZE * len(target[node.node])
         assert abs(load - share) <= 0.06 * share + 2 * SIZE

@@ -1,0 +1,124 @@
+"""Who should hold what: a pure function from a snapshot of the network to a target.
+
+Guarantees: no node is given more bytes than it lends, nor an expert twice; every expert that can be hosted is hosted before
+any has a second replica, and has two, on different owners where there are any, before popular ones have more; nodes that are to be
+given few experts get more only when some expert would otherwise have too few replicas; the same snapshot gives the same
+target, in whatever order its nodes come, and the target itself, taken as the holdings, gives itself back. Where all units are of one
+size, every unit gets its replicas whenever the nodes' memory allows it at all.
+
+A unit is what stays together on a node: an expert, or a whole layer of a sliced model. A node's share is its part of all
+copies in proportion to its speed, as far as its memory goes. What changes little moves little: missing copies are made, copies that are
+too many are dropped, nodes far below their share take over from those above it, and nothing else moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ...ids import ExpertKey
+from .board import Board
+from .copies import wanted_copies
+from .draft import draft
+from .evening import even_out, trim
+from .mend import mend
+from .snapshot import NodeCapacity, Target, Traffic
+from .units import Ints, Units
+
+MOST_ROUNDS = 4
+WORTH_A_DRAFT = 0.25
+"""Nodes are filled side by side when so much of what is wanted is missing; less is mended one by one."""
+
+
+def place(
+    nodes: Sequence[NodeCapacity],
+    sizes: Mapping[ExpertKey, int],
+    *,
+    replicas: int = 2,
+    layers_together: bool = False,
+    traffic: Traffic | None = None,
+) -> Target:
+    """Decides who should hold what.
+
+    Args:
+        nodes: All nodes that may be counted on; their order does not matter.
+        sizes: Bytes of each expert of the model.
+        replicas: How many nodes should hold each expert.
+        layers_together: Whether a layer's experts all work for every token, so that one node should have them all.
+        traffic: How experts were used; None when nothing is known.
+    """
+    nodes = sorted(nodes, key=lambda node: node.node)
+    if not nodes or not sizes:
+        return {node.node: frozenset() for node in nodes}
+    units = Units(sizes, traffic, whole_layers=False)
+    whole = Units(sizes, None, whole_layers=True) if layers_together else None
+    target = _place(nodes, units, whole, replicas)
+    if all(node.most_experts is None for node in nodes) or _complete(target, units, replicas):
+        return target
+    return _place([replace(node, most_experts=None) for node in nodes], units, whole, replicas)
+
+
+def _place(nodes: Sequence[NodeCapacity], units: Units, whole: Units | None, replicas: int) -> Target:
+    if whole is None:
+        return _solve(nodes, units, replicas, even=True)
+    target = _solve(nodes, whole, replicas, even=True)
+    # Layers that found no node with room for all of them are spread as experts.
+    kept = [replace(node, holds=target[node.node]) for node in nodes]
+    return _solve(kept, units, replicas, even=False)
+
+
+def _complete(target: Target, units: Units, replicas: int) -> bool:
+    copies = np.zeros(len(units), np.int64)
+    for keys in target.values():
+        copies[units.among(keys)] += 1
+    return bool((copies >= replicas).all())
+
+
+def _solve(nodes: Sequence[NodeCapacity], units: Units, replicas: int, *, even: bool) -> Target:
+    """Keeps what can be kept, adds what is missing, and evens out, until nothing changes."""
+    board = Board(nodes, units)
+    before = [units.among(node.holds) for node in nodes]
+    for index, kept in enumerate(before):
+        board.keep(index, kept)
+    for _ in range(MOST_ROUNDS):
+        changes = board.changes
+        _improve(board, replicas, even=even)
+        if board.changes == changes:
+            break
+    return {
+        node.node: _experts(board, index, kept, node.holds)
+        for index, (node, kept) in enumerate(zip(nodes, before, strict=True))
+    }
+
+
+def _improve(board: Board, replicas: int, *, even: bool) -> None:
+    units = board.units
+    wanted = wanted_copies(units, float(board.caps.sum()), replicas, len(board.free))
+    copies = np.clip(board.copies, wanted.fewest, wanted.most)
+    board.share_out(copies)
+    trim(board, wanted.most)
+    work = units.popularity / copies
+    work /= np.repeat(np.add.reduceat(work * copies, units.starts[:-1]), np.diff(units.starts))
+    for level in _levels(board, copies, replicas):
+        missing = np.maximum(level - board.copies, 0)
+        if (missing * units.sizes).sum() > WORTH_A_DRAFT * (copies * units.sizes).sum():
+            draft(board, missing, np.maximum(board.shares - board.used, 0.0), work)
+    mend(board, wanted, replicas, work)
+    trim(board, wanted.most)
+    if even:
+        even_out(board)
+
+
+def _levels(board: Board, copies: Ints, replicas: int) -> list[Ints]:
+    """How many copies to draft at a time: all at once where there is room for them, else one after another."""
+    if (copies * board.units.sizes).sum() <= board.shares.sum() * (1 + 1e-9):
+        return [copies]
+    return [np.minimum(copies, level) for level in range(1, replicas + 1)]
+
+
+def _experts(board: Board, index: int, before: Ints, holds: frozenset[ExpertKey]) -> frozenset[ExpertKey]:
+    now = np.flatnonzero(board.has[index])
+    experts = board.units.experts_of(now)
+    return holds if np.array_equal(now, before) and len(experts) == len(holds) else experts
