@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from prometheus_client import CollectorRegistry
@@ -24,7 +25,7 @@ from ..trust.keys import Identity, SignatureError, VerifyingKey, WeakKeyError
 from ..trust.statements import manifest_statement
 from ..trust.tls import TlsIdentity
 from .api.app import create_app
-from .api.metrics import RequestMetrics
+from .api.metrics import ConsequencesCollector, RequestMetrics
 from .audit.auditing import Auditing
 from .audit.counters import AuditCounters
 from .audit.metrics import AuditCollector
@@ -155,8 +156,16 @@ class Coordinator:
         )
         metrics = RequestMetrics(self.registry)
         engine = await asyncio.to_thread(
-            Engine, trunk, pool, tokenizer, self.settings.engine, hub.covered, metrics
+            partial(Engine, audits=auditing.watcher is not None, trusted=auditing.trusts),
+            trunk,
+            pool,
+            tokenizer,
+            self.settings.engine,
+            hub.covered,
+            metrics,
         )
+        auditing.tell_convictions(engine.rewind)
+        self.registry.register(ConsequencesCollector(engine.stats))
         metrics.watch(lambda: engine.stats().running, lambda: engine.stats().waiting)
         engine.start()
         self._engine = engine
@@ -164,7 +173,10 @@ class Coordinator:
             engine,
             tokenizer,
             prepared.name,
-            lambda: hub.snapshot().document() | {"audits": self.audits.totals().document()},
+            lambda: (
+                hub.snapshot().document()
+                | {"audits": self.audits.totals().document(), "answers": engine.consequences()}
+            ),
             self.registry,
             api_settings(self.settings.api, prepared.folder),
             public_log.read,

@@ -12,6 +12,7 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ..engine.delivery import STREAMED, Delivery, Verification
 from ..engine.generation import Generation
 from ..engine.requests import Delta, SamplingParams
 from .reader import ClientGoneError, DeltaReader, EarlyEndError, Silence
@@ -26,7 +27,9 @@ CLIENT_CLOSED_REQUEST = 499
 class TextEngine(Protocol):
     """The part of the engine that the API calls."""
 
-    def submit(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> Generation:
+    def submit(
+        self, prompt_ids: Sequence[int], sampling: SamplingParams, delivery: Delivery = STREAMED
+    ) -> Generation:
         """Queues a prompt; raises a FolkmootError when it cannot be taken."""
         ...
 
@@ -46,13 +49,16 @@ class Answering:
         shape: Shape,
         *,
         stream: bool,
+        verification: Verification = Verification.SIGNED,
     ) -> Response:
         """Submits the prompt and answers with a document or a stream of events.
 
         Raises:
             FolkmootError: when the engine does not take the prompt, or fails before the response has begun.
         """
-        generation = self._engine.submit(prompt_ids, sampling)
+        # What is not streamed has been given to nobody before its end, and can be computed anew until then.
+        generation = self._engine.submit(prompt_ids, sampling, Delivery(verification, whole=not stream))
+        shape.identify(generation)
         reader = DeltaReader(generation, request)
         handed_over = False
         try:

@@ -6,10 +6,13 @@ grows with nodes, users or requests. The engine tells it what happens: it is the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from ..engine.engine import EngineStats
 from ..engine.observer import Outcome
 
 FIRST_TOKEN_BUCKETS_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
@@ -97,3 +100,24 @@ class RequestMetrics:
         """A step tried so many guessed tokens; so many of them were kept."""
         self._draft_tokens.inc(proposed)
         self._accepted_tokens.inc(accepted)
+
+
+class ConsequencesCollector(Collector):
+    """What verdicts have meant for answers, asked of the engine each time."""
+
+    def __init__(self, stats: Callable[[], EngineStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        """The series right now."""
+        stats = self._stats()
+        yield CounterMetricFamily(
+            "folkmoot_answers_rewound",
+            "Answers of which some was computed anew because a node was convicted",
+            value=stats.answers_rewound,
+        )
+        yield CounterMetricFamily(
+            "folkmoot_answers_doubted",
+            "Answers that had ended when a node was convicted whose results were behind them",
+            value=stats.answers_doubted,
+        )

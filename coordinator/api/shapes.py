@@ -20,13 +20,17 @@ Document = dict[str, Any]
 
 
 def accounting(generation: Generation) -> Document:
-    """The object `folkmoot`: which nodes computed the answer, and how their results were checked."""
+    """The object `folkmoot`: which nodes computed the answer, how their results were checked, and what came of it."""
     tally = generation.tally
     return {
+        "verify": generation.delivery.verification.value,
         "nodes": sorted(tally.nodes),
         "results_verified": tally.results_verified,
         "results_rejected": tally.results_rejected,
         "retries": tally.retries,
+        "audits_passed": generation.audits_passed,
+        "rewound": generation.rewound,
+        "suspect_tokens": [list(span) for span in generation.suspect_tokens],
     }
 
 
@@ -49,6 +53,10 @@ class Shape(ABC):
         self._logprobs = logprobs
         self._id = f"{self.id_prefix}-{uuid.uuid4().hex}"
         self._created = int(time.time())
+
+    def identify(self, generation: Generation) -> None:
+        """The answer has the generation's identity, by which `/v1/network` names it if it is doubted one day."""
+        self._id = f"{self.id_prefix}-{generation.id}"
 
     def whole(self, generation: Generation, deltas: Sequence[Delta]) -> Document:
         """The answer as one document."""

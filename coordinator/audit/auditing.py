@@ -62,6 +62,10 @@ class Auditing:
             self._auditor = Auditor(folder, experts, self._sketches, judge, standings, counters, settings)
             self.watcher = self._auditor.watch
 
+    def trusts(self, node: NodeId) -> bool:
+        """Whether a node's results may be used, as it stands now. Any thread."""
+        return self._standings.of(node).serves
+
     def tell_convictions(self, on_convicted: Callable[[NodeId], None]) -> None:
         """From now on calls the function, from the auditor's thread, after each verdict against a node."""
         if self._auditor is not None:

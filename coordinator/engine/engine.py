@@ -177,10 +177,14 @@ class Engine:
         """
         self._roster.rewind(node)
 
-    def doubted(self) -> list[dict[str, Any]]:
-        """The last answers that had ended when a node behind them was convicted: id, node, and when they ended."""
+    def consequences(self) -> dict[str, Any]:
+        """What verdicts have meant for answers, as `/v1/network` tells it."""
         with self._roster.lock:
-            return self._roster.ended.document()
+            return {
+                "rewound": self._roster.answers_rewound,
+                "doubted": self._roster.ended.doubted,
+                "last_doubted": self._roster.ended.document(),
+            }
 
     def stats(self) -> EngineStats:
         """What the engine does now."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from folkmoot.coordinator.engine.delivery import STREAMED, Delivery
 from folkmoot.coordinator.engine.generation import Generation
 from folkmoot.coordinator.engine.requests import Delta, SamplingParams, TokenLogprob
 from folkmoot.errors import FolkmootError
@@ -59,6 +60,7 @@ class Submitted:
 
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
+    delivery: Delivery
     generation: Generation
     cancelled: threading.Event
 
@@ -73,13 +75,15 @@ class ScriptedEngine:
         self.arrived = threading.Event()
         self._ids = itertools.count()
 
-    def submit(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> Generation:
+    def submit(
+        self, prompt_ids: Sequence[int], sampling: SamplingParams, delivery: Delivery = STREAMED
+    ) -> Generation:
         """Starts the script."""
         if self.refusal is not None:
             raise self.refusal
         cancelled = threading.Event()
-        generation = Generation(f"scripted-{next(self._ids)}", len(prompt_ids), cancelled.set)
-        self.submitted.append(Submitted(tuple(prompt_ids), sampling, generation, cancelled))
+        generation = Generation(f"scripted-{next(self._ids)}", len(prompt_ids), cancelled.set, delivery)
+        self.submitted.append(Submitted(tuple(prompt_ids), sampling, delivery, generation, cancelled))
         self.arrived.set()
         threading.Thread(
             target=self._play, args=(self.submitted[-1], tuple(self.script)), daemon=True
@@ -102,6 +106,8 @@ class ScriptedEngine:
                     while not go.wait(0.01):
                         if request.cancelled.is_set():
                             return
+            if request.delivery.audited:
+                generation.release(generation.completion_tokens)
 
 
 def logprobs_of(text: str, count: int | None) -> tuple[TokenLogprob, ...] | None:

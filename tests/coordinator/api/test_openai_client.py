@@ -38,8 +38,18 @@ def test_chat_answers_whole(bench: ApiBench) -> None:
     assert answer.usage.prompt_tokens == len("hello") + 4
     assert (answer.usage.completion_tokens, answer.usage.total_tokens) == (4, answer.usage.prompt_tokens + 4)
     assert answer.id.startswith("chatcmpl-")
+    assert answer.id == f"chatcmpl-{bench.engine.submitted[0].generation.id}"
     assert answer.model_extra == {
-        "folkmoot": {"nodes": sorted(NODES), "results_verified": 7, "results_rejected": 1, "retries": 1}
+        "folkmoot": {
+            "verify": "signed",
+            "nodes": sorted(NODES),
+            "results_verified": 7,
+            "results_rejected": 1,
+            "retries": 1,
+            "audits_passed": 0,
+            "rewound": False,
+            "suspect_tokens": [],
+        }
     }
     sampling = bench.engine.submitted[0].sampling
     assert (sampling.seed, sampling.temperature, sampling.stop, sampling.max_tokens) == (
