@@ -5,19 +5,23 @@ Guarantees: a request is checked whole (model name, parameters, prompt) before a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from ..engine.requests import SamplingParams
 from .answering import Answering
+from .bodies import body_of
 from .errors import RequestError
 from .prompts import Prompts
 from .requests import ChatRequest, CompletionRequest, GenerationRequest
 from .settings import ApiSettings
 from .shapes import ChatShape, CompletionShape
 from .unhonoured import refuse_unhonoured
+
+ChatBody = Annotated[ChatRequest, Depends(body_of(ChatRequest))]
+CompletionBody = Annotated[CompletionRequest, Depends(body_of(CompletionRequest))]
 
 COMPLETION_TOKENS = 16
 """What OpenAI's `/v1/completions` generates when a request does not say how much."""
@@ -41,7 +45,7 @@ class CompletionRoutes:
         router.add_api_route("/completions", self.complete, methods=["POST"], response_model=None)
         return router
 
-    async def chat(self, body: ChatRequest, request: Request) -> Response:
+    async def chat(self, body: ChatBody, request: Request) -> Response:
         """Continues a conversation."""
         self._check(body)
         if body.top_logprobs is not None and not body.logprobs:
@@ -57,7 +61,7 @@ class CompletionRoutes:
         shape = ChatShape(self._model_name, include_usage=body.include_usage, logprobs=bool(body.logprobs))
         return await self._answering.answer(request, prompt_ids, sampling, shape, stream=bool(body.stream))
 
-    async def complete(self, body: CompletionRequest, request: Request) -> Response:
+    async def complete(self, body: CompletionBody, request: Request) -> Response:
         """Continues a text."""
         self._check(body)
         prompt_ids = await self._prompts.of_prompt(body.prompt)

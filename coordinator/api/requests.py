@@ -1,7 +1,8 @@
 """The bodies that clients POST, as OpenAI names their fields.
 
 Guarantees: a field that we act on has the type and range that OpenAI documents before a route sees it; fields that we do
-not know are kept aside and change nothing; `null` always means "not given".
+not know are kept aside and change nothing; `null` always means "not given"; of all that is wrong in a
+long list, only the first is told.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 MAX_STOP_STRINGS = 4
 MAX_TOP_LOGPROBS = 20
 
+TokenIds = Annotated[list[int], Field(fail_fast=True)]
 StopStrings = str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS)] | None
 
 
@@ -60,14 +62,14 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     name: str | None = None
 
 
 class ChatRequest(GenerationRequest):
     """The body of POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
@@ -76,5 +78,10 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     """The body of POST /v1/completions."""
 
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(fail_fast=True)]
+        | Annotated[list[TokenIds], Field(fail_fast=True)]
+    )
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
