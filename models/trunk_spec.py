@@ -34,11 +34,6 @@ class CacheSpec:
     window: int | None = None
     chunk: int | None = None
 
-    @property
-    def floats_per_token(self) -> int:
-        """How many numbers one token takes in this layer's cache."""
-        return self.kv_heads * (self.key_dim if self.value_in_key else self.key_dim + self.value_dim)
-
 
 @dataclass(frozen=True)
 class TrunkSpec:
