@@ -1,7 +1,7 @@
 """Receipts on a contributor's disk: the newest of each session, and proofs that they stand in the public log.
 
 Guarantees: files appear whole or not at all; each holds one encoding and nothing else; a session's receipt is only ever replaced
-by a later one. Receipts of at most `MOST_SESSIONS` sessions are kept, the newest; disputed ones beside them.
+by a later one that takes nothing of it back, and not at all once one of the session was disputed. Receipts of at most `MOST_SESSIONS` sessions are kept, the newest; disputed ones beside them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from ..disk import disk_errors
 from ..errors import FolkmootError
 from ..trust.logged_receipts import MAX_LOGGED_BYTES, LoggedReceipt
-from ..trust.receipts import ReceiptFormError, SignedReceipt
+from ..trust.receipts import Receipt, ReceiptError, ReceiptFormError, SignedReceipt
 
 RECEIPTS_FOLDER: Final = "receipts"
 RECEIPT, LOGGED, DISPUTED = ".receipt", ".logged", ".disputed"
@@ -41,6 +41,17 @@ class KeptReceipts:
     error: FolkmootError | None
 
 
+def takes_back(kept: Receipt, other: Receipt) -> bool:
+    """Whether two receipts of one session cannot both be honest, as far as they themselves show."""
+    earlier, later = sorted((kept, other), key=lambda receipt: receipt.number)
+    if earlier.number == later.number:
+        return earlier != later
+    if later.number == earlier.number + 1 and later.previous != earlier.digest():
+        return True
+    sums = ("through", "total", "rows", "row_bytes")
+    return any(getattr(later, name) < getattr(earlier, name) for name in sums)
+
+
 class ReceiptFolder:
     """The receipts below one state folder."""
 
@@ -62,8 +73,19 @@ class ReceiptFolder:
         self._write(name + RECEIPT, signed.encode())
 
     def keep_logged(self, logged: LoggedReceipt) -> None:
-        """Keeps a proof, and the receipt that it is of. Raises DiskFullError, DiskError."""
-        name = logged.signed.receipt.session.hex()
+        """Keeps a proof; when its receipt is later than the one that is kept, as the last of a session is, the receipt too.
+
+        Raises:
+            ReceiptError: when the receipt, or one before it in the session, is disputed, or it takes something back.
+            DiskFullError, DiskError: when it cannot be written.
+        """
+        receipt = logged.signed.receipt
+        name = receipt.session.hex()
+        kept = self._read(name, RECEIPT)
+        if isinstance(kept, SignedReceipt) and takes_back(kept.receipt, receipt):
+            self.dispute(logged.signed)
+        if any(self.path.glob(f"{name}-*{DISPUTED}")):
+            raise ReceiptError(f"receipt {receipt.number} of session {name[:12]} is disputed, and logged")
         if self._read(name, LOGGED) is None:
             self._forget(LOGGED, MOST_SESSIONS - 1)
         self._write(name + LOGGED, logged.encode())

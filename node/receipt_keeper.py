@@ -148,11 +148,13 @@ class ReceiptKeeper:
             self._counts.disputed += 1
             log.error("a proof that a receipt is in the public log shows nothing: %s", error)
             return
-        self._kept(lambda: self._folder.keep_logged(logged))
-        self._counts.logged += 1
+        if self._kept(lambda: self._folder.keep_logged(logged)):
+            self._counts.logged += 1
 
-    def _kept(self, keep: Callable[[], None]) -> None:
+    def _kept(self, keep: Callable[[], None]) -> bool:
         try:
             keep()
+            return True
         except FolkmootError as error:
             log.warning("a receipt is not kept: %s", error)
+            return False

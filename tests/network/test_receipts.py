@@ -1,0 +1,200 @@
+"""Receipts over the real wire: what honest nodes hold balances with the coordinator's books, a coordinator that lies in a receipt is
+found by the node, a node that is lost and back begins a new chain, and nothing slows when receipts stall."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from folkmoot.coordinator.engine.requests import SamplingParams
+from folkmoot.coordinator.ledger import scribe
+from folkmoot.coordinator.ledger.credit_book import CREDIT_FILE, Credit, CreditBook, read_credits
+from folkmoot.coordinator.ledger.settings import ReceiptSettings
+from folkmoot.models.local import LocalExperts
+from folkmoot.models.trunk import Trunk
+from folkmoot.node.daemon import NodeDaemon
+from folkmoot.node.receipt_folder import ReceiptFolder
+from folkmoot.tests.support.lying_book import Lie, LyingBook
+from folkmoot.tests.support.prepared_models import TinyModel, TinyModels
+from folkmoot.tests.support.running_node import running_node, until
+from folkmoot.tests.support.trunk_runner import greedy, random_tokens
+from folkmoot.tests.support.whole_network import WholeNetwork, whole_network
+from folkmoot.trust.receipts import Receipt
+
+NEW_TOKENS = 8
+PROMPT = random_tokens(12, 3)
+SOON = ReceiptSettings(
+    results=16, every_s=0.05, settle_s=0.1, tick_s=0.02, log_every_s=0.1, credit_every_s=0.1
+)
+QUICK: dict[str, Any] = {"receipts": SOON}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models: TinyModels) -> TinyModel:
+    return tiny_models.get("qwen3_moe")
+
+
+@pytest.fixture(scope="module")
+def expected(model: TinyModel) -> list[int]:
+    """What one machine answers."""
+    return greedy(Trunk.load(model.prepared), LocalExperts(model.prepared), PROMPT, NEW_TOKENS)
+
+
+async def ask(network: WholeNetwork) -> list[int]:
+    """One greedy answer."""
+    sampling = SamplingParams(temperature=0, max_tokens=NEW_TOKENS)
+    generation = network.coordinator.engine.submit(PROMPT.tolist(), sampling)
+    return [token async for delta in generation for token in delta.token_ids]
+
+
+def verified(network: WholeNetwork, node: NodeDaemon) -> int:
+    """How many results of a node the coordinator has accepted."""
+    return next(
+        one.results_verified for one in network.coordinator.hub.snapshot().nodes if one.id == node.node_id
+    )
+
+
+def kept(node: NodeDaemon) -> list[Receipt]:
+    """The newest receipt of each of a node's sessions, the oldest first."""
+    sessions = list(ReceiptFolder(node.settings.state_dir).sessions())
+    assert not [one.error for one in sessions if one.error]
+    return [one.newest.receipt for one in sessions if one.newest is not None]
+
+
+def credit(folder: Path, node: NodeDaemon) -> Credit:
+    """What the coordinator's book has for a node."""
+    return read_credits(folder / "operator" / CREDIT_FILE).get(node.node_id, Credit())
+
+
+def balanced(network: WholeNetwork, node: NodeDaemon, folder: Path) -> bool:
+    """Whether the node has agreed with a receipt for all that was accepted of it, and the coordinator knows."""
+    results = verified(network, node)
+    return (
+        results > 0
+        and node.receipts.results == results == credit(folder, node).results
+        and sum(receipt.total for receipt in kept(node)) == results
+    )
+
+
+def has_proof(node: NodeDaemon) -> bool:
+    """Whether a receipt of the node's is known to stand in the public log."""
+    return node.receipts.logged > 0
+
+
+async def test_an_honest_nodes_receipts_balance_with_the_coordinators_books(
+    model: TinyModel, expected: list[int], tmp_path: Path
+) -> None:
+    async with whole_network(model.prepared, tmp_path, nodes=2, **QUICK) as network:
+        for _ in range(3):
+            assert await ask(network) == expected
+        for node in network.nodes:
+            await until(partial(balanced, network, node, tmp_path))
+            (receipt,) = kept(node)
+            owed = credit(tmp_path, node)
+            assert (receipt.rows, receipt.row_bytes) == (owed.rows, owed.row_bytes)
+            assert receipt.number > 1
+            await until(partial(has_proof, node))
+            assert node.receipts.disputed == node.receipts.omitted == 0
+        counters = network.coordinator._scribe.counters  # type: ignore[union-attr]
+        await until(lambda: counters.acknowledged == counters.issued)
+        assert counters.results == sum(verified(network, node) for node in network.nodes)
+        assert counters.late == counters.dropped == counters.refused == counters.unlogged == 0
+
+
+@pytest.mark.parametrize("lie", Lie, ids=lambda lie: lie.name)
+async def test_a_coordinator_that_lies_in_a_receipt_is_found_by_the_node(
+    lie: Lie,
+    model: TinyModel,
+    expected: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(LyingBook, "lie", lie)
+    monkeypatch.setattr(scribe, "SessionBook", LyingBook)
+    with caplog.at_level(logging.ERROR):
+        async with whole_network(model.prepared, tmp_path, nodes=1, **QUICK) as network:
+            (node,) = network.nodes
+            assert await ask(network) == expected
+            async with asyncio.timeout(20):
+                while not node.receipts.disputed:
+                    assert await ask(network) == expected
+            disputed = ReceiptFolder(node.settings.state_dir).disputed()
+            assert disputed
+            (receipt,) = kept(node)
+            assert receipt.number == 1
+            assert node.receipts.results == receipt.total
+            counters = network.coordinator._scribe.counters  # type: ignore[union-attr]
+            await until(lambda: counters.acknowledged > 0)
+            assert await ask(network) == expected
+            assert counters.acknowledged == 1
+    assert any("books are not this node's" in record.message for record in caplog.records)
+
+
+async def test_a_node_that_is_lost_and_back_begins_a_new_chain(
+    model: TinyModel, expected: list[int], tmp_path: Path
+) -> None:
+    async with whole_network(model.prepared, tmp_path, nodes=1, **QUICK) as network:
+        (node,) = network.nodes
+        assert await ask(network) == expected
+        await until(lambda: balanced(network, node, tmp_path))
+        first = kept(node)
+        assert node._living is not None
+        node._living.cancel()
+        await asyncio.wait({node._living})
+        node._started.state.close()
+        async with running_node(network.coordinator.invite, node.settings.state_dir) as again:
+            network.nodes[:] = [again]
+            await network.settled(1)
+            before = verified(network, again)
+            assert await ask(network) == expected
+            await until(lambda: again.receipts.results == verified(network, again) - before > 0)
+            second = [receipt for receipt in kept(again) if receipt.session != first[0].session]
+            assert len(second) == 1
+            assert second[0].total == again.receipts.results
+            assert [receipt for receipt in kept(again) if receipt.session == first[0].session] == first
+            owed = credit(tmp_path, again)
+            assert owed.row_bytes == first[0].row_bytes + second[0].row_bytes
+            assert again.receipts.disputed == 0
+
+
+async def test_nothing_waits_for_receipts_that_stall(
+    model: TinyModel, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator's disk hangs, then the node's: answers go on, and once the disks do, so do receipts."""
+    ledger, contributor, stuck = threading.Event(), threading.Event(), threading.Event()
+    save, keep = CreditBook.save, ReceiptFolder.keep
+
+    def slow_save(book: CreditBook) -> None:
+        assert ledger.wait(30)
+        save(book)
+
+    def slow_keep(folder: ReceiptFolder, *arguments: Any) -> None:
+        stuck.set()
+        assert contributor.wait(30)
+        keep(folder, *arguments)
+
+    monkeypatch.setattr(CreditBook, "save", slow_save)
+    monkeypatch.setattr(ReceiptFolder, "keep", slow_keep)
+    async with whole_network(model.prepared, tmp_path, nodes=1, **QUICK) as network:
+        (node,) = network.nodes
+        try:
+            for _ in range(3):
+                assert await ask(network) == expected
+            assert node.receipts.agreed == 0
+            ledger.set()
+            await until(stuck.is_set)
+            for _ in range(3):
+                assert await ask(network) == expected
+            assert node.receipts.agreed == 0
+        finally:
+            ledger.set()
+            contributor.set()
+        await until(lambda: balanced(network, node, tmp_path))
+        assert node.receipts.disputed == 0
