@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +25,16 @@ from .download import Downloader
 from .limits import fit
 from .progress import NodeState, Progress, Status
 from .shelf import Shelf
+from .store import NoMemoryError
 from .tasks import ended, in_thread, uninterrupted
 
 log = logging.getLogger(__name__)
 
 DISK_FULL = "no room on the node's disk"
 DISK_FAILS = "the node's disk fails"
+NO_MEMORY = "the node's system gives it no more memory"
+REASONS_SAID = 3
+"""Reasons in one line of the log, those of most experts first."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ class Keeper:
         self._changed = asyncio.Event()
         self._epoch = 0
         self._refused: dict[ExpertKey, str] = {}
-        self._disk_is_full = False
+        self._disk_is_full = self._memory_is_full = False
+        self._faults_told: set[type[FolkmootError]] = set()
 
     def assign(self, assignment: link_pb2.Assignment) -> None:
         """Takes what should be held from now on."""
@@ -132,12 +138,15 @@ class Keeper:
             await self._get(missing, {self._manifest.experts[key].sha256 for key in kept}, progress)
         await self._report(self._holdings(self._shelf.held))
         if self._refused:
-            log.warning("%d experts are refused: %s", len(self._refused), self._reasons())
+            most = Counter(self._refused.values()).most_common(REASONS_SAID)
+            reasons = "; ".join(f"{reason} ({count})" for reason, count in most)
+            log.warning("%d experts are refused: %s", len(self._refused), reasons)
         self._status.change(NodeState.READY, progress.summary())
 
     def _choose(self, wanted: Wanted) -> tuple[ExpertKey, ...]:
         """What of an assignment is to be held; the rest is noted as refused."""
-        self._epoch, self._disk_is_full = wanted.epoch, False
+        self._epoch, self._disk_is_full, self._memory_is_full = wanted.epoch, False, False
+        self._faults_told.clear()
         known = [key for key in wanted.keys if key in self._manifest.experts]
         sizes = {key: self._manifest.expert_bytes(key) for key in known}
         limit = min(self._limits.memory_bytes, self._limits.disk_bytes)
@@ -174,6 +183,9 @@ class Keeper:
     async def _work(self, queue: Iterator[list[ExpertKey]], progress: Progress) -> None:
         for keys in queue:
             for key in keys:
+                if self._memory_is_full:
+                    self._refused[key] = NO_MEMORY
+                    continue
                 if self._disk_is_full and not self._downloader.is_stored(key):
                     self._refused[key] = DISK_FULL
                     continue
@@ -186,11 +198,19 @@ class Keeper:
                     progress.ready_experts += 1
 
     def _refuse(self, key: ExpertKey, error: FolkmootError) -> None:
-        """Notes why an expert cannot be held; the coordinator is not told of paths on the contributor's disk."""
-        log.warning("%s cannot be held: %s", key, error)
+        """Notes why an expert cannot be held; the coordinator is not told of paths on the contributor's disk.
+
+        Of one kind of fault, only the first of an assignment is told in full: others may follow by the thousand.
+        """
+        first = type(error) not in self._faults_told
+        self._faults_told.add(type(error))
+        log.log(logging.WARNING if first else logging.DEBUG, "%s cannot be held: %s", key, error)
         if isinstance(error, DiskFullError):
             self._disk_is_full = True
             self._refused[key] = DISK_FULL
+        elif isinstance(error, NoMemoryError):
+            self._memory_is_full = True
+            self._refused[key] = NO_MEMORY
         else:
             self._refused[key] = DISK_FAILS if isinstance(error, DiskError) else error.message
 

@@ -7,6 +7,7 @@ stopped; `make_room` never removes what it is told to keep. Methods may be calle
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import mmap
@@ -19,7 +20,7 @@ from pathlib import Path
 from .. import disk
 from ..amounts import format_bytes
 from ..disk import disk_errors
-from ..errors import ModelError
+from ..errors import CapacityError, ModelError
 from ..kernels.expert import Expert
 from ..kernels.formats import ExpertSpec
 from ..kernels.weight_memory import weight_memory, worth_huge_pages
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 
 _PARTIAL = ".partial"
 _PIECE_BYTES = 4 << 20
+
+
+class NoMemoryError(CapacityError):
+    """The system gives this process no memory for another expert."""
 
 
 class DamagedExpertError(ModelError):
@@ -124,6 +129,7 @@ class ExpertStore:
 
         Raises:
             DamagedExpertError: when the file is missing or has the wrong bytes; it is removed.
+            NoMemoryError: when there is no memory for it, not even as a view of its file.
             DiskError: when the disk fails.
         """
         path = self._path(digest)
@@ -195,7 +201,15 @@ def _brought_in(file: FileIO, size: int) -> memoryview | None:
             log.info("no memory is free for huge pages: an expert stays mapped from its file")
         else:
             return memory if _read_whole(file, memory) else None
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise NoMemoryError(
+            "the system has no memory, or no mapping, left for another expert",
+            advice="lend less with --memory, or raise the limit (ulimit -v, vm.max_map_count)",
+        ) from error
     if hasattr(mmap, "MADV_WILLNEED"):
         try:
             mapped.madvise(mmap.MADV_WILLNEED)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import mmap
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from folkmoot.disk import DiskError
 from folkmoot.node.progress import NodeState
+from folkmoot.node.store import ExpertStore
 from folkmoot.protos.codec import decode_tensor
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.tests.support.bare_experts import BareExperts
@@ -185,6 +191,61 @@ async def test_what_does_not_fit_in_memory_is_refused_and_said(
         assert {key for key, _ in coordinator.fetches} == set(kept)
         assert f"{len(refused)} experts are refused" in caplog.text
         assert ("no expert of" in caplog.text) == (memory_experts == 0), "said before anything is assigned"
+
+
+async def test_a_system_without_memory_left_is_said_once_and_nothing_more_is_fetched(
+    coordinator: ScriptedCoordinator,
+    experts: BareExperts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    real, mapped = mmap.mmap, []
+
+    def one_mapping(descriptor: int, length: int, **keywords: Any) -> mmap.mmap:
+        if mapped:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        mapped.append(descriptor)
+        return real(descriptor, length, **keywords)
+
+    monkeypatch.setattr(mmap, "mmap", one_mapping)
+    async with running_node(coordinator.invite, tmp_path / "node", fetch_streams=1):
+        link = await coordinator.link()
+        kept, refused = experts.keys[:1], experts.keys[1:]
+        await link.settled(link.assign(experts.keys), ready=kept, refused=refused)
+        assert link.holdings[-1].reason == "the node's system gives it no more memory"
+        assert {key for key, _ in coordinator.fetches} == set(experts.keys[:2])
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line for line in warnings if "cannot be held" in line and "--memory" in line] == warnings[:1]
+    assert (
+        warnings[1]
+        == f"{len(refused)} experts are refused: the node's system gives it no more memory ({len(refused)})"
+    )
+
+
+async def test_a_fault_of_many_experts_is_told_once_for_each_assignment(
+    coordinator: ScriptedCoordinator,
+    experts: BareExperts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(*_: object) -> None:
+        raise DiskError("the disk clicks")
+
+    monkeypatch.setattr(ExpertStore, "load", fails)
+    async with running_node(coordinator.invite, tmp_path / "node"):
+        link = await coordinator.link()
+        for _ in range(2):
+            await link.settled(link.assign(experts.keys), ready=[], refused=experts.keys)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert sum("the disk clicks" in line for line in warnings) == 2
+    assert (
+        warnings.count(
+            f"{len(experts.keys)} experts are refused: the node's disk fails ({len(experts.keys)})"
+        )
+        == 2
+    )
 
 
 async def test_experts_that_the_model_does_not_have_are_refused(
