@@ -63,12 +63,22 @@ def verify(
         int | None,
         typer.Option(min=0, help="Read only so many entries, drawn by chance.", show_default=False),
     ] = None,
+    entries: Annotated[bool, typer.Option("--entries", help="Print each entry that is read.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
     """Check a log's signature, its entries, and that it begins with all that it had at the last visit."""
     from ..client.log_reader import LogReader
     from ..home import folkmoot_home
+    from ..trust.log_entries import LoggedStatement, describe
     from ..trust.log_visit import Finding, LogVisit, Reading, most_bytes
+
+    read: list[tuple[int, str]] = []
+
+    def listen(index: int, statement: LoggedStatement) -> None:
+        if as_json:
+            read.append((index, describe(statement)))
+        else:
+            emit(f"    {index:<8}{describe(statement)}")
 
     operator = _key(key) if key is not None else None
     with LogReader(url) as reader:
@@ -78,6 +88,7 @@ def verify(
             _kept(place),
             operator,
             Reading(complete, sample),
+            listen=listen if entries else None,
         )
         steps, finding = [], Finding.BROKEN
         for step in visit.steps():
@@ -101,6 +112,7 @@ def verify(
                 "size": found.size if found else None,
                 "root": found.root.hex() if found else None,
                 "checkpoint": visit.note.decode(errors="replace"),
+                "entries": [{"index": index, "entry": entry} for index, entry in read],
                 "steps": [{"name": step.name, "held": step.held, "detail": step.detail} for step in steps],
             }
         )

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import UsageError
 from .daemon import configure_logging, end_with_parent, run_until_stopped
+from .terminal import emit, emit_json
 
 app = typer.Typer(help="Contribute this machine to a network.")
 
@@ -64,3 +65,30 @@ def join(
         invite=invite, memory_bytes=memory, threads=threads, state_dir=state, name=name
     )
     run_until_stopped(run(settings))
+
+
+@app.command()
+def receipts(
+    state: Annotated[
+        Path | None, typer.Option(help="The node's state folder; ~/.folkmoot/node.", show_default=False)
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="The coordinator's API: look receipts up in its public log.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+) -> None:
+    """Show what the coordinator accepted of this machine's work, and check that it is on public record."""
+    from ..client.log_reader import LogReader
+    from ..home import folkmoot_home
+    from ..trust.log_visit import most_bytes
+    from .receipts import show
+
+    folder = state or folkmoot_home() / "node"
+    printer = emit_json if as_json else None
+    if url is None:
+        held = show(folder, None, emit, printer)
+    else:
+        with LogReader(url) as reader:
+            held = show(folder, lambda path: reader.read(path, most_bytes(path)), emit, printer)
+    raise typer.Exit(0 if held else 1)

@@ -10,7 +10,8 @@ what `fetch` raises.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -18,7 +19,7 @@ from typing import Final
 from ..errors import TrustError
 from .checkpoints import Checkpoint, log_key, named_log_key, open_checkpoint
 from .keys import VerifyingKey
-from .log_entries import LogEntry
+from .log_entries import KINDS, LogEntry, LoggedStatement
 from .log_tiles import CHECKPOINT_PATH, MAX_ENTRY_BYTES, WIDTH, LogError, Tile
 from .log_verifier import Fetch, LogVerifier
 from .merkle import HASH_BYTES
@@ -93,6 +94,7 @@ class LogVisit:
         key: VerifyingKey | None = None,
         reading: Reading | None = None,
         draws: random.Random | None = None,
+        listen: Callable[[int, LoggedStatement], None] | None = None,
     ) -> None:
         """Args:
         fetch: Reads what the log serves.
@@ -100,6 +102,7 @@ class LogVisit:
         key: The operator's; of the last visit, or else what the log says itself, by default.
         reading: Which entries to read.
         draws: Where samples come from; the system's randomness by default.
+        listen: Is told of each entry that was read and found right, with its index.
         """
         self.note = b""
         self.checkpoint: Checkpoint | None = None
@@ -108,6 +111,7 @@ class LogVisit:
         self._given = key
         self._reading = reading or Reading()
         self._draws = draws or random.SystemRandom()
+        self._listen = listen
 
     def steps(self) -> Iterator[VisitStep]:
         """Makes the visit."""
@@ -153,19 +157,23 @@ class LogVisit:
             yield VisitStep(step, False, error.message, Finding.BROKEN)
             return
         root = new.root.hex()
-        yield VisitStep(step, True, f"{found} read, each signed and in the tree that was signed")
+        yield VisitStep(step, True, f"{found}, each signed and in the tree that was signed")
         yield VisitStep("log", True, f"{new.size} entries, root {root}", Finding.SOUND)
 
     def _read(self, verifier: LogVerifier, key: NoteKey, seen: int, new: Checkpoint) -> str:
         """Reads entries; says how many."""
         start = 0 if self._reading.complete else seen
-        sample, count = self._reading.sample, 0
+        sample, counts = self._reading.sample, Counter[str]()
         if sample is None or sample >= new.size - start:
             entries = verifier.entries(new, start)
         else:
             drawn = sorted(self._draws.sample(range(start, new.size), sample))
             entries = (next(verifier.entries(new, index)) for index in drawn)
-        for _, entry in entries:
-            LogEntry.decode(entry).verify(key.key.raw)
-            count += 1
-        return f"{count} of {new.size}"
+        for index, encoded in entries:
+            entry = LogEntry.decode(encoded)
+            entry.verify(key.key.raw)
+            counts[KINDS[type(entry.statement)]] += 1
+            if self._listen is not None:
+                self._listen(index, entry.statement)
+        kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS.values() if counts[kind])
+        return f"{counts.total()} of {new.size} read{f' ({kinds})' if kinds else ''}"

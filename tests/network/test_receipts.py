@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from folkmoot.cli.main import run
 from folkmoot.coordinator.engine.requests import SamplingParams
 from folkmoot.coordinator.ledger import scribe
 from folkmoot.coordinator.ledger.credit_book import CREDIT_FILE, Credit, CreditBook, read_credits
@@ -88,7 +89,7 @@ def has_proof(node: NodeDaemon) -> bool:
 
 
 async def test_an_honest_nodes_receipts_balance_with_the_coordinators_books(
-    model: TinyModel, expected: list[int], tmp_path: Path
+    model: TinyModel, expected: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with whole_network(model.prepared, tmp_path, nodes=2, **QUICK) as network:
         for _ in range(3):
@@ -101,10 +102,25 @@ async def test_an_honest_nodes_receipts_balance_with_the_coordinators_books(
             assert receipt.number > 1
             await until(partial(has_proof, node))
             assert node.receipts.disputed == node.receipts.omitted == 0
+            url = ["--url", network.coordinator.api_url]
+            held = ["node", "receipts", "--state", str(node.settings.state_dir)]
+            assert await asyncio.to_thread(run, held + url) == 0
+            assert "and is there" in capsys.readouterr().out
         counters = network.coordinator._scribe.counters  # type: ignore[union-attr]
         await until(lambda: counters.acknowledged == counters.issued)
         assert counters.results == sum(verified(network, node) for node in network.nodes)
         assert counters.late == counters.dropped == counters.refused == counters.unlogged == 0
+        visit = ["log", "verify", network.coordinator.api_url, "--state", str(tmp_path), "--entries"]
+        credits = [
+            f"credit of node {node.node_id[:12]}: {verified(network, node)} results" for node in network.nodes
+        ]
+        async with asyncio.timeout(20):
+            said = ""
+            while not all(line in said for line in credits):
+                assert await asyncio.to_thread(run, [*visit, "--complete"]) == 0
+                said = capsys.readouterr().out
+        assert "2 enrolments" in said
+        assert "batches of receipts" in said
 
 
 @pytest.mark.parametrize("lie", Lie, ids=lambda lie: lie.name)
