@@ -200,7 +200,8 @@ async def test_a_system_without_memory_left_is_said_once_and_nothing_more_is_fet
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    real, mapped = mmap.mmap, []
+    real = mmap.mmap
+    mapped: list[int] = []
 
     def one_mapping(descriptor: int, length: int, **keywords: Any) -> mmap.mmap:
         if mapped:
