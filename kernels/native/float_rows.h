@@ -5,7 +5,7 @@
  * inputs were packed in the same order.
  */
 
-enum { FAR_AHEAD = 4096, NEAR_AHEAD = 1024, LINE = 64, FIRST_CACHE = 32 << 10, SQUARE = 128 };
+enum { FAR_AHEAD = 4096, NEAR_AHEAD = 1536, LINE = 64, FIRST_CACHE = 32 << 10, SQUARE = 128 };
 
 /* Vectors of LANES numbers in a line, and numbers in it. */
 #define PARTS(format) ((format) == FOLKMOOT_FLOAT32 ? 16 / LANES : (format) == FOLKMOOT_FP8_BLOCK ? 64 / LANES : 32 / LANES)
