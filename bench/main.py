@@ -177,14 +177,22 @@ def all_innocents(rows: int) -> list[dict[str, Any]]:
     return reports
 
 
+def measure_signing(quick: bool) -> list[dict[str, Any]]:
+    """Measures what signing costs and returns the report."""
+    from . import signing
+
+    return signing.measure(quick)
+
+
 def main() -> None:
-    """The command: `folkmoot-bench moe-4l`, `kernels`, `adversaries` or `innocents`."""
+    """The command: `folkmoot-bench moe-4l`, `kernels`, `signing`, `adversaries` or `innocents`."""
     parser = argparse.ArgumentParser(prog="folkmoot-bench", description=__doc__)
     commands = parser.add_subparsers(dest="benchmark", required=True)
     commands.add_parser("moe-4l", help="transformers, local experts and a network of two nodes")
     kernels = commands.add_parser("kernels", help="the expert kernels")
     adversaries = commands.add_parser("adversaries", help="how soon each kind of cheating node is caught")
-    for command in (kernels, adversaries):
+    signed = commands.add_parser("signing", help="what it costs to sign results, each or together")
+    for command in (kernels, adversaries, signed):
         command.add_argument("--quick", action="store_true", help="only show that it works")
     adversaries.add_argument("--runs", type=_count, help="runs of each adversary without a wire")
     innocents = commands.add_parser("innocents", help="whether honest nodes are ever accused")
@@ -199,6 +207,13 @@ def main() -> None:
         return
     if name == "innocents":
         _write(BUILD / "innocents.json", all_innocents(arguments.rows))
+        return
+    if name == "signing":
+        from . import signing
+
+        rows = alone(measure_signing, arguments.quick)
+        signing.show(rows)
+        _write(FOLDER / "signing.json", rows)
         return
     report = alone(measure_kernels, arguments.quick) if name == "kernels" else moe_4l()
     show_kernels(report) if name == "kernels" else show(report)
