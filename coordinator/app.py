@@ -43,6 +43,7 @@ from .ledger.public_log import PublicLog
 from .ledger.receipt_counters import ReceiptCollector
 from .ledger.scribe import Scribe
 from .metrics import NetworkCollector
+from .placement.noted_experts import NotedExperts
 from .settings import CoordinatorSettings
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ class Coordinator:
         engine = await asyncio.to_thread(
             partial(Engine, audits=auditing.watcher is not None, trusted=auditing.trusts),
             trunk,
-            pool,
+            pool if hub.usage is None else NotedExperts(pool, hub.usage),
             tokenizer,
             self.settings.engine,
             hub.covered,

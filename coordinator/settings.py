@@ -42,6 +42,8 @@ class CoordinatorSettings(ComponentSettings):
         row_deadline_s: How much longer for each row that it has to work on.
         expert_wait_s: How long a step waits for a host of an expert to appear before it is given up.
         lost_grace_s: How long a lost node's experts wait for its return before they are placed elsewhere.
+        replan_s: How often what was measured of traffic and speeds may change the placement.
+        tidy_share: The part of all copies that may move each time only so that experts that work together come together.
         ticket_lifetime_s: How long a ticket lets a node attach again without a new enrolment.
         max_rows_in_flight: Rows of all unanswered frames of one node.
         engine: The engine's limits.
@@ -66,6 +68,8 @@ class CoordinatorSettings(ComponentSettings):
     row_deadline_s: float = Field(default=0.02, gt=0)
     expert_wait_s: float = Field(default=10.0, gt=0)
     lost_grace_s: float = Field(default=10.0, gt=0)
+    replan_s: float = Field(default=300.0, gt=0)
+    tidy_share: float = Field(default=0.002, ge=0, le=1)
     ticket_lifetime_s: float = Field(default=3600.0, gt=0)
     max_rows_in_flight: int = Field(default=4096, ge=1024)
     engine: EngineSettings = EngineSettings()
@@ -86,6 +90,8 @@ class CoordinatorSettings(ComponentSettings):
             frame_deadline_s=self.frame_deadline_s,
             row_deadline_s=self.row_deadline_s,
             lost_grace_s=self.lost_grace_s,
+            replan_s=self.replan_s,
+            tidy_share=self.tidy_share,
         )
 
     @property

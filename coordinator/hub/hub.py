@@ -34,11 +34,13 @@ from ..dispatch.directory import Directory
 from ..ledger.public_log import EntryLog
 from ..ledger.scribe import Scribe
 from ..listening import NODES_DOOR
+from ..placement.usage import Usage
 from .attaching import Attachments, Report
 from .challenges import ChallengeTable
 from .enrolment import Enrolments
 from .experts_service import ExpertBlobs, ExpertSource
 from .link import Link
+from .outlook import Outlook
 from .placement_memory import PlacementMemory
 from .roster import Member, NodeState, Roster
 from .settings import HubSettings
@@ -84,8 +86,16 @@ class Hub:
         self._standings = standings or StandingBook(None, AuditSettings(enabled=False).standing)
         self._standings.subscribe(self._standing_changed)
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Where all experts work for every row, there is nothing to learn from who works with whom.
+        self.usage = None if source.manifest.sliced else Usage(source.manifest.experts)
         self._steward = Steward(
-            source.manifest, self._roster, self.directory, settings, memory, self._standings
+            source.manifest,
+            self._roster,
+            self.directory,
+            settings,
+            memory,
+            self._standings,
+            Outlook(self.usage),
         )
         self._steward_task: asyncio.Task[None] | None = None
         self._blobs = ExpertBlobs(

@@ -50,6 +50,11 @@ class Pace:
         return self._shortest_s
 
     @property
+    def seconds_per_byte(self) -> float:
+        """Smoothed time for each byte of expert weights; 0 before the first answer."""
+        return self._seconds_per_byte
+
+    @property
     def misses(self) -> int:
         """Deadlines missed since the last good answer."""
         return self._misses

@@ -35,6 +35,8 @@ class HubSettings:
         lost_grace_s: How long a lost node's experts wait for its return before they are placed elsewhere.
         restart_grace_s: How long, after a start, nodes of the last time are waited for before experts are placed elsewhere.
         settle_s: How long to wait for more changes before experts are placed.
+        replan_s: How often what was measured of traffic and speeds may change the placement.
+        tidy_share: The part of all copies that may move each time only so that experts that work together come together.
         fetch_streams_per_node: Downloads that one node may run at once.
         fetch_threads: Threads that read weights from disk.
     """
@@ -56,6 +58,8 @@ class HubSettings:
     lost_grace_s: float = 10.0
     restart_grace_s: float = 5.0
     settle_s: float = 0.25
+    replan_s: float = 300.0
+    tidy_share: float = 0.002
     fetch_streams_per_node: int = 16
     fetch_threads: int = 4
 
@@ -63,6 +67,8 @@ class HubSettings:
         for name, value in vars(self).items():
             if name.endswith("_s") and value <= 0:
                 raise UsageError(f"{name} is {value}", advice="give seconds above zero")
+        if not 0 <= self.tidy_share <= 1:
+            raise UsageError(f"tidy_share is {self.tidy_share}", advice="give a part from 0 to 1")
         if not 0 <= self.port < 1 << 16:
             raise UsageError(
                 f"{self.port} is no port", advice="name one from 1 to 65535, or 0 for any free one"

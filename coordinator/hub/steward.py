@@ -3,7 +3,8 @@
 Guarantees: placement is decided off the event loop, a moment after the last change, from one snapshot; assignments change
 only by `next_assignments`, so coverage never shrinks while experts move; frames are routed to an expert on a node only
 from the node's report that it is ready until it is told to drop it. A fault is logged and costs a pause, never placement
-itself: it begins anew from who is there, and tells everybody again what to hold.
+itself: it begins anew from who is there, and tells everybody again what to hold. Traffic and measured speeds change the
+placement only every so often, and only while nothing else moves.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from ..dispatch.directory import Directory
 from ..placement.place import place
 from ..placement.snapshot import NodeCapacity, Target
 from ..placement.transition import Holder, next_assignments
+from .outlook import Measured, Outlook
 from .placement_memory import PlacementMemory, Remembered
-from .roster import Member, Roster
+from .roster import Member, NodeState, Roster
 from .settings import HubSettings
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,10 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 """After a fault, before placement is tried again; each fault in a row doubles the pause."""
+
+
+FOLD_S = 5.0
+"""How often the rows that were sent are counted, if not oftener."""
 
 
 class Steward:
@@ -42,8 +48,11 @@ class Steward:
         settings: HubSettings,
         memory: PlacementMemory | None,
         standings: StandingBook,
+        outlook: Outlook | None = None,
     ) -> None:
-        """`memory` keeps assignments over a restart, None forgets them; `standings` say whom to give how much."""
+        """`memory` keeps assignments over a restart, None forgets them; `standings` say whom to give how much, `outlook` what
+        was measured.
+        """
         self._sizes = {key: manifest.expert_bytes(key) for key in manifest.experts}
         self._layers_together = manifest.sliced
         self._roster = roster
@@ -51,6 +60,8 @@ class Steward:
         self._settings = settings
         self._memory = memory
         self._standings = standings
+        self._outlook = outlook or Outlook(None)
+        self._tidy_moves = 0
         self._target: Target = {}
         self._target_is_old = False
         self._told_is_known = True
@@ -71,6 +82,13 @@ class Steward:
 
     async def run(self) -> None:
         """Places and assigns until cancelled."""
+        watching = asyncio.create_task(self._watch())
+        try:
+            await self._follow()
+        finally:
+            watching.cancel()
+
+    async def _follow(self) -> None:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
@@ -92,12 +110,15 @@ class Steward:
         self._wake.clear()
         if self._target_is_old:
             self._target_is_old = False
+            tidy_moves, self._tidy_moves = self._tidy_moves, 0
             self._target = await asyncio.to_thread(
                 place,
                 self._capacities(),
                 self._sizes,
                 replicas=self._settings.replicas,
                 layers_together=self._layers_together,
+                traffic=self._outlook.traffic,
+                tidy_moves=tidy_moves,
             )
         if self._assign() and self._memory is not None:
             known = {
@@ -106,6 +127,43 @@ class Steward:
                 if member.assigned
             }
             await asyncio.to_thread(self._memory.save, known)
+
+    async def _watch(self) -> None:
+        """Counts the rows that are sent, and lets what was measured change the placement when it is time."""
+        interval_s = self._settings.replan_s
+        step_s, waited_s = min(FOLD_S, interval_s), 0.0
+        while True:
+            await asyncio.sleep(step_s)
+            waited_s += step_s
+            try:
+                await asyncio.to_thread(self._outlook.fold)
+                if waited_s >= interval_s and self._settled():
+                    waited_s = 0.0
+                    await self._look()
+            except Exception:  # measurements are worth much, but not placement itself
+                log.exception("what was measured cannot be taken in; placement goes on without it")
+
+    async def _look(self) -> None:
+        """Takes in what was measured, and places with it."""
+        measured = {
+            member.node: Measured(
+                member.memory_bytes, member.link.pace.seconds_per_byte, member.link.pace.shortest_round_trip_s
+            )
+            for member in self._roster.attached()
+            if member.link is not None
+        }
+        await asyncio.to_thread(self._outlook.look, measured)
+        copies = sum(len(keys) for keys in self._target.values())
+        self._tidy_moves = int(self._settings.tidy_share * copies)
+        self.members_changed()
+
+    def _settled(self) -> bool:
+        """Whether everyone that is counted on is there and holds what it should end with."""
+        return not self._target_is_old and all(
+            member.state is NodeState.READY and member.assigned == self._target.get(member.node)
+            for member in self._roster.all()
+            if member.counted_on
+        )
 
     async def recall(self) -> None:
         """Counts on the nodes of the last time for a moment, so that none is given what another still has."""
@@ -132,6 +190,8 @@ class Steward:
                 member.usable_bytes,
                 (member.assigned | member.ready) - member.refused,
                 most_experts=self._standings.of(member.node).most_experts(self._standings.settings),
+                bytes_per_second=self._outlook.bytes_per_second(member.node),
+                round_trip_s=self._outlook.round_trip_s(member.node),
             )
             for member in self._roster.all()
             if member.counted_on

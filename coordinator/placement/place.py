@@ -25,7 +25,8 @@ from .draft import draft
 from .evening import even_out, trim
 from .mend import mend
 from .snapshot import NodeCapacity, Target, Traffic
-from .units import Ints, Units
+from .tidy import tidy
+from .units import Floats, Ints, Units
 
 MOST_ROUNDS = 4
 WORTH_A_DRAFT = 0.25
@@ -39,6 +40,7 @@ def place(
     replicas: int = 2,
     layers_together: bool = False,
     traffic: Traffic | None = None,
+    tidy_moves: int = 0,
 ) -> Target:
     """Decides who should hold what.
 
@@ -48,21 +50,24 @@ def place(
         replicas: How many nodes should hold each expert.
         layers_together: Whether a layer's experts all work for every token, so that one node should have them all.
         traffic: How experts were used; None when nothing is known.
+        tidy_moves: How many experts may be moved only so that those that work together come together.
     """
     nodes = sorted(nodes, key=lambda node: node.node)
     if not nodes or not sizes:
         return {node.node: frozenset() for node in nodes}
     units = Units(sizes, traffic, whole_layers=False)
     whole = Units(sizes, None, whole_layers=True) if layers_together else None
-    target = _place(nodes, units, whole, replicas)
+    target = _place(nodes, units, whole, replicas, tidy_moves)
     if all(node.most_experts is None for node in nodes) or _complete(target, units, replicas):
         return target
-    return _place([replace(node, most_experts=None) for node in nodes], units, whole, replicas)
+    return _place([replace(node, most_experts=None) for node in nodes], units, whole, replicas, tidy_moves)
 
 
-def _place(nodes: Sequence[NodeCapacity], units: Units, whole: Units | None, replicas: int) -> Target:
+def _place(
+    nodes: Sequence[NodeCapacity], units: Units, whole: Units | None, replicas: int, tidy_moves: int
+) -> Target:
     if whole is None:
-        return _solve(nodes, units, replicas, even=True)
+        return _solve(nodes, units, replicas, even=True, tidy_moves=tidy_moves)
     target = _solve(nodes, whole, replicas, even=True)
     # Layers that found no node with room for all of them are spread as experts.
     kept = [replace(node, holds=target[node.node]) for node in nodes]
@@ -76,7 +81,9 @@ def _complete(target: Target, units: Units, replicas: int) -> bool:
     return bool((copies >= replicas).all())
 
 
-def _solve(nodes: Sequence[NodeCapacity], units: Units, replicas: int, *, even: bool) -> Target:
+def _solve(
+    nodes: Sequence[NodeCapacity], units: Units, replicas: int, *, even: bool, tidy_moves: int = 0
+) -> Target:
     """Keeps what can be kept, adds what is missing, and evens out, until nothing changes."""
     board = Board(nodes, units)
     before = [units.among(node.holds) for node in nodes]
@@ -87,6 +94,8 @@ def _solve(nodes: Sequence[NodeCapacity], units: Units, replicas: int, *, even: 
         _improve(board, replicas, even=even)
         if board.changes == changes:
             break
+    if tidy_moves:
+        tidy(board, _work(board, board.copies), tidy_moves)
     return {
         node.node: _experts(board, index, kept, node.holds)
         for index, (node, kept) in enumerate(zip(nodes, before, strict=True))
@@ -99,8 +108,7 @@ def _improve(board: Board, replicas: int, *, even: bool) -> None:
     copies = np.clip(board.copies, wanted.fewest, wanted.most)
     board.share_out(copies)
     trim(board, wanted.most)
-    work = units.popularity / copies
-    work /= np.repeat(np.add.reduceat(work * copies, units.starts[:-1]), np.diff(units.starts))
+    work = _work(board, copies)
     for level in _levels(board, copies, replicas):
         missing = np.maximum(level - board.copies, 0)
         if (missing * units.sizes).sum() > WORTH_A_DRAFT * (copies * units.sizes).sum():
@@ -109,6 +117,13 @@ def _improve(board: Board, replicas: int, *, even: bool) -> None:
     trim(board, wanted.most)
     if even:
         even_out(board)
+
+
+def _work(board: Board, copies: Ints) -> Floats:
+    """[U] what one copy of each unit works, if there are so many; all copies of a group 1."""
+    units = board.units
+    whole = np.add.reduceat(units.popularity, units.starts[:-1])
+    return np.asarray(units.popularity / np.repeat(whole, np.diff(units.starts)) / np.maximum(copies, 1))
 
 
 def _levels(board: Board, copies: Ints, replicas: int) -> list[Ints]:

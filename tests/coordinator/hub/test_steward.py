@@ -4,13 +4,17 @@ refusals respected."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from folkmoot.coordinator.hub import steward
+from folkmoot.coordinator.hub.outlook import Measured, Outlook
 from folkmoot.coordinator.placement.place import place
-from folkmoot.ids import ExpertKey
+from folkmoot.coordinator.placement.usage import ENOUGH_ROWS
+from folkmoot.ids import ExpertKey, NodeId
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.tests.support.memory_experts import MemoryExperts
 from folkmoot.tests.support.running_hub import RunningHub, running_hub
@@ -171,3 +175,46 @@ async def test_a_node_is_told_again_what_a_fault_may_have_kept_from_it(
         node = await network.join(reports_ready=False)
         await network.until(lambda: set(node.assigned) == set(network.model.manifest.experts))
         assert update.times == 0
+
+
+async def test_a_popular_expert_gets_more_hosts_once_traffic_shows_it() -> None:
+    async with running_hub(MemoryExperts(layers=(0, 1), experts=8), replan_s=0.05) as network:
+        nodes = await network.join_ready(None, None, None, None)
+        await network.until(lambda: sum(len(node.ready) for node in nodes) == 32)
+        popular = {ExpertKey(0, 0), ExpertKey(1, 0)}
+        assert all(sum(key in node.ready for node in nodes) == 2 for key in popular)
+        watch = asyncio.create_task(watch_coverage(network))
+        usage = network.hub.usage
+        assert usage is not None
+        rows = np.array([[0, 1 + other] for other in range(7)] * 4, np.int64)
+        for layer in (0, 1):
+            for _ in range(ENOUGH_ROWS // len(rows) + 1):
+                usage.note(layer, rows)
+        await network.until(lambda: all(all(key in node.ready for node in nodes) for key in popular))
+        await network.settled()
+        assert network.hub.snapshot().coverage.replicated == 16
+        for layer in (0, 1):
+            await network.check(layer)
+        assert not watch.done()
+        watch.cancel()
+
+
+async def test_looking_at_what_was_measured_moves_nothing_while_nothing_has_changed() -> None:
+    async with running_hub(MemoryExperts(experts=8), replan_s=0.02, tidy_share=1.0) as network:
+        nodes = await network.join_ready(None, None, None)
+        await network.until(lambda: sum(len(node.assigned) for node in nodes) == 32)
+        epochs = [node.epoch for node in nodes]
+        looks = 0
+        look = Outlook.look
+
+        def counted(outlook: Outlook, measured: Mapping[NodeId, Measured]) -> None:
+            nonlocal looks
+            looks += 1
+            look(outlook, measured)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Outlook, "look", counted)
+            for turn in range(10):
+                await network.check(turn % 2, seed=turn)
+            await network.until(lambda: looks >= 5)
+        assert [node.epoch for node in nodes] == epochs
