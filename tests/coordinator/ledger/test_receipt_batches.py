@@ -1,0 +1,180 @@
+"""Proven of what goes into the public log: one entry for all sessions that had a receipt, with the newest of each and a proof for
+each node, sent when it is there to stay or when the node comes back; what the log does not take is tried again; credits are
+logged for those whose credit changed, and are the book's."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from folkmoot.coordinator.ledger.credit_book import CreditBook
+from folkmoot.coordinator.ledger.receipt_batches import MOST_KEPT_FOR_A_NODE, ReceiptBatches
+from folkmoot.coordinator.ledger.receipt_counters import ReceiptCounters
+from folkmoot.coordinator.ledger.settings import ReceiptSettings
+from folkmoot.errors import CapacityError
+from folkmoot.ids import NodeId
+from folkmoot.protos.folkmoot.v1 import link_pb2
+from folkmoot.trust.keys import Identity
+from folkmoot.trust.log_entries import CreditEntry, LogEntry, ReceiptsEntry
+from folkmoot.trust.logged_receipts import LoggedReceipt
+from folkmoot.trust.receipts import CreditedResult, Receipt, ReceiptChain, SignedReceipt
+
+COORDINATOR = Identity(b"c" * 32)
+SETTINGS = ReceiptSettings(log_every_s=10.0, credit_every_s=100.0)
+
+
+class Pages:
+    """A log in memory that takes entries when it is told to."""
+
+    def __init__(self) -> None:
+        self.entries: list[LogEntry] = []
+        self.waiting: list[tuple[LogEntry, Future[int]]] = []
+
+    def append(self, entry: LogEntry) -> Future[int]:
+        future: Future[int] = Future()
+        self.waiting.append((entry, future))
+        return future
+
+    def write(self) -> None:
+        for entry, future in self.waiting:
+            self.entries.append(entry)
+            future.set_result(len(self.entries) - 1)
+        self.waiting.clear()
+
+    def fail(self) -> None:
+        for _, future in self.waiting:
+            future.set_exception(CapacityError("no room"))
+        self.waiting.clear()
+
+
+class Desk:
+    """Batches, and the nodes that are there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pages = Pages()
+        self.credits = CreditBook(folder)
+        self.counters = ReceiptCounters()
+        self.batches = ReceiptBatches(COORDINATOR, self.pages, self.credits, SETTINGS, self.counters)
+        self.there: set[NodeId] = set()
+        self.sent: list[tuple[NodeId, LoggedReceipt]] = []
+        self.batches.tick(0.0, 5, self.deliver)
+
+    def deliver(self, node: NodeId, message: link_pb2.CoordinatorMessage) -> bool:
+        if node in self.there:
+            self.sent.append((node, LoggedReceipt.decode(message.logged_receipt.logged)))
+        return node in self.there
+
+    def tick(self, now_s: float) -> None:
+        self.batches.tick(now_s, int(now_s), self.deliver)
+
+    def issue(self, node: int, session: int, previous: Receipt | None = None) -> SignedReceipt:
+        key = bytes([node]) * 32
+        chain = ReceiptChain(COORDINATOR.public, key, bytes([session]) * 32, b"m" * 32)
+        before = previous.through if previous else 0
+        receipt = chain.next(previous, [CreditedResult(before + 1, b"l" * 32, 2, 30)], before + 1, 5)
+        signed = SignedReceipt.signed(receipt, COORDINATOR)
+        self.credits.add(NodeId(key.hex()), 1, 2, 30)
+        self.batches.issued(NodeId(key.hex()), signed)
+        return signed
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_one_entry_has_the_newest_receipt_of_each_session(desk: Desk) -> None:
+    first = desk.issue(1, 1)
+    newest = [desk.issue(1, 1, first.receipt), desk.issue(1, 2), desk.issue(2, 3)]
+    desk.there = {NodeId((bytes([node]) * 32).hex()) for node in (1, 2)}
+    desk.tick(9.0)
+    assert not desk.pages.waiting
+    desk.tick(10.0)
+    desk.tick(11.0)
+    assert not desk.sent
+    desk.pages.write()
+    desk.tick(12.0)
+    (entry,) = desk.pages.entries
+    assert isinstance(entry.statement, ReceiptsEntry)
+    assert entry.statement.count == 3
+    assert {logged.signed for _, logged in desk.sent} == set(newest)
+    for node, logged in desk.sent:
+        assert logged.check() == entry.statement
+        assert logged.signed.receipt.node.hex() == node
+        assert logged.index == 0
+    assert desk.counters.batches == 1
+
+
+def test_nothing_is_logged_when_nothing_happened(desk: Desk) -> None:
+    for now_s in (20.0, 200.0, 400.0):
+        desk.tick(now_s)
+    desk.batches.finish(7)
+    assert not desk.pages.waiting
+
+
+def test_what_the_log_did_not_take_is_in_the_next_entry(desk: Desk) -> None:
+    older = desk.issue(1, 1)
+    desk.issue(2, 2)
+    desk.tick(10.0)
+    desk.issue(1, 1, older.receipt)
+    desk.pages.fail()
+    desk.tick(11.0)
+    desk.tick(20.0)
+    desk.pages.write()
+    (entry,) = desk.pages.entries
+    assert isinstance(entry.statement, ReceiptsEntry)
+    assert entry.statement.count == 2
+    assert desk.counters.unlogged == 1
+    desk.there = {NodeId("01" * 32)}
+    desk.tick(21.0)
+    assert [logged.signed.receipt.number for _, logged in desk.sent] == [2]
+
+
+def test_proofs_wait_for_a_node_that_is_away(desk: Desk) -> None:
+    for session in range(1, MOST_KEPT_FOR_A_NODE + 3):
+        desk.issue(1, session)
+        desk.tick(10.0 * session)
+        desk.pages.write()
+        desk.tick(10.0 * session + 1)
+    waiting = desk.batches.attached(NodeId("01" * 32))
+    sessions = [
+        LoggedReceipt.decode(message.logged_receipt.logged).signed.receipt.session[0] for message in waiting
+    ]
+    assert sessions == list(range(3, MOST_KEPT_FOR_A_NODE + 3))
+    assert desk.batches.attached(NodeId("01" * 32)) == []
+
+
+def test_credits_are_logged_for_those_that_earned_any(desk: Desk) -> None:
+    first = desk.issue(1, 1)
+    desk.issue(2, 2)
+    desk.tick(100.0)
+    desk.pages.write()
+    desk.issue(1, 1, first.receipt)
+    desk.tick(200.0)
+    desk.pages.write()
+    found = [
+        (entry.statement.node[0], entry.statement.results, entry.statement.rows, entry.statement.row_bytes)
+        for entry in desk.pages.entries
+        if isinstance(entry.statement, CreditEntry)
+    ]
+    assert found == [(1, 1, 2, 30), (2, 1, 2, 30), (1, 2, 4, 60)]
+    for entry in desk.pages.entries:
+        entry.verify(COORDINATOR.public)
+
+
+def test_a_credit_that_the_log_did_not_take_is_tried_again(desk: Desk) -> None:
+    desk.issue(1, 1)
+    desk.tick(100.0)
+    desk.pages.fail()
+    desk.tick(200.0)
+    desk.pages.write()
+    assert [type(entry.statement) for entry in desk.pages.entries].count(CreditEntry) == 1
+
+
+def test_at_the_end_all_is_handed_to_the_log(desk: Desk) -> None:
+    desk.issue(1, 1)
+    desk.batches.finish(7)
+    desk.pages.write()
+    assert {type(entry.statement) for entry in desk.pages.entries} == {ReceiptsEntry, CreditEntry}
