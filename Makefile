@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PIP := $(BIN)/pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-slow test-native lint type protos bench bench-kernels bench-signing adversaries innocents clean
+.PHONY: help setup demo test test-slow test-native lint type protos bench bench-kernels bench-signing bench-placement adversaries innocents clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench-kernels: $(STAMP)  ## measure the expert kernels against memory, F.linear 
 
 bench-signing: $(STAMP)  ## measure what it costs to sign results, each by itself or together
 	$(BIN)/folkmoot-bench signing
+
+bench-placement: $(STAMP)  ## plan a thousand nodes for DeepSeek-V3, and measure rows and loads; writes build/bench/placement.json
+	$(BIN)/folkmoot-bench placement
 
 adversaries: $(STAMP)  ## measure how soon each kind of cheating node is caught; writes build/adversaries.json
 	$(BIN)/folkmoot-bench adversaries

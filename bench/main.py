@@ -184,15 +184,25 @@ def measure_signing(quick: bool) -> list[dict[str, Any]]:
     return signing.measure(quick)
 
 
+def measure_placement(quick: bool) -> dict[str, Any]:
+    """Measures placement, prints what came of it, and returns the report."""
+    from . import placement
+
+    report = placement.measure(placement.QUICK if quick else placement.Extent())
+    placement.show(report)
+    return vars(report)
+
+
 def main() -> None:
-    """The command: `folkmoot-bench moe-4l`, `kernels`, `signing`, `adversaries` or `innocents`."""
+    """The command: `folkmoot-bench moe-4l`, `kernels`, `signing`, `placement`, `adversaries` or `innocents`."""
     parser = argparse.ArgumentParser(prog="folkmoot-bench", description=__doc__)
     commands = parser.add_subparsers(dest="benchmark", required=True)
     commands.add_parser("moe-4l", help="transformers, local experts and a network of two nodes")
     kernels = commands.add_parser("kernels", help="the expert kernels")
     adversaries = commands.add_parser("adversaries", help="how soon each kind of cheating node is caught")
     signed = commands.add_parser("signing", help="what it costs to sign results, each or together")
-    for command in (kernels, adversaries, signed):
+    placed = commands.add_parser("placement", help="who holds what, at the size of DeepSeek-V3")
+    for command in (kernels, adversaries, signed, placed):
         command.add_argument("--quick", action="store_true", help="only show that it works")
     adversaries.add_argument("--runs", type=_count, help="runs of each adversary without a wire")
     innocents = commands.add_parser("innocents", help="whether honest nodes are ever accused")
@@ -214,6 +224,9 @@ def main() -> None:
         rows = alone(measure_signing, arguments.quick)
         signing.show(rows)
         _write(FOLDER / "signing.json", rows)
+        return
+    if name == "placement":
+        _write(FOLDER / "placement.json", alone(measure_placement, arguments.quick))
         return
     report = alone(measure_kernels, arguments.quick) if name == "kernels" else moe_4l()
     show_kernels(report) if name == "kernels" else show(report)
