@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,35 @@ from folkmoot.coordinator.audit.settings import AuditSettings
 from folkmoot.coordinator.audit.sketch_keeper import SketchKeeper
 from folkmoot.coordinator.audit.standing_book import StandingBook
 from folkmoot.trust.keys import Identity
+from folkmoot.trust.log_entries import LogEntry
 
 from .asked_node import AskedNode, Misconduct
 from .memory_experts import MemoryExperts
 
 PATIENCE_S = 20.0
+
+
+class KeptEntries:
+    """A public log in memory.
+
+    Attributes:
+        entries: What it was told.
+        error: What it fails with instead of keeping an entry.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[LogEntry] = []
+        self.error: Exception | None = None
+
+    def append(self, entry: LogEntry) -> Future[int]:
+        """Keeps an entry at once, or fails."""
+        future: Future[int] = Future()
+        if self.error is not None:
+            future.set_exception(self.error)
+        else:
+            self.entries.append(entry)
+            future.set_result(len(self.entries) - 1)
+        return future
 
 
 class RunningAuditor:
@@ -37,7 +62,8 @@ class RunningAuditor:
         self.standings = StandingBook(folder, settings.standing)
         self.counters = AuditCounters()
         self.sketches = SketchKeeper(folder, self.experts, settings.projections, settings.epoch_s)
-        judge = Judge(folder, self.experts, self.identity)
+        self.log = KeptEntries()
+        judge = Judge(folder, self.experts, self.identity, entry_log=self.log)
         self.auditor = Auditor(
             folder, self.experts, self.sketches, judge, self.standings, self.counters, settings
         )
