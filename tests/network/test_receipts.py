@@ -4,6 +4,7 @@ found by the node, a node that is lost and back begins a new chain, and nothing 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import threading
 from functools import partial
@@ -21,12 +22,15 @@ from folkmoot.models.local import LocalExperts
 from folkmoot.models.trunk import Trunk
 from folkmoot.node.daemon import NodeDaemon
 from folkmoot.node.receipt_folder import ReceiptFolder
+from folkmoot.node.receipt_keeper import ReceiptKeeper
+from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.tests.support.lying_book import Lie, LyingBook
 from folkmoot.tests.support.prepared_models import TinyModel, TinyModels
 from folkmoot.tests.support.running_node import running_node, until
 from folkmoot.tests.support.trunk_runner import greedy, random_tokens
 from folkmoot.tests.support.whole_network import WholeNetwork, whole_network
-from folkmoot.trust.receipts import Receipt
+from folkmoot.trust.keys import Identity
+from folkmoot.trust.receipts import Acknowledgement, Receipt
 
 NEW_TOKENS = 8
 PROMPT = random_tokens(12, 3)
@@ -178,6 +182,63 @@ async def test_a_node_that_is_lost_and_back_begins_a_new_chain(
             owed = credit(tmp_path, again)
             assert owed.row_bytes == first[0].row_bytes + second[0].row_bytes
             assert again.receipts.disputed == 0
+
+
+async def test_the_last_receipt_of_a_session_waits_for_the_node(
+    model: TinyModel, expected: list[int], tmp_path: Path
+) -> None:
+    """No receipt was due when the link was lost; the node gets it, and the proof, when it is back."""
+    late = dataclasses.replace(SOON, results=4096, every_s=1000.0)
+    async with whole_network(model.prepared, tmp_path, nodes=1, receipts=late) as network:
+        (node,) = network.nodes
+        assert await ask(network) == expected
+        assert node._living is not None
+        node._living.cancel()
+        await asyncio.wait({node._living})
+        node._started.state.close()
+        assert kept(node) == []
+        results = verified(network, node)
+        await until(lambda: credit(tmp_path, node).results == results)
+        async with running_node(network.coordinator.invite, node.settings.state_dir) as again:
+            await until(partial(has_proof, again))
+            (receipt,) = kept(again)
+            assert receipt.total == results
+            network.nodes[:] = [again]
+            await network.settled(1)
+            assert await ask(network) == expected
+            owed = verified(network, again)
+            assert owed > results
+    assert credit(tmp_path, node).results == owed, "a coordinator that stops closes its books first"
+
+
+@pytest.mark.parametrize("claim", ["work not done", "another's signature"])
+async def test_what_a_node_was_not_given_it_cannot_claim(
+    claim: str, model: TinyModel, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = Identity.generate()
+
+    def claimed(keeper: ReceiptKeeper, receipt: Receipt) -> link_pb2.NodeMessage:
+        signer = keeper._session.identity
+        if claim == "work not done":
+            receipt = dataclasses.replace(receipt, total=receipt.total + 1000, row_bytes=10**15)
+        else:
+            signer = stranger
+        statement = Acknowledgement(receipt.digest())
+        message = link_pb2.Acknowledgement(
+            receipt=statement.receipt, signature=signer.sign(statement.encode())
+        )
+        return link_pb2.NodeMessage(acknowledgement=message)
+
+    monkeypatch.setattr(ReceiptKeeper, "_acknowledgement", claimed)
+    async with whole_network(model.prepared, tmp_path, nodes=1, **QUICK) as network:
+        (node,) = network.nodes
+        assert await ask(network) == expected
+        counters = network.coordinator._scribe.counters  # type: ignore[union-attr]
+        await until(lambda: counters.refused > 0)
+        assert counters.acknowledged == 0
+        await until(lambda: credit(tmp_path, node).results == verified(network, node))
+        await network.settled(1)
+        assert await ask(network) == expected
 
 
 async def test_nothing_waits_for_receipts_that_stall(
