@@ -28,7 +28,7 @@ class ReceiptSettings:
 
     results: int = 1024
     every_s: float = 10.0
-    settle_s: float = 2.0
+    settle_s: float = 5.0
     tick_s: float = 1.0
     log_every_s: float = 60.0
     credit_every_s: float = 3600.0
