@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .daemon import configure_logging, end_with_parent, run_until_stopped
+from .folder_option import folder
 from .orders import admit, ban, quarantine
 from .terminal import emit, emit_json, say
 
@@ -31,7 +32,7 @@ def group() -> None:
 
 @app.command()
 def serve(
-    model: Annotated[Path, typer.Option(help="A prepared model.")],
+    model: Annotated[Path, typer.Option(parser=folder, metavar="PATH", help="A prepared model.")],
     host: Annotated[
         str | None,
         typer.Option(help="Where to listen for nodes, 0.0.0.0 for all; 127.0.0.1.", show_default=False),
@@ -52,7 +53,12 @@ def serve(
     ] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="Where keys and join secret are kept; ~/.folkmoot/operator.", show_default=False),
+        typer.Option(
+            parser=folder,
+            metavar="PATH",
+            help="Where keys and join secret are kept; ~/.folkmoot/operator.",
+            show_default=False,
+        ),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the trunk; all cores.", show_default=False)

@@ -93,10 +93,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """The console script."""
+    open_closed_streams()
     # Read when torch is loaded: OpenMP's threads would else go on spinning after each piece of work, on cores that other
     # processes of the same machine need.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run())
+
+
+def open_closed_streams() -> None:
+    """Gives standard streams that were closed before the start to nobody.
+
+    Their numbers would otherwise be given to files that are opened later, a key's for example, and what libraries print
+    would land in those.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for as long as we live
 
 
 def _usage(error: typer.TyperException) -> int:

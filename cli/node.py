@@ -10,7 +10,11 @@ import typer
 
 from ..errors import UsageError
 from .daemon import configure_logging, end_with_parent, run_until_stopped
+from .folder_option import folder
 from .terminal import emit, emit_json
+
+MAX_INVITE_CHARACTERS = 4096
+"""Of standard input; no invite has as many."""
 
 app = typer.Typer(help="Contribute this machine to a network.")
 
@@ -45,7 +49,12 @@ def join(
     ] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="Where key and experts are kept; ~/.folkmoot/node.", show_default=False),
+        typer.Option(
+            parser=folder,
+            metavar="PATH",
+            help="Where key and experts are kept; ~/.folkmoot/node.",
+            show_default=False,
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What people call this node.", show_default=False)] = None,
 ) -> None:
@@ -55,7 +64,7 @@ def join(
     from ..node.settings import NodeSettings
 
     if invite == "-":
-        invite = sys.stdin.readline().strip()
+        invite = sys.stdin.readline(MAX_INVITE_CHARACTERS).strip()
         if not invite:
             raise NoInviteError(
                 "standard input holds no invite", advice="pipe it in, or give it as the argument"

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
+from .folder_option import folder
 from .terminal import emit
 
 OBEYED_WITHIN_S = 3.0
@@ -22,8 +23,18 @@ ID_CHARACTERS = 64
 Node = Annotated[str, typer.Argument(help="The node's id, or how it begins: see folkmoot status.")]
 Reason = Annotated[str, typer.Option(help="Why, for the contributor to read.")]
 State = Annotated[
-    Path | None, typer.Option(help="The coordinator's state; ~/.folkmoot/operator.", show_default=False)
+    Path | None,
+    typer.Option(
+        parser=folder,
+        metavar="PATH",
+        help="The coordinator's state; ~/.folkmoot/operator.",
+        show_default=False,
+    ),
 ]
+
+
+class NoStateError(UsageError):
+    """No coordinator would ever see the order."""
 
 
 class UnknownNodeError(UsageError):
@@ -52,10 +63,15 @@ def _give(wish: str, node: str, reason: str, state: Path | None) -> None:
     from ..ids import NodeId
 
     # Only the state folder is asked for; any model does.
-    folder = CoordinatorSettings.load(model=Path(), state_dir=state).state_dir
-    known = [str(known) for known in read_standings(folder / STANDING_FILE)]
+    kept = CoordinatorSettings.load(model=Path(), state_dir=state).state_dir
+    if not kept.is_dir():
+        raise NoStateError(
+            f"{kept} is no coordinator's state folder: there is nothing",
+            advice="name the one that the coordinator runs with: --state DIR",
+        )
+    known = [str(known) for known in read_standings(kept / STANDING_FILE)]
     meant = NodeId(_resolve(node.lower(), known))
-    path = OrderBox(folder).place(Order(Wish(wish), meant, reason))
+    path = OrderBox(kept).place(Order(Wish(wish), meant, reason))
     until_s = time.monotonic() + OBEYED_WITHIN_S
     while path.exists() and time.monotonic() < until_s:
         time.sleep(LOOK_EVERY_S)

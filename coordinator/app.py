@@ -20,6 +20,7 @@ from ..kernels.threads import set_native_threads
 from ..models.prepared import PreparedModel
 from ..models.trunk import Trunk
 from ..object_memory import settle
+from ..open_files import allow_many_files
 from ..state_lock import StateLock
 from ..trust.keys import Identity, SignatureError, VerifyingKey, WeakKeyError
 from ..trust.statements import manifest_statement
@@ -289,6 +290,7 @@ async def run(settings: CoordinatorSettings, announce: Callable[[Coordinator], N
     if settings.threads:
         torch.set_num_threads(settings.threads)
     set_native_threads(torch.get_num_threads())
+    allow_many_files()
     coordinator = Coordinator(settings)
     try:
         await coordinator.open()

@@ -21,6 +21,7 @@ from ..ids import NodeId, short
 from ..kernels.backend import choose_backend
 from ..models.manifest import Manifest
 from ..object_memory import settle
+from ..open_files import allow_many_files
 from ..protos.limits import channel_options
 from ..trust.invite import Invite
 from ..trust.tls import TLS_NAME, check_certificate, fetch_certificate
@@ -28,7 +29,7 @@ from .backoff import Backoff
 from .enrol import Enroller
 from .executor import Executor, Send
 from .link import Link, Resources
-from .machine import WORKING_ALLOWANCE_BYTES, allow_many_files, lendable_memory_bytes
+from .machine import WORKING_ALLOWANCE_BYTES, lendable_memory_bytes
 from .progress import NodeState, Status
 from .receipt_keeper import ReceiptCounts
 from .remote import TicketRefusedError

@@ -6,7 +6,6 @@ Guarantees: never promises more than the smallest limit found; a limit that cann
 from __future__ import annotations
 
 import os
-import resource
 from pathlib import Path
 
 from .cgroups import memory_left_bytes, whole_cores
@@ -18,7 +17,6 @@ MEMORY_SHARE = 0.5
 """The part of the memory available now that a node lends when nobody says how much."""
 LEAST_MEMORY_BYTES = 256 << 20
 """What a node lends at least, if it is asked for as much, however full the machine looks."""
-MANY_FILES = 1 << 18
 
 _MEMINFO = Path("/proc/meminfo")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -53,14 +51,6 @@ def default_threads() -> int:
     cores = {_siblings(cpu) for cpu in usable}
     quota = whole_cores()
     return max(1, len(cores) if quota is None else min(len(cores), quota))
-
-
-def allow_many_files() -> None:
-    """Lets this process open as many files as its system allows at most: each mapped expert counts as one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _siblings(cpu: int) -> str:

@@ -9,6 +9,7 @@ Form: `folkmoot1-` and base 32 (Crockford's alphabet) of: port (2 bytes), finger
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import struct
 import zlib
@@ -69,10 +70,10 @@ class Invite:
     join_secret: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        if len(self.host) > MAX_HOST_CHARACTERS or not _HOST.fullmatch(self.host):
+        if not _is_host(self.host):
             raise InviteError(
                 f"{self.host[:MAX_HOST_CHARACTERS]!r} is no host for an invite",
-                advice="name a DNS name or an address, IPv6 without brackets",
+                advice="name a DNS name or an address, IPv6 without brackets, and no port",
             )
         if not 0 < self.port < 1 << 16:
             raise InviteError(f"{self.port} is no port for an invite", advice="name one from 1 to 65535")
@@ -114,6 +115,15 @@ class Invite:
         port, fingerprint, join_secret = _FIXED.unpack_from(content)
         host = content[_FIXED.size :].decode("ascii", errors="replace")
         return cls(host, port, fingerprint, join_secret)
+
+
+def _is_host(text: str) -> bool:
+    if len(text) > MAX_HOST_CHARACTERS or not _HOST.fullmatch(text):
+        return False
+    try:
+        return ":" not in text or bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
 
 
 def _unknown_prefix(compact: str) -> InviteError:

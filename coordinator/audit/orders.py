@@ -19,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from ...disk import disk_full, is_full
 from ...errors import UsageError
 from ...ids import NodeId, short
 from ...protos.limits import MAX_REASON
@@ -60,6 +61,16 @@ class Order:
     node: NodeId
     reason: str
 
+    def __post_init__(self) -> None:
+        """Raises OrderError when the reason is no text: it is shown to everybody."""
+        try:
+            self.reason.encode()
+        except UnicodeEncodeError as error:
+            raise OrderError(
+                f"the reason holds {self.reason[error.start]!r}, which is no character",
+                advice="give text in UTF-8",
+            ) from error
+
     def encode(self) -> bytes:
         """The file's content."""
         document = {"format": FORMAT, "wish": self.wish.value, "node": self.node, "reason": self.reason}
@@ -95,12 +106,15 @@ class OrderBox:
 
         Raises:
             OrderError: when the folder cannot be written to.
+            DiskFullError: when there is no room for it.
         """
         path = self._folder / f"{time.time_ns():020d}-{secrets.token_hex(4)}{SUFFIX}"
         try:
             private_folder(self._folder)
             write_private(path, order.encode())
         except OSError as error:
+            if is_full(error):
+                raise disk_full(self._folder, error) from error
             raise OrderError(
                 f"no order can be given in {self._folder} ({error.strerror})",
                 advice="run this as the user that runs the coordinator, or name its state folder with --state",

@@ -11,8 +11,10 @@ from pathlib import Path
 from ...ids import ExpertKey
 from ...models.prepared import PreparedModel
 from ...models.progress import Progress
+from ...state_lock import unusable
 from .canonical_weights import CanonicalExperts
 from .freed_memory import give_back
+from .private_files import private_folder
 from .settings import AuditSettings
 from .sketch_keeper import SketchKeeper
 from .threshold_store import ThresholdStore
@@ -31,10 +33,15 @@ def prepare_audits(model: PreparedModel, state: Path, settings: AuditSettings, p
         progress: Told how many bytes of experts have been looked at.
 
     Raises:
+        StateError: when the state folder cannot be used.
         TrustError: when the secret in the state folder cannot be used.
         ModelError: when an expert's weights cannot be read, or are damaged.
         SketchError: when they are not finite.
     """
+    try:
+        private_folder(state)
+    except OSError as error:
+        raise unusable(state, error) from error
     folder, experts = state / AUDIT_FOLDER, CanonicalExperts(model)
     manifest = model.manifest
     keeper = SketchKeeper(folder, experts, settings.projections, settings.epoch_s)

@@ -112,8 +112,10 @@ class Hub:
         Raises:
             PortInUseError: when another program has the port.
             ListenAddressError: when the address is not one to listen on.
+            InviteError: when it is none for an invite.
         """
         settings = self.settings
+        self._invite_to(settings.port or 1)  # what no invite can hold is found before anybody joins
         # gRPC would say no more than that it cannot.
         NODES_DOOR.check(settings.host, settings.port)
         server = grpc.aio.server(options=server_options(), maximum_concurrent_rpcs=MAX_CALLS)
@@ -173,8 +175,7 @@ class Hub:
     @property
     def invite(self) -> Invite:
         """What lets a node join."""
-        host = self.settings.public_host or reachable_address(self.settings.host)
-        return Invite(host, self._port, fingerprint(self._identity.public), self._join_secret)
+        return self._invite_to(self._port)
 
     def covered(self) -> bool:
         """Whether every expert has a host; any thread."""
@@ -281,6 +282,10 @@ class Hub:
         """A node agrees with a receipt."""
         if self._scribe is not None:
             self._scribe.acknowledged(link, message)
+
+    def _invite_to(self, port: int) -> Invite:
+        host = self.settings.public_host or reachable_address(self.settings.host)
+        return Invite(host, port, fingerprint(self._identity.public), self._join_secret)
 
     def _standing_changed(self, node: NodeId) -> None:
         """A node's status has changed, in whatever thread."""

@@ -153,6 +153,47 @@ def test_an_error_that_cannot_be_said_keeps_its_exit_code(tmp_path: Path) -> Non
     assert ended.returncode == 2
 
 
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_streams_are_no_fault_and_no_file_takes_their_place(
+    bench: ApiBench, closed: tuple[int, ...], tmp_path: Path
+) -> None:
+    """The command opens a file, and then writes to the streams: what it says must not end up in the file."""
+    script = (
+        "import os, sys; from folkmoot.cli import main; main.open_closed_streams(); "
+        "file = open('kept', 'wb'); assert file.fileno() > 2; "
+        f"print('out'); print('err', file=sys.stderr); sys.exit(main.run(['ask', '-', '--url', {bench.url!r}]))"
+    )
+    streams = "".join(f"{number}<&- " for number in closed)
+    command = f'{sys.executable} -c "$SCRIPT" {streams}'
+    ended = subprocess.run(
+        ["sh", "-c", command],
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "SCRIPT": script},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert (tmp_path / "kept").read_bytes() == b""
+
+
+def test_an_endless_invite_is_not_read_to_its_end(tmp_path: Path) -> None:
+    with Path("/dev/zero").open("rb") as endless:
+        ended = subprocess.run(
+            [*COMMAND, "node", "join", "-"],
+            check=False,
+            cwd=tmp_path,
+            stdin=endless,
+            capture_output=True,
+            timeout=WAIT_S,
+        )
+    assert ended.returncode == 2
+    assert b"invite" in ended.stderr
+
+
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     """The parent starts a node that looks for its coordinator for ever, and is killed with no chance to clean up."""
     invite = Invite("127.0.0.1", 9, bytes(32), bytes(16)).encode()

@@ -70,6 +70,14 @@ def test_a_port_in_use(model: Path, flag: str, capsys: pytest.CaptureFixture[str
     one_line(capsys, port, f"name another with {flag}")
 
 
+@pytest.mark.parametrize("host", ["two words", "moot.example:7440"])
+def test_a_public_host_that_no_invite_can_hold(
+    model: Path, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["coordinator", "serve", "--model", str(model), *FREE_PORTS, "--public-host", host]) == 2
+    one_line(capsys, host, "no port")
+
+
 def test_no_such_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["coordinator", "serve", "--model", "/nowhere", *FREE_PORTS]) == 3
     one_line(capsys, "/nowhere", "folkmoot model prepare")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import pytest
@@ -192,16 +191,6 @@ def test_no_more_is_lent_than_there_is_less_what_work_takes(box: Path) -> None:
 def test_a_machine_that_looks_full_still_lends_a_little(box: Path) -> None:
     (box / "meminfo").write_text("MemAvailable: 1000 kB\n")
     assert machine.default_memory_bytes() == machine.LEAST_MEMORY_BYTES
-
-
-def test_files_may_be_as_many_as_the_system_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = [(1024, 4096), (1024, resource.RLIM_INFINITY), (1 << 19, 1 << 20)]
-    asked: list[tuple[int, int]] = []
-    for limit in limits:
-        monkeypatch.setattr(resource, "getrlimit", lambda kind, limit=limit: limit)
-        monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: asked.append(pair))
-        machine.allow_many_files()
-    assert asked == [(4096, 4096), (machine.MANY_FILES, resource.RLIM_INFINITY)]
 
 
 def test_threads_are_physical_cores_within_affinity_and_quota(

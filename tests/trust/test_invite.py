@@ -150,6 +150,8 @@ def test_an_endless_invite_is_refused_before_it_is_decoded() -> None:
         {"host": "two words"},
         {"host": "[::1]"},
         {"host": "host/path"},
+        {"host": "moot.example.org:7440"},
+        {"host": "203.0.113.7:7440"},
         {"host": "bücher.example"},
         {"host": "x" * 256},
         {"host": "a\n"},

@@ -8,6 +8,7 @@ import pytest
 
 from folkmoot.coordinator.audit.orders import Order, OrderBox, OrderError, Wish
 from folkmoot.coordinator.audit.standing_book import StandingBook
+from folkmoot.disk import DiskFullError
 from folkmoot.ids import NodeId
 from folkmoot.trust.standing import StandingSettings, Status
 
@@ -46,6 +47,7 @@ def test_an_order_that_changes_nothing_is_done_with(tmp_path: Path, standings: S
         b'{"format":"folkmoot-order/1","wish":"ban","node":"ab","reason":""}',
         b'{"format":"folkmoot-order/1","wish":"praise","node":"' + b"ab" * 32 + b'","reason":""}',
         b'{"format":"folkmoot-order/1","wish":"ban","node":"' + b"ab" * 32 + b'","reason":7}',
+        b'{"format":"folkmoot-order/1","wish":"ban","node":"' + b"ab" * 32 + b'","reason":"\\udcff"}',
     ],
 )
 def test_what_is_no_order_is_put_aside(tmp_path: Path, standings: StandingBook, content: bytes) -> None:
@@ -68,6 +70,15 @@ def test_a_link_to_another_file_is_no_order(tmp_path: Path, standings: StandingB
     (path.parent / "9-link.json").symlink_to(elsewhere)
     assert box.obey(standings) == 1
     assert standings.of(NODE).status is Status.QUARANTINED
+
+
+def test_a_full_disk_takes_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("folkmoot.coordinator.audit.orders.write_private", full)
+    with pytest.raises(DiskFullError, match="orders .*free some room"):
+        OrderBox(tmp_path).place(Order(Wish.BAN, NODE, "enough"))
 
 
 def test_an_order_stays_until_it_is_kept(
