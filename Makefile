@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PIP := $(BIN)/pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-slow test-native lint type protos bench bench-kernels bench-signing bench-placement adversaries innocents clean
+.PHONY: help setup demo test test-slow test-native lint type protos bench bench-kernels bench-signing bench-placement bench-trust adversaries innocents clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ bench-signing: $(STAMP)  ## measure what it costs to sign results, each by itsel
 
 bench-placement: $(STAMP)  ## plan a thousand nodes for DeepSeek-V3, and measure rows and loads; writes build/bench/placement.json
 	$(BIN)/folkmoot-bench placement
+
+bench-trust: $(STAMP)  ## what signatures and audits cost a network with 16 streams; writes build/bench/trust-cost.json
+	$(BIN)/folkmoot-bench trust-cost
 
 adversaries: $(STAMP)  ## measure how soon each kind of cheating node is caught; writes build/adversaries.json
 	$(BIN)/folkmoot-bench adversaries

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from ..cli.child import PROGRAM
 from ..cli.local_network import LocalNetwork
 from ..client import FolkmootClient
 from ..errors import FolkmootError
@@ -36,6 +37,7 @@ def measure(
     new_tokens: int,
     system: str = "network",
     environment: Mapping[str, str] | None = None,
+    program: str = PROGRAM,
 ) -> tuple[list[Row], dict[str, Any]]:
     """Greedy completions of `new_tokens` for the first n prompts at once, for each n of `stream_counts`.
 
@@ -47,11 +49,12 @@ def measure(
         new_tokens: Of each stream.
         system: What the rows call it.
         environment: What its processes have in theirs besides.
+        program: The module that they run.
 
     Returns:
         The rows, and the network's counters at the end.
     """
-    local = LocalNetwork(prepared, NODES, state, environment=environment)
+    local = LocalNetwork(prepared, NODES, state, environment=environment, program=program)
     with local as network, httpx.Client(timeout=TIMEOUT_S) as http:
         network.open()
         with FolkmootClient(network.api_url) as client:

@@ -16,6 +16,8 @@ from pathlib import Path
 from ..errors import UnavailableError
 from .daemon import PARENT_VARIABLE
 
+PROGRAM = "folkmoot.cli.main"
+"""The module that a process runs."""
 TAIL_LINES = 12
 END_TIMEOUT_S = 8.0
 SIGNALLED = 128
@@ -45,13 +47,18 @@ class Child:
     """
 
     def __init__(
-        self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        arguments: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        program: str = PROGRAM,
     ) -> None:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         # -P: the working folder must not become an import path, or folders in it shadow packages.
-        command = [sys.executable, "-P", "-m", "folkmoot.cli.main", *arguments]
+        command = [sys.executable, "-P", "-m", program, *arguments]
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
                 command,

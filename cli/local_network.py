@@ -22,7 +22,7 @@ from ..disk import DiskFullError
 from ..errors import UnavailableError
 from ..node.machine import LEAST_MEMORY_BYTES, available_memory_bytes
 from ..state_lock import StateInUseError, StateLock
-from .child import Child, ChildEndedError
+from .child import PROGRAM, Child, ChildEndedError
 
 COORDINATOR_FOLDER = "coordinator"
 """The coordinator's state folder, in the network's."""
@@ -65,6 +65,7 @@ class LocalNetwork:
         api_port: int = 0,
         threads: int = 0,
         environment: Mapping[str, str] | None = None,
+        program: str = PROGRAM,
     ) -> None:
         """Starts nothing yet.
 
@@ -75,6 +76,7 @@ class LocalNetwork:
             api_port: 0 takes a free one.
             threads: The coordinator's; 0 for as many as there are cores.
             environment: What all processes have in theirs besides.
+            program: The module that they run.
         """
         self._model = model
         self._count = nodes
@@ -82,6 +84,7 @@ class LocalNetwork:
         self._api_port = api_port
         self._threads = threads or len(_cores())
         self._environment = environment
+        self._program = program
         self._nodes: list[Child] = []
         self._coordinator: Child | None = None
         self._state_lock: StateLock | None = None
@@ -108,13 +111,15 @@ class LocalNetwork:
         ]
         serve += ["--host", "127.0.0.1", "--port", "0", "--api-port", str(self._api_port)]
         serve += ["--threads", str(self._threads)]
-        self._coordinator = Child("the coordinator", serve, logs / "coordinator.log", self._environment)
+        self._coordinator = Child(
+            "the coordinator", serve, logs / "coordinator.log", self._environment, self._program
+        )
         memory = max(LEAST_MEMORY_BYTES, int(available_memory_bytes() * MEMORY_SHARE / self._count))
         for number in range(1, self._count + 1):
             name = f"node-{number}"
             join = ["node", "join", "-", "--threads", "1", "--memory", str(memory), "--name", name]
             join += ["--state", str(self._state / name)]
-            self._nodes.append(Child(name, join, logs / f"{name}.log", self._environment))
+            self._nodes.append(Child(name, join, logs / f"{name}.log", self._environment, self._program))
         ready = json.loads(self._coordinator.read_line())
         self.api_url = ready["api"]
         for node in self._nodes:

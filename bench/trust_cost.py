@@ -1,0 +1,65 @@
+"""What trust costs: the same network with everything on, without audits, and without audits and signatures, 16 streams at once.
+
+Guarantees: all in one run, each way in processes of its own, in turns; of each way the median of the rounds counts. Everything else is
+the same, drafts are off so that all steps have as many rows, and the network is warm: its audits are past their beginning.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from ..cli.child import PROGRAM
+from . import network_system, unsigned
+from .decoding import ready
+
+STREAMS: Final = 16
+NEW_TOKENS: Final = 96
+_NO_DRAFTS: Final = {"FOLKMOOT_COORDINATOR_ENGINE__MAX_DRAFT_TOKENS": "0"}
+_NO_AUDITS: Final = _NO_DRAFTS | {"FOLKMOOT_COORDINATOR_AUDIT__ENABLED": "false"}
+EVERYTHING, SIGNATURES, NOTHING = "signatures and audits", "signatures alone", "neither"
+WAYS: Final = {
+    EVERYTHING: (_NO_DRAFTS, PROGRAM),
+    SIGNATURES: (_NO_AUDITS, PROGRAM),
+    NOTHING: (_NO_AUDITS, unsigned.PROGRAM),
+}
+"""What is on, and the environment and program that make it so."""
+
+
+def measure(folder: Path, rounds: int) -> dict[str, Any]:
+    """Measures the ways in turns, on the model `moe-4l`, which is made in the folder.
+
+    Args:
+        folder: Where the model and the network's state are.
+        rounds: How often each way is measured.
+
+    Returns:
+        The report: tokens per second by way, all rounds and their median, and medians as shares of that without trust.
+    """
+    _, prepared, state, prompts = ready(folder)
+    speeds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(rounds):
+        for way, (environment, program) in WAYS.items():
+            print(f"round {number + 1} of {rounds}: {way} ...", file=sys.stderr)
+            rows, _ = network_system.measure(
+                prepared, state, prompts, (STREAMS,), NEW_TOKENS, way, environment, program
+            )
+            speeds[way].append(rows[0].decode_tokens_per_second)
+    middle = {way: median(values) for way, values in speeds.items()}
+    return {
+        "streams": STREAMS,
+        "decode_tokens_per_second": {
+            way: {"median": middle[way], "rounds": values} for way, values in speeds.items()
+        },
+        "throughput_ratio": {way: middle[way] / middle[NOTHING] for way in WAYS},
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """Prints the report."""
+    print(f"{'on':<24}{'tok/s, median':>14}{'of neither':>12}   rounds")
+    for way, speed in report["decode_tokens_per_second"].items():
+        rounds = " ".join(f"{value:.1f}" for value in speed["rounds"])
+        print(f"{way:<24}{speed['median']:>14.1f}{report['throughput_ratio'][way]:>12.3f}   {rounds}")
