@@ -59,7 +59,9 @@ class CompletionRoutes:
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         )
         shape = ChatShape(self._model_name, include_usage=body.include_usage, logprobs=bool(body.logprobs))
-        return await self._answering.answer(request, prompt_ids, sampling, shape, stream=bool(body.stream))
+        return await self._answering.answer(
+            request, prompt_ids, sampling, shape, stream=bool(body.stream), verification=body.verification
+        )
 
     async def complete(self, body: CompletionBody, request: Request) -> Response:
         """Continues a text."""
@@ -71,7 +73,9 @@ class CompletionRoutes:
         shape = CompletionShape(
             self._model_name, include_usage=body.include_usage, logprobs=body.logprobs is not None
         )
-        return await self._answering.answer(request, prompt_ids, sampling, shape, stream=bool(body.stream))
+        return await self._answering.answer(
+            request, prompt_ids, sampling, shape, stream=bool(body.stream), verification=body.verification
+        )
 
     def _check(self, body: GenerationRequest) -> None:
         if body.model != self._model_name:

@@ -20,6 +20,8 @@ from ...errors import CapacityError, FolkmootError, UnavailableError, UsageError
 
 log = logging.getLogger(__name__)
 
+OBJECTS = ("folkmoot", "stream_options")
+"""Fields whose own fields are named in errors."""
 RETRY_AFTER_S = 5
 """What `Retry-After` says when the error itself does not know better."""
 
@@ -111,7 +113,7 @@ def _field_path(location: tuple[int | str, ...]) -> str | None:
     for part in parts[1:]:
         if isinstance(part, int):
             path, after_index = f"{path}[{part}]", True
-        elif after_index:
+        elif after_index or path in OBJECTS:
             path, after_index = f"{path}.{part}", False
         else:
             break

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..engine.delivery import Verification
+
 MAX_STOP_STRINGS = 4
 MAX_TOP_LOGPROBS = 20
 
@@ -24,6 +26,14 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     include_usage: bool | None = None
+
+
+class FolkmootOptions(BaseModel):
+    """What only this network knows to do. Nothing else is in it: a wish that nobody heard of must not seem granted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    verify: Verification | None = None
 
 
 class GenerationRequest(BaseModel):
@@ -42,6 +52,7 @@ class GenerationRequest(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
+    folkmoot: FolkmootOptions | None = None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -49,6 +60,11 @@ class GenerationRequest(BaseModel):
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def verification(self) -> Verification:
+        """What must be known of results before tokens are handed out."""
+        return (self.folkmoot and self.folkmoot.verify) or Verification.SIGNED
 
     @property
     def include_usage(self) -> bool:
