@@ -84,7 +84,7 @@ class ReceiptFolder:
         kept = self._read(name, RECEIPT)
         if isinstance(kept, SignedReceipt) and takes_back(kept.receipt, receipt):
             self.dispute(logged.signed)
-        if any(self.path.glob(f"{name}-*{DISPUTED}")):
+        if any(path.name.startswith(name) for path in self.disputed()):
             raise ReceiptError(f"receipt {receipt.number} of session {name[:12]} is disputed, and logged")
         if self._read(name, LOGGED) is None:
             self._forget(LOGGED, MOST_SESSIONS - 1)
@@ -149,7 +149,7 @@ class ReceiptFolder:
 
     def _forget(self, suffix: str, most: int) -> None:
         """Makes room for one more file of a kind."""
-        files = self._files(suffix) if self.path.exists() else []
+        files = self._files(suffix)
         with disk_errors(self.path):
             for path in files[: max(0, len(files) - most)]:
                 path.unlink(missing_ok=True)
