@@ -1,6 +1,6 @@
 """What stands between a node's answer and its use.
 
-Guarantees: `accept` returns only an output of exactly the shape that was asked for, of finite float32 numbers, that the
+Guarantees: `accept` returns only an output of exactly the shape that was asked for, of finite float32 numbers that a step survives, that the
 node's key signed for exactly this task; whatever else comes raises an error of its own class, and nothing is computed
 with it. Because the statement binds coordinator, node, session, sequence, manifest, profile, layer, routing, input and
 deadline, a signature that was given for anything else is a bad one.
@@ -28,10 +28,13 @@ from ...trust.keys import BadSignatureError, MissingSignatureError, VerifyingKey
 from ...trust.statements import ResultStatement, TaskStatement, tensor_digest
 
 STATUS_OK = 0
+LARGEST = 1e12
+"""No model has activations near it. Larger ones, finite though they are, would overflow in the trunk, and take down whoever shares
+the step before an audit could say whose they are."""
 
 
 class NotFiniteError(WireError):
-    """A result holds NaN or infinity."""
+    """A result holds NaN or infinity, or numbers that no step survives."""
 
 
 REASONS: dict[type[FolkmootError], str] = {
@@ -80,7 +83,7 @@ def accept(result: link_pb2.Result, expected: Expected) -> Accepted:
     Raises:
         TensorError: the output has a wrong dtype, rank, shape, stated length or real length.
         SignatureError: the signature is missing, or is not this node's over this task and output.
-        NotFiniteError: the node signed NaN or infinity.
+        NotFiniteError: the node signed NaN, infinity, or numbers beyond `LARGEST`.
     """
     task = expected.task
     shape = (task.rows, task.hidden)
@@ -90,8 +93,10 @@ def accept(result: link_pb2.Result, expected: Expected) -> Accepted:
     digest = tensor_digest(result.output.dtype, shape, raw_bytes(output))
     statement = ResultStatement(task.digest(), digest, STATUS_OK)
     expected.key.verify(result.signature, statement.encode())
-    if not bool(torch.isfinite(output).all()):
-        raise NotFiniteError("the result holds numbers that are not finite")
+    if not float(output.abs().max()) <= LARGEST:  # a NaN is the maximum, and not at most anything
+        raise NotFiniteError(
+            "the result holds numbers that are not finite, or so large that a step would overflow"
+        )
     return Accepted(output, statement)
 
 

@@ -50,6 +50,7 @@ class Fault(Enum):
     """Computes and signs as if the frame were of another layer."""
     NOT_A_NUMBER = auto()
     INFINITE = auto()
+    OVERFLOWING = auto()
     WRONG_SHAPE = auto()
     WRONG_RANK = auto()
     WRONG_DTYPE = auto()
@@ -265,6 +266,8 @@ class ScriptedNode:
                 output[0, 0] = float("nan")
             case Fault.INFINITE:
                 output[-1, -1] = float("inf")
+            case Fault.OVERFLOWING:
+                output[-1, -1] = -1e30
             case Fault.WRONG_SHAPE:
                 output = torch.cat([output, output])
             case Fault.WRONG_RANK:

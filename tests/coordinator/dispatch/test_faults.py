@@ -24,6 +24,7 @@ REJECTED = {
     Fault.NO_SIGNATURE: "signature_missing",
     Fault.NOT_A_NUMBER: "not_finite",
     Fault.INFINITE: "not_finite",
+    Fault.OVERFLOWING: "not_finite",
     Fault.WRONG_SHAPE: "shape",
     Fault.HUGE_SHAPE: "shape",
     Fault.WRONG_RANK: "rank",

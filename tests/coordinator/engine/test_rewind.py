@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -322,11 +323,14 @@ def test_closing_ends_answers_that_wait_for_audits(count: int) -> None:
 
 def test_answers_that_had_ended_are_doubted() -> None:
     trunk = VillageTrunk()
-    trunk.lies_in = lambda number: number <= 2
+    lying = threading.Event()
+    lying.set()
+    trunk.lies_in = lambda number: lying.is_set()
     with serving(trunk, max_draft_tokens=0) as engine:
         doubted = [engine.submit(RHYME[:5], greedy(3, ignore_eos=True)) for _ in range(2)]
         for generation in doubted:
             generation.wait(PATIENCE_S)
+        lying.clear()
         fine = engine.submit(RHYME[:5], greedy(2, ignore_eos=True))
         fine.wait(PATIENCE_S)
         trunk.convict()
