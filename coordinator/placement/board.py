@@ -124,6 +124,10 @@ class Board:
         """[E] which of some units the node's owner has, on whichever of its nodes."""
         return np.asarray(self._owned[self.owner[node], units] > 0)
 
+    def doubled(self, nodes: Ints, units: Ints) -> Mask:
+        """[n, u] which of some units the owners of some nodes have more than once."""
+        return np.asarray(self._owned[np.ix_(self.owner[nodes], units)] > 1)
+
     def owners_of(self, unit: int) -> tuple[int, ...]:
         """Who has a unit."""
         return tuple(np.unique(self.owner[self.has[:, unit]]).tolist())

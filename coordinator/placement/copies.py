@@ -7,14 +7,15 @@ than half: a copy costs a download.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from .units import Floats, Ints, Units
 
-GROW, SHRINK = 0.8, 1.5
-"""Copies are added up to 0.8 of what popularity asks for, and taken away only beyond 1.5 times that."""
+GROW, GOAL, SHRINK = 0.6, 0.8, 1.5
+"""Of what popularity asks for: copies are added when there are fewer than 0.6 of it, up to 0.8, and dropped beyond 1.5 times that."""
 ROOM_KEPT = 0.9
 """Of the room that replicas leave, so much is used for further copies: things need room to move."""
 HALVINGS = 12
@@ -22,13 +23,13 @@ HALVINGS = 12
 
 @dataclass(frozen=True)
 class Wanted:
-    """For each unit the copies below which some are added, and those above which some are dropped: both [U]."""
+    """For each unit the copies up to which some are added, and those down to which some are dropped: both [U]."""
 
     fewest: Ints
     most: Ints
 
 
-def wanted_copies(units: Units, room_bytes: float, replicas: int, nodes: int) -> Wanted:
+def wanted_copies(units: Units, copies: Ints, room_bytes: float, replicas: int, nodes: int) -> Wanted:
     """How many copies each unit should have.
 
     A copy of a popular unit should work no more than a copy of an average one, so a unit asks for copies in proportion to its
@@ -36,6 +37,7 @@ def wanted_copies(units: Units, room_bytes: float, replicas: int, nodes: int) ->
 
     Args:
         units: The units, with their popularity.
+        copies: How many there are of each.
         room_bytes: What all nodes could hold.
         replicas: Copies of a unit of average popularity.
         nodes: How many nodes there are: no unit has two copies on one.
@@ -45,21 +47,28 @@ def wanted_copies(units: Units, room_bytes: float, replicas: int, nodes: int) ->
         return Wanted(base, base)
     asked = units.popularity * replicas
     spare = ROOM_KEPT * (room_bytes - float((base * units.sizes).sum()))
-    low, high = 0.0, 1.0
-    if _further_bytes(units, base, _clipped(asked * GROW, replicas, nodes)) <= spare:
-        low = 1.0
-    else:
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            fits = _further_bytes(units, base, _clipped(asked * GROW * middle, replicas, nodes)) <= spare
-            low, high = (middle, high) if fits else (low, middle)
-    fewest = _clipped(asked * GROW * low, replicas, nodes)
-    return Wanted(fewest, np.maximum(_clipped(asked * SHRINK, replicas, nodes), fewest))
+    part = _largest_part(lambda part: _further_bytes(units, asked * GOAL * part, replicas, nodes) <= spare)
+    few = _clipped(asked * GROW * part, replicas, nodes)
+    goal = _clipped(asked * GOAL * part, replicas, nodes)
+    return Wanted(
+        np.where(copies < few, goal, few), np.maximum(_clipped(asked * SHRINK, replicas, nodes), goal)
+    )
 
 
 def _clipped(copies: Floats, replicas: int, nodes: int) -> Ints:
     return np.maximum(np.minimum(np.floor(copies + 0.5).astype(np.int64), nodes), replicas)
 
 
-def _further_bytes(units: Units, base: Ints, copies: Ints) -> float:
-    return float(((copies - base) * units.sizes).sum())
+def _further_bytes(units: Units, asked: Floats, replicas: int, nodes: int) -> float:
+    return float(((_clipped(asked, replicas, nodes) - replicas) * units.sizes).sum())
+
+
+def _largest_part(fits: Callable[[float], bool]) -> float:
+    """About the largest part, from 0 to 1, that fits; 0 always does."""
+    if fits(1.0):
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

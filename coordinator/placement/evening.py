@@ -1,7 +1,8 @@
 """Evening out: nodes that have much less than their share take over from those that have more.
 
 Guarantees: no unit has fewer copies or fewer owners afterwards; only nodes that are below their share get anything, from nodes above
-theirs, and only while the two differ by more than `IMBALANCE`: moving a unit costs a download.
+theirs, and only while the two differ by more than `IMBALANCE`: moving a unit costs a download. Nodes that have most of their share
+already get no more than the caller allows.
 """
 
 from __future__ import annotations
@@ -14,10 +15,17 @@ from .units import Floats, Ints
 
 IMBALANCE = 0.05
 """Differences of fullness below this are left alone."""
+ESTABLISHED = 0.5
+"""A node that has so much of its share is no newcomer."""
 
 
-def even_out(board: Board) -> None:
-    """Lets each node that is clearly below its share take over what it can, the emptiest first."""
+def even_out(board: Board, moves: int) -> None:
+    """Lets each node that is clearly below its share take over what it can, the emptiest first.
+
+    Args:
+        board: What is there.
+        moves: How many units may move to nodes that are no newcomers.
+    """
     smallest = int(board.units.sizes.min())
     waiting = np.ones(len(board.shares), np.bool_)
     while waiting.any():
@@ -28,7 +36,10 @@ def even_out(board: Board) -> None:
         if waiting.any():
             node = int(np.where(waiting, fullness, np.inf).argmin())
             waiting[node] = False
-            _take_over(board, node)
+            if fullness[node] < ESTABLISHED:
+                _take_over(board, node, len(board.units))
+            elif moves > 0:
+                moves -= _take_over(board, node, moves)
 
 
 def trim(board: Board, most: Ints) -> None:
@@ -42,8 +53,9 @@ def trim(board: Board, most: Ints) -> None:
             board.take(int(holders[np.lexsort((-holders, -fullness, alone))[0]]), unit)
 
 
-def _take_over(board: Board, node: int) -> None:
-    """Gives a node what it should have of the groups that it should be in, from the fullest."""
+def _take_over(board: Board, node: int, most: int) -> int:
+    """Gives a node what it should have of the groups that it should be in, from the fullest; how many units that were."""
+    taken = 0
     own = np.flatnonzero(board.in_group[node])
     wanted = groups_for(board, float(board.shares[node]))
     groups = own.tolist()
@@ -54,14 +66,17 @@ def _take_over(board: Board, node: int) -> None:
         groups += [group for group in order.tolist() if surplus[group] > 0]
     sources = [_Source(board, node, group) for group in groups]
     deficit = board.shares[node] - board.used[node]
-    while sources and deficit > 0:
+    while sources and deficit > 0 and taken < most:
         counts = board.in_group[node]
         sources.sort(key=lambda source: (int(counts[source.group]), source.group))
         source = sources[0]
         # Groups take turns, so that they end alike; one that has nothing to give drops out.
-        if not source.take_one():
+        if source.take_one():
+            taken += 1
+        else:
             sources.pop(0)
         deficit = board.shares[node] - board.used[node]
+    return taken
 
 
 def _surplus(board: Board, node: int) -> Floats:

@@ -12,15 +12,18 @@ import numpy as np
 
 from .board import Board
 from .copies import Wanted
-from .units import Floats, Mask
+from .units import Floats, Ints, Mask
 
 LIKES_COMPANY = 1.0
 """How much fullness it is worth that all units which work for the same rows are on the node already."""
 LIKES_BEING_THERE = 0.25
+MOST_PASSES = 4
+TRADERS = 32
+"""So many nodes are asked to trade units of different sizes, those with most room first."""
 
 
-def mend(board: Board, wanted: Wanted, replicas: int, work: Floats) -> None:
-    """Places missing copies.
+def mend(board: Board, wanted: Wanted, replicas: int, work: Floats) -> int:
+    """Places missing copies; returns how many others had to move to make room.
 
     Args:
         board: What is there.
@@ -29,7 +32,7 @@ def mend(board: Board, wanted: Wanted, replicas: int, work: Floats) -> None:
         work: [U] what one copy of each unit works.
     """
     if (board.spread >= min(replicas, board.owners)).all() and (board.copies >= wanted.fewest).all():
-        return
+        return 0
     mending = _Mending(board, work)
     for level in range(1, replicas + 1):
         mending.reach(level)
@@ -37,6 +40,7 @@ def mend(board: Board, wanted: Wanted, replicas: int, work: Floats) -> None:
     for level in range(replicas + 1, top + 1):
         for unit in np.flatnonzero((board.copies < level) & (wanted.fewest >= level)).tolist():
             mending.place(unit, board.can_take(unit) & board.apart(unit))
+    return mending.moved
 
 
 class _Mending:
@@ -46,17 +50,23 @@ class _Mending:
         self._worked: Floats | None = board.worked(work) if board.units.known else None
         self._fair = board.weights / board.weights.sum() * board.units.groups
         self._hopeless: set[tuple[object, ...]] = set()
+        self.moved = 0
+        self._sizes_differ = bool((board.units.sizes != board.units.sizes[0]).any())
 
     def reach(self, level: int) -> None:
         """Gives every unit so many copies, on as many owners as can be."""
         board = self._board
         possible = min(level, board.owners)
-        short = (board.spread < possible) | (board.copies < level)
-        for unit in np.flatnonzero(short).tolist():
-            if board.spread[unit] < possible and self._apart(unit, level):
-                continue
-            if board.copies[unit] < level and not self.place(unit, board.can_take(unit)):
-                self._squeeze(unit, level, ~board.has[:, unit], apart=False)
+        for _ in range(MOST_PASSES):
+            changes = board.changes
+            short = (board.spread < possible) | (board.copies < level)
+            for unit in np.flatnonzero(short).tolist():
+                if board.spread[unit] < possible and self._apart(unit, level):
+                    continue
+                if board.copies[unit] < level and not self.place(unit, board.can_take(unit)):
+                    self._squeeze(unit, level, ~board.has[:, unit], apart=False)
+            if board.changes == changes:
+                return
 
     def place(self, unit: int, allowed: Mask) -> bool:
         """Gives the unit to the best of some nodes; whether there was one."""
@@ -92,22 +102,34 @@ class _Mending:
         apart = board.apart(unit)
         if self.place(unit, board.can_take(unit) & apart) or self._squeeze(unit, level, apart, apart=True):
             return True
+        if board.copies[unit] > board.spread[unit]:
+            # One of the copies that an owner has twice gives up its place, where it may serve another unit better.
+            holders = board.holders(unit)
+            double = int(holders[board.doubled(holders, np.array([unit]))[:, 0]][-1])
+            board.take(double, unit)
+            if self._squeeze(unit, level, apart, apart=True):
+                self._hopeless.clear()
+                return True
+            board.give(double, unit)
         self._hopeless.add(need)
         return False
 
     def _squeeze(self, unit: int, level: int, nodes: Mask, *, apart: bool) -> bool:
         """Makes room on one of some nodes, by dropping others' further copies, or by moving another unit away."""
-        return self._drop_for(unit, level, nodes) or self._move_for(unit, nodes, apart=apart)
+        return (
+            self._drop_for(unit, level, nodes, apart=apart)
+            or self._move_for(unit, nodes, apart=apart)
+            or (self._sizes_differ and self._trade_for(unit, nodes))
+        )
 
-    def _drop_for(self, unit: int, level: int, nodes: Mask) -> bool:
-        """Puts the unit in the place of copies that others have beyond this level."""
+    def _drop_for(self, unit: int, level: int, nodes: Mask, *, apart: bool) -> bool:
+        """Puts the unit in the place of copies that others have beyond this level, or that only double what their owner has."""
         board = self._board
-        spare = board.copies > level
-        if not spare.any():
-            return False
         where = np.flatnonzero(nodes & (board.limits >= board.experts))
-        columns = np.flatnonzero(spare)
-        droppable = board.has[np.ix_(where, columns)]
+        columns = np.flatnonzero((board.copies > level) | (apart & (board.copies > board.spread)))
+        if not len(columns) or not len(where):
+            return False
+        droppable = self._droppable(where, columns, level, apart=apart)
         freed = droppable @ board.units.sizes[columns]
         enough = board.free[where] + freed >= board.units.sizes[unit]
         if not enough.any():
@@ -119,12 +141,19 @@ class _Mending:
         for other in mine[np.lexsort((mine, -board.copies[mine]))].tolist():
             if board.can_take(unit)[node]:
                 break
-            if board.copies[other] > level:
+            if self._droppable(np.array([node]), np.array([other]), level, apart=apart).any():
                 self._take(node, other)
         if not board.can_take(unit)[node]:
             return False
         self._give(node, unit)
         return True
+
+    def _droppable(self, nodes: Ints, units: Ints, level: int, *, apart: bool) -> Mask:
+        """[n, u] which copies may go: no unit falls below the level, nor do its owners."""
+        board = self._board
+        doubled = board.doubled(nodes, units)
+        further = (board.copies[units] > level)[None, :] & (doubled | (board.spread[units] > level)[None, :])
+        return board.has[np.ix_(nodes, units)] & (further | (apart & doubled))
 
     def _move_for(self, unit: int, nodes: Mask, *, apart: bool) -> bool:
         """Moves another unit to a node with room, and puts this one in its place."""
@@ -152,8 +181,42 @@ class _Mending:
             row, other = np.unravel_index(int(options.argmax()), options.shape)
             self._take(int(where[row]), int(other))
             self._give(target, int(other))
+            self.moved += 1
             self._give(int(where[row]), unit)
             return True
+        return False
+
+    def _trade_for(self, unit: int, nodes: Mask) -> bool:
+        """Lets a node trade a unit for a smaller one of another node, so that this one fits."""
+        board = self._board
+        sizes = board.units.sizes
+        where = np.flatnonzero(nodes & (board.limits > board.experts))
+        roomy = np.flatnonzero(board.free > 0)
+        for node in where[np.argsort(-board.free[where], kind="stable")][:TRADERS].tolist():
+            lack = int(sizes[unit] - board.free[node])
+            for other in roomy[np.argsort(-board.free[roomy], kind="stable")][:TRADERS].tolist():
+                if other == node or lack > board.free[other]:
+                    continue
+                same = board.owner[node] == board.owner[other]
+                whole = slice(0, len(sizes))
+                going = np.flatnonzero(
+                    board.has[node] & ~(board.has[other] if same else board.owner_has(other, whole))
+                )
+                coming = np.flatnonzero(
+                    board.has[other] & ~(board.has[node] if same else board.owner_has(node, whole))
+                )
+                coming = coming[coming != unit]
+                gain = sizes[going][:, None] - sizes[coming][None, :]
+                fits = (gain >= lack) & (gain <= board.free[other])
+                if fits.any():
+                    row, column = np.unravel_index(int(fits.argmax()), fits.shape)
+                    self._take(node, int(going[row]))
+                    self._take(other, int(coming[column]))
+                    self._give(other, int(going[row]))
+                    self._give(node, int(coming[column]))
+                    self._give(node, unit)
+                    self.moved += 2
+                    return True
         return False
 
     def _give(self, node: int, unit: int) -> None:

@@ -24,6 +24,7 @@ from .copies import wanted_copies
 from .draft import draft
 from .evening import even_out, trim
 from .mend import mend
+from .pack import pack
 from .snapshot import NodeCapacity, Target, Traffic
 from .tidy import tidy
 from .units import Floats, Ints, Units
@@ -31,6 +32,9 @@ from .units import Floats, Ints, Units
 MOST_ROUNDS = 4
 WORTH_A_DRAFT = 0.25
 """Nodes are filled side by side when so much of what is wanted is missing; less is mended one by one."""
+
+EVENING_WITH = 0.3
+"""For each copy that had to be made, so many may move only to even out nodes that are no newcomers."""
 
 
 def place(
@@ -94,6 +98,7 @@ def _solve(
         _improve(board, replicas, even=even)
         if board.changes == changes:
             break
+    board = pack(board, nodes, replicas)
     if tidy_moves:
         tidy(board, _work(board, board.copies), tidy_moves)
     return {
@@ -104,19 +109,20 @@ def _solve(
 
 def _improve(board: Board, replicas: int, *, even: bool) -> None:
     units = board.units
-    wanted = wanted_copies(units, float(board.caps.sum()), replicas, len(board.free))
+    wanted = wanted_copies(units, board.copies, float(board.caps.sum()), replicas, len(board.free))
     copies = np.clip(board.copies, wanted.fewest, wanted.most)
     board.share_out(copies)
     trim(board, wanted.most)
+    had = int(board.copies.sum())
     work = _work(board, copies)
     for level in _levels(board, copies, replicas):
         missing = np.maximum(level - board.copies, 0)
         if (missing * units.sizes).sum() > WORTH_A_DRAFT * (copies * units.sizes).sum():
             draft(board, missing, np.maximum(board.shares - board.used, 0.0), work)
-    mend(board, wanted, replicas, work)
+    moved = mend(board, wanted, replicas, work)
     trim(board, wanted.most)
     if even:
-        even_out(board)
+        even_out(board, int(EVENING_WITH * (int(board.copies.sum()) - had)) - moved)
 
 
 def _work(board: Board, copies: Ints) -> Floats:

@@ -52,12 +52,14 @@ def tidy(board: Board, work: Floats, moves: int) -> None:
         if pairs is not None:
             found += _Group(board, group, pairs, work, worked, fair).swaps()
     touched: set[int] = set()
+    moved: set[int] = set()
     for swap in sorted(found):
         if moves < 2:
             return
-        # What was reckoned holds only while neither node has changed.
-        if swap.one not in touched and swap.other not in touched:
+        # What was reckoned holds only while neither the nodes nor the units' other hosts have changed.
+        if touched.isdisjoint({swap.one, swap.other}) and moved.isdisjoint({swap.unit, swap.back}):
             touched |= {swap.one, swap.other}
+            moved |= {swap.unit, swap.back}
             board.take(swap.one, swap.unit)
             board.take(swap.other, swap.back)
             board.give(swap.one, swap.back)
