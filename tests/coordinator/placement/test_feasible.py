@@ -64,8 +64,8 @@ def test_replicas_are_on_different_owners_whenever_memory_allows_it(
 
 
 @given(
-    st.lists(st.integers(2, 10), min_size=1, max_size=4),
-    st.integers(3, 10),
+    st.lists(st.integers(6, 14), min_size=2, max_size=4),
+    st.integers(3, 5),
     st.booleans(),
     st.integers(0, 10**9),
 )
