@@ -102,7 +102,8 @@ class Arena:
         self._always_audited: list[NodeId] = []
         self._audits = AuditCounters()
         self._dispatched = DispatchCounters()
-        settings, identity = AuditSettings(), Identity.generate()
+        # The node has nothing else to do: how much of a busy node's time audits take is not what is measured here.
+        settings, identity = AuditSettings(busy_share=1.0), Identity.generate()
         self._standings = StandingBook(self._state, settings.standing)
         self.auditing = Auditing(self._state, model, identity, self._standings, self._audits, settings)
         self.hub = Hub(
@@ -253,7 +254,7 @@ class Arena:
     def _all_audited(self) -> bool:
         totals = self._audits.totals()
         # More, where audits are given up before they are asked about.
-        return self._audits_ended() >= totals.challenges
+        return totals.waiting == 0 and self._audits_ended() >= totals.challenges
 
     def _audits_ended(self) -> int:
         return sum(self._audits.totals().outcomes.values())

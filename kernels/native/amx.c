@@ -142,7 +142,7 @@ const folkmoot_tiles folkmoot_amx = {
         },
     .fewest =
         {
-            [FOLKMOOT_BFLOAT16] = 5,
+            [FOLKMOOT_BFLOAT16] = 4,
             [FOLKMOOT_FP8_BLOCK] = 4,
             [FOLKMOOT_INT8] = 7,
             [FOLKMOOT_INT8_CHANNEL] = 7,
