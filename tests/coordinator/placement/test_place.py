@@ -231,3 +231,37 @@ def test_caution_never_costs_a_replica(
         for node in cautious
     ]
     assert place(held, sizes) == target
+
+
+def test_a_share_follows_measured_speed_as_far_as_memory_goes() -> None:
+    sizes = model(4, 30)
+    there = [
+        NodeCapacity(NodeId(f"{index:064x}"), memory, bytes_per_second=speed)
+        for index, (memory, speed) in enumerate([(10**6, 4e9), (10**6, 1e9), (10**6, 1e9), (2000, 4e9)])
+    ]
+    fast, slow, other, small = (len(keys) for keys in place(there, sizes).values())
+    assert fast == 120, "no node has an expert twice"
+    assert abs(slow - 50) <= 3
+    assert abs(other - 50) <= 3
+    assert small == 20
+
+
+def test_few_layers_wait_for_nodes_that_are_far_away() -> None:
+    sizes = model(12, 48)
+    there = [
+        NodeCapacity(NodeId(f"{index:064x}"), 10**6, round_trip_s=0.2 if index % 6 == 0 else 0.01)
+        for index in range(96)
+    ]
+    target = place(there, sizes)
+    waiting = {key.layer for node in there if node.round_trip_s > 0.1 for key in target[node.node]}
+    assert len(waiting) <= 4
+    assert set(replicas_of(target).values()) == {2}
+
+
+def test_where_there_are_many_nodes_each_has_much_of_few_layers() -> None:
+    sizes = model(12, 48)
+    target = place(nodes(*[10**6] * 120), sizes)
+    layers_of = [len({key.layer for key in keys}) for keys in target.values()]
+    assert max(layers_of) <= 4
+    hosts = Counter(layer for keys in target.values() for layer in {key.layer for key in keys})
+    assert min(hosts.values()) >= 16, "yet enough nodes share the work of each layer"
