@@ -129,7 +129,7 @@ class Auditor:
                 elif isinstance(item, VerifiedResult):
                     self._guarded(item, partial(self._consider, item))
                 elif item.covering is not None:
-                    self._urgent[item.question.verified.host].ended(len(item.question.selection.rows))
+                    self._came_back(item)
                     self._look_into(item.covering, item.question, item.opened)
                 else:
                     self._line(item.question.verified.host).pace.ended(item.came_s)
@@ -180,7 +180,9 @@ class Auditor:
         for host, line in list(self._lines.items()):
             if not line and line.pace.worked_s + FORGET_AFTER_S < now_s:
                 del self._lines[host]
-        for host in [host for host, urgent in self._urgent.items() if urgent.idle]:
+        for host in [
+            host for host, urgent in self._urgent.items() if urgent.idle and not urgent.silent(now_s)
+        ]:
             del self._urgent[host]
 
     def _pause_s(self) -> float:
@@ -255,7 +257,7 @@ class Auditor:
     def _ask_urgently(self) -> None:
         """Asks about what somebody waits for, whatever the pace."""
         for line in self._urgent.values():
-            while (urgent := line.next()) is not None:
+            while (urgent := line.next(time.monotonic())) is not None:
                 try:
                     self._ask_about(urgent, line)
                 except Exception as error:
@@ -270,13 +272,21 @@ class Auditor:
         question = Question.about(
             covering.verified, selection, self._chooser.policy.kind(selection.subjects[0])
         )
-        if not self._standings.of(host.node).serves or not self._chooser.fits(selection):
+        serves = self._standings.of(host.node).serves
+        if not serves or line.silent(time.monotonic()) or not self._chooser.fits(selection):
             self._look_into(covering, question, None)
             return
         rows = len(selection.rows)
         # It opens one after another, and each is given the time for those before it.
         self._send(question, host.deadline_s(rows + line.rows), covering)
         line.asked(rows)
+
+    def _came_back(self, answer: _Answer) -> None:
+        """A question that somebody waits for is out no more."""
+        question, opened = answer.question, answer.opened
+        is_open = not isinstance(opened, Unopened) and not opened.refused
+        line = self._urgent[question.verified.host]
+        line.ended(len(question.selection.rows), answer.came_s, opened=is_open)
 
     def _look_into(self, covering: Covering, question: Question, opened: Opened | None) -> None:
         """Acts on what came of a question that somebody waits for, or on that it cannot be asked."""

@@ -1,11 +1,13 @@
 """Results that somebody waits for: audited whole, at once, and before whatever else waits.
 
 Guarantees: of one node no more than `AT_ONCE` are asked for at the same time, so that a node which opens one after another is given
-the time for all; whoever waits is told once, when every row was found right; what nobody waits for any more is not asked for.
+the time for all; one that did not open is not asked for a while, and what it is not asked for is computed, so that silence holds
+nobody up for long; whoever waits is told once, when every row was found right; what nobody waits for any more is not asked for.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,6 +19,8 @@ from .selection import Selection
 
 AT_ONCE: Final = 4
 """Enough that a node need not wait for the next question to travel."""
+SILENT_S: Final = 60.0
+"""How long a node is not asked that did not open."""
 
 
 class AuditImpossibleError(UnavailableError):
@@ -64,6 +68,7 @@ class UrgentLine:
     def __init__(self) -> None:
         self.rows = 0
         self._out = 0
+        self._silent_until_s = -math.inf
         self._waiting: deque[Urgent] = deque()
 
     @property
@@ -78,16 +83,23 @@ class UrgentLine:
         """One more to ask."""
         self._waiting.append(urgent)
 
-    def next(self) -> Urgent | None:
-        """The next to ask, if it may be asked now."""
-        return self._waiting.popleft() if self._waiting and self._out < AT_ONCE else None
+    def next(self, now_s: float) -> Urgent | None:
+        """The next to ask about, or to compute, if that may be done now."""
+        may = self._out < AT_ONCE or self.silent(now_s)
+        return self._waiting.popleft() if self._waiting and may else None
+
+    def silent(self, now_s: float) -> bool:
+        """Whether the node did not open a little while ago."""
+        return now_s < self._silent_until_s
 
     def asked(self, rows: int) -> None:
         """A question about so many rows has gone out."""
         self._out += 1
         self.rows += rows
 
-    def ended(self, rows: int) -> None:
-        """It has come back, or will not."""
+    def ended(self, rows: int, now_s: float, *, opened: bool) -> None:
+        """It has come back, opened or not, or will not."""
         self._out -= 1
         self.rows -= rows
+        if not opened:
+            self._silent_until_s = now_s + SILENT_S

@@ -1,8 +1,8 @@
 """What stands between a node's answer and its use.
 
-Guarantees: `accept` returns only an output of exactly the shape that was asked for, of finite float32 numbers that a step survives, that the
-node's key signed for exactly this task; whatever else comes raises an error of its own class, and nothing is computed
-with it. Because the statement binds coordinator, node, session, sequence, manifest, profile, layer, routing, input and
+Guarantees: `accept` returns only an output of exactly the shape that was asked for, of finite float32 numbers that a step
+survives, that the node's key signed for exactly this task; whatever else comes raises an error of its own class, and nothing
+is computed with it. Because the statement binds coordinator, node, session, sequence, manifest, profile, layer, routing, input and
 deadline, a signature that was given for anything else is a bad one.
 """
 

@@ -136,6 +136,23 @@ def test_without_an_opening_that_counts_the_rows_are_computed(tmp_path: Path, do
         assert len(audits.evidence) == 1
 
 
+def test_a_node_that_does_not_open_holds_nobody_up_for_long(tmp_path: Path) -> None:
+    with running_auditor(tmp_path, **SELDOM) as audits:
+        node = audits.node(Misconduct.SILENT, keeps=True)
+        steps = [WaitingStep() for _ in range(AT_ONCE + 3)]
+        for seed, step in enumerate(steps):
+            audits.auditor.watch(covered(node.result(seed=seed), step))
+        audits.until(lambda totals: totals.challenges == AT_ONCE and totals.waiting == 3)
+        node.answer(node.asked[0])
+        for step in (steps[0], *steps[AT_ONCE:]):
+            step.wait(passes=1)
+        assert len(node.asked) == AT_ONCE
+        for challenge in node.asked[1:]:
+            node.answer(challenge)
+        for step in steps:
+            step.wait(passes=1)
+
+
 def test_results_of_a_node_that_was_sent_away_are_computed(tmp_path: Path) -> None:
     with running_auditor(tmp_path, **SELDOM) as audits:
         node, liar = audits.node(), audits.node(Misconduct.SCALED_OUTPUT)

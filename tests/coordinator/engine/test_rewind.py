@@ -20,6 +20,7 @@ from folkmoot.coordinator.engine.kv_memory import token_bytes
 from folkmoot.coordinator.engine.requests import Delta, SamplingParams
 from folkmoot.coordinator.engine.settings import EngineSettings
 from folkmoot.errors import UnavailableError
+from folkmoot.ids import NodeId
 from folkmoot.models.pool import ExpertFuture
 from folkmoot.tests.support.engine_bench import PATIENCE_S, eventually, greedy
 from folkmoot.tests.support.fingerprint_trunk import ALPHABET
@@ -236,6 +237,50 @@ def test_nothing_is_read_before_its_audits_and_no_more_is_computed_than_may_be()
         eventually(lambda: generation.completion_tokens == 7)
         with pytest.raises(TimeoutError):
             next(generation.stream(0.05))
+
+
+def test_a_verdict_on_a_prompts_first_part_undoes_the_part_that_is_computed_then() -> None:
+    trunk = VillageTrunk()
+    trunk.audits.patience = NEVER
+    trunk.lies_in = lambda number: number == 1
+    trunk.holds_at = 2
+    ask = Ask(RHYME, greedy(20, ignore_eos=True), AUDITED)
+    (wanted,) = honest([ask])
+    with serving(trunk) as engine:
+        (generation,) = submit(engine, [ask])
+        eventually(lambda: trunk.steps == 1 and len(trunk.audits.waiting) == 3)
+        trunk.end_audits()
+        assert trunk.convicted
+        trunk.audits.patience = 0
+        trunk.go_on()
+        assert deltas(generation) == wanted
+
+
+@pytest.mark.parametrize("trusting", [0, 1], ids=["before the step ends", "while its tokens are taken in"])
+@pytest.mark.parametrize("delivery", [STREAMED, WHOLE, AUDITED], ids=["streamed", "whole", "audited"])
+def test_nothing_comes_of_a_step_of_a_node_that_is_trusted_no_more(delivery: Delivery, trusting: int) -> None:
+    """The node's standing falls first, and what it had a part in is asked about then: a step may end between the two."""
+    trunk = VillageTrunk()
+    trunk.lies_in = lambda number: number == 4
+    asked_about: list[NodeId] = []
+
+    def trusts(node: NodeId) -> bool:
+        if node == LIAR:
+            asked_about.append(node)
+        return node != LIAR or len(asked_about) <= trusting
+
+    trunk.trusts = trusts  # type: ignore[method-assign]
+    trunk.audits.patience = 3
+    ask = Ask(RHYME[:5], greedy(30, ignore_eos=True), delivery)
+    (wanted,) = honest([ask])
+    with serving(trunk, max_draft_tokens=0) as engine:
+        (generation,) = submit(engine, [ask])
+        if delivery is STREAMED and trusting:
+            eventually(lambda: generation.ended)  # nothing is read before it is recalled
+        assert deltas(generation) == wanted
+        assert asked_about
+        assert generation.rewound
+        assert not generation.suspect_tokens
 
 
 def test_a_held_answer_waits_for_its_last_audit_without_pages() -> None:
