@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from folkmoot.coordinator.engine.pages import PageAllocator
+from folkmoot.coordinator.engine.place import Place
 from folkmoot.coordinator.engine.scheduler import Scheduler, StepPlan
 from folkmoot.coordinator.engine.sequence import Sequence, State
 from folkmoot.coordinator.engine.settings import EngineSettings
@@ -17,6 +18,7 @@ from folkmoot.coordinator.engine.speculation.drafter import Drafter
 PAGES = 12
 PAGE_TOKENS = 4
 LONGEST = PAGES * PAGE_TOKENS
+IDLE = (State.WAITING, State.READY, State.HELD)
 
 
 def scheduler(pages: int = PAGES, **chosen: Any) -> tuple[Scheduler, EngineSettings, PageAllocator]:
@@ -100,11 +102,32 @@ class Life(RuleBasedStateMachine):
             if len(chunk.sequence.tokens) == self.lengths[chunk.sequence.arrival]:
                 self.subject.end(chunk.sequence)
 
-    @precondition(lambda self: any(s.state in (State.WAITING, State.READY) for s in self.sequences))
+    @precondition(lambda self: any(s.state in IDLE for s in self.sequences))
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        idle = [s for s in self.sequences if s.state in (State.WAITING, State.READY)]
+        idle = [s for s in self.sequences if s.state in IDLE]
         self.subject.end(data.draw(st.sampled_from(idle)))
+
+    @precondition(lambda self: any(s.state is State.READY for s in self.sequences))
+    @rule(data=st.data())
+    def hold(self, data: st.DataObject) -> None:
+        self.subject.hold(data.draw(st.sampled_from([s for s in self.sequences if s.state is State.READY])))
+
+    @precondition(lambda self: any(s.state in IDLE for s in self.sequences))
+    @rule(data=st.data())
+    def take_back(self, data: st.DataObject) -> None:
+        sequence = data.draw(st.sampled_from([s for s in self.sequences if s.state in IDLE]))
+        length = data.draw(st.integers(1, len(sequence.tokens)))
+        cached = data.draw(st.integers(0, length - 1))
+        before = sequence.cached
+        self.subject.take_back(sequence, Place(cached, length))
+        assert len(sequence.tokens) == length
+        assert sequence.cached <= min(cached, before)
+        assert min(cached, before) - sequence.cached < PAGE_TOKENS
+        assert len(sequence.pages) * PAGE_TOKENS == sequence.cached, (
+            "what is behind is cleared before it is used"
+        )
+        assert set(sequence.fresh) <= set(sequence.pages)
 
     @invariant()
     def pages_are_owned_once_and_none_is_lost(self) -> None:
@@ -112,7 +135,7 @@ class Life(RuleBasedStateMachine):
         assert len(set(owned)) == len(owned)
         assert self.allocator.free == PAGES - len(owned)
         for sequence in self.sequences:
-            if sequence.state in (State.WAITING, State.ENDED):
+            if sequence.state in (State.WAITING, State.HELD, State.ENDED):
                 assert not sequence.pages
                 assert sequence.cached == 0
             else:
@@ -130,6 +153,7 @@ class Life(RuleBasedStateMachine):
         running = [s for s in self.sequences if s.state in (State.READY, State.STEPPING)]
         assert self.subject.running == running
         assert self.subject.waiting == [s for s in self.sequences if s.state is State.WAITING]
+        assert set(map(id, self.subject.held)) == {id(s) for s in self.sequences if s.state is State.HELD}
         assert len(running) <= self.limits.max_running
 
     def teardown(self) -> None:
@@ -138,6 +162,8 @@ class Life(RuleBasedStateMachine):
             return
         while self.plans:
             self._end_well(self.plans.pop())
+        for sequence in list(self.subject.held):
+            self.subject.end(sequence)
         for _ in range(10_000):
             plan = self.subject.plan(admit=True)
             if plan is None:
