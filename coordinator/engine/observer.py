@@ -1,6 +1,7 @@
 """Who is told how long answers take.
 
-Guarantees: every call comes from a lane's thread or the thread that submits, closes or cancels, outside the engine's lock.
+Guarantees: every call comes from a lane's thread, from the thread that submits, closes or cancels, or from the one that tells of an
+audit, outside the engine's lock.
 """
 
 from __future__ import annotations
