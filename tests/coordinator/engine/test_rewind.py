@@ -111,7 +111,7 @@ def asks(draw: st.DrawFn, longest: int) -> Ask:
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_audited_answers_are_those_of_a_network_without_the_liar(data: st.DataObject) -> None:
     pages = data.draw(st.sampled_from([10, 14, 60]))
@@ -139,7 +139,7 @@ def test_audited_answers_are_those_of_a_network_without_the_liar(data: st.DataOb
         assert not any(generation.suspect_tokens for generation in generations)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_answers_that_are_wanted_whole_are_computed_anew_wherever_the_verdict_falls(
     data: st.DataObject,
