@@ -20,7 +20,9 @@ def test_each_fate_is_measured(tmp_path: Path) -> None:
     kinds = (Adversary.INT8_CHANNEL, Adversary.FORGED_OPENING, Adversary.REPLAY)
     convicted, struck, rejected = measure(tmp_path, FEW, kinds)
     assert convicted.verdicts == {QUARANTINED: 1}
-    assert convicted.evidence_verified is True and convicted.answers_equal is None
+    assert convicted.evidence_verified is True
+    # True when the verdict fell in the middle of a call, whose rows then went to the honest node.
+    assert convicted.answers_equal in (None, True)
     document = convicted.document()
     assert document["calls_from"] == "simulation" and document["runs"] == 10
     assert document["wire"]["calls_until_caught_median"] <= 2

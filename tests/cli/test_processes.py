@@ -115,7 +115,7 @@ class Started:
 
     all: ClassVar[list[Sequence[str]]] = []
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path, environment: object) -> None:
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, *_: object) -> None:
         self.all.append(arguments)
 
     def read_line(self) -> str:
