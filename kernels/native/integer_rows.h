@@ -24,10 +24,9 @@ INLINE packed_row row_of(const folkmoot_inputs *x, int64_t j) {
     return (packed_row){(const int16_t *)data, scales, scales + padded / GROUP};
 }
 
-/* One block of one weight row with `count` rows of x. `scales` and `minima` are the block's; `ahead` is where
- * its values are in memory, for what comes after them. */
-INLINE void add_block(const int format, const char *values, const char *ahead, const char *scales, const char *minima, int64_t block,
-                      const packed_row *x, floats *sums, const int count) {
+/* The first `groups` groups of one block of one weight row with `count` rows of x. `scales` and `minima` are the block's, whole. */
+INLINE void add_block(const int format, const char *values, const char *scales, const char *minima, int64_t block, const packed_row *x,
+                      floats *sums, const int count, const int groups) {
     floats scale[MOST_IN_BLOCK];
     UNROLLED for (int j = 0; j < count; j++) {
         scale[j] = load_floats(x[j].scales + block * LANES);
@@ -40,7 +39,8 @@ INLINE void add_block(const int format, const char *values, const char *ahead, c
     if (format == FOLKMOOT_INT4 || format == FOLKMOOT_MXFP4) {
         /* A vector holds four numbers in each int16, a group in each four lanes. */
         UNROLLED for (int v = 0; v < 4; v++) {
-            if (v * VECTOR % LINE == 0) prefetch(ahead + v * VECTOR, VALUES_FAR, VALUES_NEAR);
+            if (v * LANES / 4 >= groups) break;
+            if (v * VECTOR % LINE == 0) prefetch(values + v * VECTOR, VALUES_FAR, VALUES_NEAR);
             const ints packed = load_ints(values + v * VECTOR);
             ints weights[4];
             UNROLLED for (int part = 0; part < 4; part++) {
@@ -64,11 +64,12 @@ INLINE void add_block(const int format, const char *values, const char *ahead, c
         __asm__("" : "+m"(each[j]));
     }
     UNROLLED for (int g = 0; g < LANES; g++) {
+        if (g >= groups) break;
         ints products[MOST_IN_BLOCK];
         UNROLLED for (int j = 0; j < count; j++) products[j] = no_ints();
         UNROLLED for (int part = 0; part < 16 / LANES; part++) {
             const int at = g * GROUP + part * 2 * LANES;
-            if (at % LINE == 0) prefetch(ahead + at, VALUES_FAR, VALUES_NEAR);
+            if (at % LINE == 0) prefetch(values + at, VALUES_FAR, VALUES_NEAR);
             const ints weights = widen_int8(values + at);
             UNROLLED for (int j = 0; j < count; j++) {
                 products[j] = add_products(products[j], weights, load_ints(x[j].numbers + block * BLOCK + at));
@@ -97,18 +98,23 @@ INLINE void integer_row(const int format, const folkmoot_matrix *matrix, int64_t
     for (; block < whole; block++) {
         if (scale_bytes) prefetch(scales, SCALES_FAR, format == FOLKMOOT_INT8 ? SCALES_NEAR : 0);
         if (format == FOLKMOOT_INT4) prefetch(minima, SCALES_FAR, 0);
-        add_block(format, values, values, scales, minima, block, x, sums, count);
+        add_block(format, values, scales, minima, block, x, sums, count, LANES);
         values += value_bytes;
         if (scale_bytes) scales += scale_bytes;
         if (format == FOLKMOOT_INT4) minima += scale_bytes;
     }
     if (block * BLOCK < K) {
-        const int64_t rest = K - block * BLOCK, groups = rest / GROUP;
-        char last[BLOCK] = {0}, last_scales[2 * LANES] = {0}, last_minima[2 * LANES] = {0};
-        memcpy(last, values, (size_t)folkmoot_value_bytes(format, rest));
+        const int64_t rest = K - block * BLOCK, groups = (rest + GROUP - 1) / GROUP, bytes = folkmoot_value_bytes(format, rest);
+        char last[BLOCK], last_scales[2 * LANES] = {0}, last_minima[2 * LANES] = {0};
+        const char *from = values;
+        /* Whole vectors are read where they are: experts whose width is no multiple of a block have a rest in every row. */
+        if (bytes % VECTOR != 0) {
+            memset(last, 0, sizeof last);
+            from = memcpy(last, values, (size_t)bytes);
+        }
         if (scale_bytes) memcpy(last_scales, scales, (size_t)(groups * (scale_bytes / LANES)));
         if (format == FOLKMOOT_INT4) memcpy(last_minima, minima, (size_t)(2 * groups));
-        add_block(format, last, values, last_scales, last_minima, block, x, sums, count);
+        add_block(format, from, last_scales, last_minima, block, x, sums, count, (int)groups);
     }
     const float channel = format == FOLKMOOT_INT8_CHANNEL ? ((const float *)matrix->scales)[row * matrix->scale_step] : 1.0f;
     UNROLLED for (int j = 0; j < count; j++) out[j] = channel * sum_of(add(sums[j], sums[count + j]));
