@@ -41,10 +41,14 @@ def test_greedy_tokens_are_those_of_generate(bench_of: BenchOf, family: str, chu
 def test_requests_that_come_at_any_time_do_not_touch_each_other(
     bench: EngineBench, lanes: int, pages: int
 ) -> None:
-    """New requests come whenever some others have made a random number of tokens."""
-    engine = bench.engine(lanes=lanes, pages=pages, max_running=6, max_step_tokens=24)
+    """New requests come whenever some others have made a random number of tokens; the first few, together too long for little
+    memory, are there before any."""
+    engine = bench.engine(lanes=lanes, pages=pages, max_running=6, max_step_tokens=24, started=False)
     chance = random.Random(lanes)
     submitted: list[tuple[list[int], int, Generation]] = []
+    for number in range(24, 30):
+        submitted.append((prompt(8, number), 60, engine.submit(prompt(8, number), greedy(60))))
+    engine.start()
     for number in range(24):
         ids, count = prompt(chance.randint(1, 100), number), chance.randint(1, 40)
         submitted.append((ids, count, engine.submit(ids, greedy(count))))
