@@ -205,6 +205,7 @@ def test_only_answers_that_a_liar_had_a_part_in_go_back() -> None:
     """Two answers share steps; one of them was there when the liar was, the other came later."""
     trunk = VillageTrunk(surprise=0.6)
     trunk.lies_in = lambda number: number <= 8
+    trunk.holds_at, trunk.convict_at = 9, 30
     trunk.audits.patience = NEVER
     asked = [
         Ask(RHYME, greedy(60, ignore_eos=True), WHOLE),
@@ -213,10 +214,9 @@ def test_only_answers_that_a_liar_had_a_part_in_go_back() -> None:
     wanted = honest(asked, surprise=0.6)
     with serving(trunk, max_draft_tokens=0) as engine:
         (early,) = submit(engine, asked[:1])
-        eventually(lambda: trunk.steps > 8)
+        eventually(lambda: trunk.steps == 8)
         (late,) = submit(engine, asked[1:])
-        eventually(lambda: late.completion_tokens > 5)
-        trunk.convict()
+        trunk.go_on()
         assert [deltas(early), deltas(late)] == wanted
         assert (early.rewound, late.rewound) == (True, False)
         assert engine.stats().answers_rewound == 1
