@@ -151,7 +151,7 @@ class VillageTrunk(FingerprintTrunk):
         while True:
             with audits.changed:
                 audits.changed.wait_for(
-                    lambda: audits.closed or len(audits.waiting) > audits.patience, timeout=0.002
+                    lambda: audits.closed or 0 <= audits.patience < len(audits.waiting), timeout=0.002
                 )
                 if audits.closed:
                     return
