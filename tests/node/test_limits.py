@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folkmoot.amounts import format_bytes
+from folkmoot.amounts import AmountError, format_bytes, parse_bytes
 from folkmoot.ids import ExpertKey
 from folkmoot.node import cgroups, machine
-from folkmoot.node.limits import AmountError, fit, parse_bytes
+from folkmoot.node.limits import fit
 
 KEYS = [ExpertKey(0, number) for number in range(8)]
 
@@ -202,3 +202,25 @@ def test_threads_are_physical_cores_within_affinity_and_quota(
     (box / "cgroup" / "cpu.max").write_text("max 100000\n")
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 4, 1})
     assert machine.default_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("5MiB/s", 5 << 20),
+        ("1.5MB", 1_500_000),
+        ("40Mbit/s", 5_000_000),
+        ("40 Mbps", 5_000_000),
+        ("800kbit", 100_000),
+        ("unlimited", 0),
+        ("0", 0),
+    ],
+)
+def test_rates_are_read_in_bytes_or_bits(text: str, rate: int) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1MiB/s", "5MiB/h", "7bit", "Mbit/s"])
+def test_a_rate_that_is_none_is_refused_with_the_forms(text: str) -> None:
+    with pytest.raises(AmountError, match="write it like 5MiB/s, 40Mbit/s or unlimited"):
+        parse_rate(text)
