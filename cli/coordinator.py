@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .daemon import configure_logging, end_with_parent, run_until_stopped
+from ..logs import LogFormat, configure_logging
+from .daemon import end_with_parent, run_until_stopped
 from .folder_option import folder
 from .orders import admit, ban, quarantine
 from .terminal import emit, emit_json, say
@@ -63,11 +64,14 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the trunk; all cores.", show_default=False)
     ] = None,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(help="Lines for people, or one JSON object each; text.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
     """Serve a model: print the API's URL and an invite for nodes, then report coverage until stopped."""
     end_with_parent()
-    configure_logging()
     from ..coordinator.app import run
     from ..coordinator.settings import CoordinatorSettings
 
@@ -80,7 +84,9 @@ def serve(
         api_port=api_port,
         state_dir=state,
         threads=threads,
+        log_format=log_format,
     )
+    configure_logging(settings.log_format)
 
     def announce(coordinator: Coordinator) -> None:
         if as_json:
@@ -88,6 +94,7 @@ def serve(
             return
         emit(f"api {coordinator.api_url}")
         emit(f"invite {coordinator.invite}")
-        say("give the invite to contributors: folkmoot node join INVITE")
+        if settings.log_format is LogFormat.TEXT:
+            say("give the invite to contributors: folkmoot node join INVITE")
 
     run_until_stopped(run(settings, announce))

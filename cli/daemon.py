@@ -1,13 +1,12 @@
 """Runs a daemon of ours until it ends, somebody stops it, or the process that started it is gone.
 
 Guarantees: Ctrl-C and SIGTERM cancel the daemon's coroutine, so that it ends in order; a second one cuts that short. The
-exit code is 128 and the signal's number. Logs go to standard error.
+exit code is 128 and the signal's number.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import threading
@@ -21,18 +20,6 @@ PARENT_VARIABLE = "FOLKMOOT_PARENT_PID"
 PARENT_INTERVAL_S = 0.5
 ENDING_TIMEOUT_S = 10.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def configure_logging() -> None:
-    """Logs to standard error: what operators need, or everything with `--debug`."""
-    debug = bool(os.environ.get("FOLKMOOT_DEBUG"))
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    if not debug:
-        for chatty in ("httpx", "httpcore", "urllib3", "filelock", "asyncio"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def run_until_stopped(daemon: Coroutine[object, object, object]) -> None:

@@ -18,10 +18,10 @@ import typer
 from .. import __version__
 from ..disk import DiskFullError, is_full
 from ..errors import FolkmootError
+from ..logs import DEBUG_VARIABLE
 from . import ask, audit, chat, coordinator, demo, log, model, node, status
 from .terminal import emit, error_line, say
 
-DEBUG_VARIABLE = "FOLKMOOT_DEBUG"
 INTERRUPTED = 130
 UNFORESEEN = 70
 """EX_SOFTWARE of sysexits.h."""

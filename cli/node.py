@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .daemon import configure_logging, end_with_parent, run_until_stopped
+from ..logs import configure_logging
+from .daemon import end_with_parent, run_until_stopped
 from .folder_option import folder
 from .terminal import emit, emit_json
 
@@ -62,6 +63,7 @@ def join(
     end_with_parent()
     from ..node.daemon import run
     from ..node.settings import NodeSettings
+    from ..trust.invite import Invite
 
     if invite == "-":
         invite = sys.stdin.readline(MAX_INVITE_CHARACTERS).strip()
@@ -69,10 +71,11 @@ def join(
             raise NoInviteError(
                 "standard input holds no invite", advice="pipe it in, or give it as the argument"
             )
-    configure_logging()
     settings = NodeSettings.load(
         invite=invite, memory_bytes=memory, threads=threads, state_dir=state, name=name
     )
+    Invite.parse(invite)
+    configure_logging(settings.log_format)
     run_until_stopped(run(settings))
 
 

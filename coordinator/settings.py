@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from ..home import folkmoot_home
+from ..logs import LogFormat
 from ..settings_base import ComponentSettings
 from .api.settings import ApiSettings
 from .audit.settings import AuditSettings
@@ -46,6 +47,7 @@ class CoordinatorSettings(ComponentSettings):
         tidy_share: The part of all copies that may move each time only so that experts that work together come together.
         ticket_lifetime_s: How long a ticket lets a node attach again without a new enrolment.
         max_rows_in_flight: Rows of all unanswered frames of one node.
+        log_format: "text" for people, or "json": one object a line.
         engine: The engine's limits.
         audit: How results are audited, and what follows.
         receipts: When nodes get receipts, and what of them is put on record.
@@ -72,6 +74,7 @@ class CoordinatorSettings(ComponentSettings):
     tidy_share: float = Field(default=0.002, ge=0, le=1)
     ticket_lifetime_s: float = Field(default=3600.0, gt=0)
     max_rows_in_flight: int = Field(default=4096, ge=1024)
+    log_format: LogFormat = LogFormat.TEXT
     engine: EngineSettings = EngineSettings()
     audit: AuditSettings = AuditSettings()
     receipts: ReceiptSettings = ReceiptSettings()

@@ -180,7 +180,7 @@ class NodeDaemon:
                 invite=invite,
                 identity=resources.identity,
                 coordinator_key=coordinator_key,
-                name=settings.name or f"node-{short(resources.identity.node_id)}",
+                name=settings.shown(resources.identity.node_id),
                 timeout_s=settings.connect_timeout_s,
                 ticket=self._ticket,
             )

@@ -1,6 +1,6 @@
 """How much a contributor lends, and which experts fit in it.
 
-Guarantees: amounts are parsed exactly or refused with the forms that are understood; `fit` never lets the experts it keeps
+Guarantees: amounts and rates are parsed exactly or refused with the forms that are understood; `fit` never lets the experts it keeps
 exceed the limit, never gives up an expert that is already held for one that is not, and is a pure function.
 """
 
@@ -11,47 +11,32 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from ..errors import UsageError
+from ..amounts import AmountError, parse_bytes
 from ..ids import ExpertKey
 
-_UNITS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 1 << 10,
-    "mib": 1 << 20,
-    "gib": 1 << 30,
-    "tib": 1 << 40,
-    "k": 1 << 10,
-    "m": 1 << 20,
-    "g": 1 << 30,
-    "t": 1 << 40,
-}
-_MOST = 1 << 60
-_AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+_BITS = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmg]?)(?:bit|bps)\s*", re.ASCII | re.IGNORECASE)
+UNLIMITED = "unlimited"
 
 
-class AmountError(UsageError):
-    """An amount of memory or disk that nobody can read."""
-
-
-def parse_bytes(text: str) -> int:
-    """Reads '4GiB', '512MiB', '1.5GB' or plain bytes.
+def parse_rate(text: str) -> int:
+    """Reads bytes a second: '5MiB/s', '5MB', as providers write them '40Mbit/s' or '40Mbps', or 'unlimited', which is 0.
 
     Raises:
-        AmountError: when it is none of these, nothing, or more than 1 EiB.
+        AmountError: when it is none of these.
     """
-    match = _AMOUNT.fullmatch(text)
-    scale = _UNITS.get(match[2].lower()) if match else None
-    amount = int(Decimal(match[1]) * scale) if match and scale else 0
-    if not 0 < amount <= _MOST:
+    rate = text.strip().lower().removesuffix("/s")
+    if rate in (UNLIMITED, "0"):
+        return 0
+    bits = _BITS.fullmatch(rate)
+    try:
+        if bits is None:
+            return parse_bytes(rate)
+        eighths = Decimal(bits[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[bits[2]]
+        return parse_bytes(str(int(eighths / 8)))
+    except AmountError:
         raise AmountError(
-            f"{text!r} is no amount of memory", advice="write it like 4GiB, 512MiB, 1.5GB or 4294967296"
-        )
-    return amount
+            f"{text!r} is no rate", advice=f"write it like 5MiB/s, 40Mbit/s or {UNLIMITED}"
+        ) from None
 
 
 @dataclass(frozen=True)

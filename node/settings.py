@@ -6,43 +6,65 @@ with it; nothing else in the node reads the environment.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
+from ..amounts import parse_bytes
 from ..errors import UsageError
 from ..home import folkmoot_home
+from ..ids import NodeId, short
+from ..logs import LogFormat
 from ..settings_base import ComponentSettings
-from .limits import parse_bytes
+from .hours import Hours
+from .limits import parse_rate
 from .machine import default_memory_bytes, default_threads
 
-
-def _amount(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_bytes(value)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
+PSEUDONYM = "pseudonym"
+"""As a public name: one that is made from the node's key."""
 
 
-Amount = Annotated[int, BeforeValidator(_amount), Field(gt=0)]
+def _read(parse: Callable[[Any], object], *kinds: type) -> BeforeValidator:
+    """Reads values of these types with `parse`, and leaves others to pydantic."""
+
+    def read(value: object) -> object:
+        if not isinstance(value, kinds):
+            return value
+        try:
+            return parse(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
+    return BeforeValidator(read)
+
+
+Amount = Annotated[int, _read(parse_bytes, str), Field(gt=0)]
+Rate = Annotated[int, _read(parse_rate, str), Field(ge=0)]
+WorkingHours = Annotated[Hours, NoDecode, _read(Hours.parse, str, list, tuple)]
 
 
 class NodeSettings(ComponentSettings):
     """What one node is told; environment variables are `FOLKMOOT_NODE_` and the name in capitals.
 
     Attributes:
-        invite: The string that the operator's coordinator printed.
+        invite: The string that a coordinator's operator gave; empty for the coordinators that were joined before.
         memory_bytes: Most bytes of experts held in memory ('4GiB' is read too); half of what is free by default. A node
             that is started lends no more than its machine has, whatever this says: `within`.
         disk_bytes: Most bytes of experts kept on disk, assigned or not; twice `memory_bytes` by default, so that
             experts that were assigned before need no download when they come back.
         threads: Threads that one product uses; the physical cores that this process may use by default.
         state_dir: Identity, manifests and experts; `node` in Folkmoot's home by default.
-        name: What people call the node; made from its key by default.
+        name: What its contributor calls the node; made from its key by default.
+        public_name: What coordinators show to everybody: `name` by default; "pseudonym" is one that is made from the key.
+        download_bytes_per_s: Most bytes a second of experts from anywhere ('5MiB/s' and '40Mbit/s' are read too); 0 for no
+            limit.
+        upload_bytes_per_s: Most bytes a second of results to all coordinators together; 0 for no limit.
+        hours: When the node works, like ["22:00-07:00"] in this machine's local time; it pauses outside of them. Always by
+            default.
+        log_format: "text" for people, or "json": one object a line.
         fetch_streams: Experts that are downloaded at once.
         connect_timeout_s: How long to wait for each answer while joining.
         fetch_stall_s: How long a download may bring nothing before it is started again.
@@ -57,7 +79,7 @@ class NodeSettings(ComponentSettings):
     component: ClassVar[str] = "node"
     model_config = SettingsConfigDict(env_prefix="FOLKMOOT_NODE_")
 
-    invite: str = Field(min_length=1, repr=False)
+    invite: str = Field(default="", repr=False)
     memory_bytes: Amount = Field(default_factory=default_memory_bytes)
     disk_bytes: Amount = Field(
         default_factory=lambda data: 2 * data.get("memory_bytes", default_memory_bytes())
@@ -65,6 +87,11 @@ class NodeSettings(ComponentSettings):
     threads: int = Field(default_factory=default_threads, ge=1, le=1024)
     state_dir: Path = Field(default_factory=lambda: folkmoot_home() / "node")
     name: str = Field(default="", max_length=64)
+    public_name: str = Field(default="", max_length=64)
+    download_bytes_per_s: Rate = 0
+    upload_bytes_per_s: Rate = 0
+    hours: WorkingHours = Hours()
+    log_format: LogFormat = LogFormat.TEXT
     fetch_streams: int = Field(default=4, ge=1, le=64)
     connect_timeout_s: float = Field(default=10.0, gt=0)
     fetch_stall_s: float = Field(default=30.0, gt=0)
@@ -74,6 +101,16 @@ class NodeSettings(ComponentSettings):
     holdings_interval_s: float = Field(default=0.25, ge=0)
     progress_interval_s: float = Field(default=5.0, gt=0)
     leave_timeout_s: float = Field(default=1.0, gt=0)
+
+    def called(self, node: NodeId) -> str:
+        """What its contributor calls this node."""
+        return self.name or f"node-{short(node)}"
+
+    def shown(self, node: NodeId) -> str:
+        """What this node is called in public."""
+        if self.public_name == PSEUDONYM:
+            return f"node-{short(node)}"
+        return self.public_name or self.called(node)
 
     def within(self, lendable_bytes: int) -> Self:
         """The same settings, but for memory over what can be lent, and a limit of the disk that follows from it."""

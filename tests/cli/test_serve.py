@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that run inside the tests' process must not configure its logging."""
-    monkeypatch.setattr("folkmoot.cli.coordinator.configure_logging", lambda: None)
+    monkeypatch.setattr("folkmoot.cli.coordinator.configure_logging", lambda form: None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

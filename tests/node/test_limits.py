@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from folkmoot.amounts import AmountError, format_bytes, parse_bytes
 from folkmoot.ids import ExpertKey
 from folkmoot.node import cgroups, machine
-from folkmoot.node.limits import fit
+from folkmoot.node.limits import fit, parse_rate
 
 KEYS = [ExpertKey(0, number) for number in range(8)]
 

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from folkmoot.home import folkmoot_home
+from folkmoot.ids import NodeId
 from folkmoot.node.settings import NodeSettings
 from folkmoot.settings_base import SettingsError
 
@@ -38,7 +39,9 @@ def test_settings_do_not_change() -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({}, "invite"),
+        ({"hours": "22-7"}, "hours: .*write them like 22:00-07:00"),
+        ({"download_bytes_per_s": "fast"}, "download_bytes_per_s: .*40Mbit/s"),
+        ({"log_format": "xml"}, "log_format"),
         ({"invite": "x", "memory_bytes": "lots"}, "memory_bytes: .*write it like 4GiB"),
         ({"invite": "x", "memory_bytes": 0}, "memory_bytes"),
         ({"invite": "x", "threads": 0}, "threads"),
@@ -78,3 +81,24 @@ def test_what_is_lent_stays_within_the_machine_and_the_disk_follows() -> None:
 def test_a_limit_of_the_disk_that_was_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOLKMOOT_NODE_DISK_BYTES", "9GiB")
     assert NodeSettings.load(invite="x", memory_bytes="500GiB").within(3 << 30).disk_bytes == 9 << 30
+
+
+def test_rates_and_hours_are_read_from_files_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    (folkmoot_home() / "node.toml").write_text(
+        'hours = ["22:00-07:00", "12:00-13:00"]\nupload_bytes_per_s = "8Mbit/s"\n'
+    )
+    monkeypatch.setenv("FOLKMOOT_NODE_DOWNLOAD_BYTES_PER_S", "2MiB/s")
+    settings = NodeSettings.load()
+    assert str(settings.hours) == "22:00-07:00, 12:00-13:00"
+    assert (settings.download_bytes_per_s, settings.upload_bytes_per_s) == (2 << 20, 1_000_000)
+    monkeypatch.setenv("FOLKMOOT_NODE_HOURS", "01:00-02:00,03:00-04:00")
+    assert str(NodeSettings.load().hours) == "01:00-02:00, 03:00-04:00"
+
+
+def test_names_are_shown_as_the_contributor_wishes() -> None:
+    node = NodeId("ab" * 32)
+    assert NodeSettings().shown(node) == "node-abababababab"
+    assert NodeSettings(name="kitchen").shown(node) == "kitchen"
+    private = NodeSettings(name="kitchen", public_name="pseudonym")
+    assert (private.called(node), private.shown(node)) == ("kitchen", "node-abababababab")
+    assert NodeSettings(name="kitchen", public_name="Ada").shown(node) == "Ada"
