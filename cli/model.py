@@ -41,6 +41,14 @@ def prepare(
             show_default=False,
         ),
     ] = None,
+    published_at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME@REVISION",
+            help="Where a model hub has these files, so that nodes can fetch experts there; known of a hub's cache folder.",
+            show_default=False,
+        ),
+    ] = None,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -52,7 +60,13 @@ def prepare(
     """Make trunk, experts and signed manifest of a model; prints the folder to serve."""
     with quiet_stdout():
         prepared = prepare_signed(
-            source, out, slices=slices, dtype=dtype, weight_format=weight_format, state=state
+            source,
+            out,
+            slices=slices,
+            dtype=dtype,
+            weight_format=weight_format,
+            published_at=published_at,
+            state=state,
         )
     manifest = prepared.manifest
     say(f"{manifest.name}: {len(manifest.experts)} experts, {format_bytes(manifest.total_expert_bytes)}")
@@ -80,6 +94,7 @@ def inspect(
     emit(f"bytes      {format_bytes(facts['bytes'])} in {facts['files']} files")
     emit(f"format     {facts['format']}, activations {facts['activation_dtype']}")
     emit(f"layout     {facts['layout']}")
+    emit(f"published  {facts['published'] or 'nowhere that is known'}")
     emit(f"digest     {facts['digest']}")
     emit(f"signed by  {signer}")
 
@@ -91,6 +106,7 @@ def prepare_signed(
     slices: int | None = None,
     dtype: str | None = None,
     weight_format: str | None = None,
+    published_at: str | None = None,
     state: Path | None = None,
 ) -> PreparedModel:
     """Prepares a model and its audits with progress on standard error, signed by this machine's operator."""
@@ -106,6 +122,7 @@ def prepare_signed(
         slices=slices,
         dtype=dtype,
         weight_format=weight_format,
+        published_at=published_at,
         sign=_operator_signature(),
         progress=terminal_progress(),
     )
@@ -141,6 +158,7 @@ def facts_of(model: PreparedModel) -> dict[str, Any]:
         "format": ", ".join(dict.fromkeys(spec.dtype for spec in specs)),
         "activation_dtype": manifest.dtype,
         "layout": ", ".join(dict.fromkeys(spec.layout.value for spec in specs)),
+        "published": str(manifest.published) if manifest.published else None,
         "digest": manifest.digest.hex(),
         "signed_by": model.signature.key.hex() if model.signature else None,
         "signature": _judge(model),

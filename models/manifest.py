@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import ModelError
 from ..ids import ExpertKey
 from ..kernels.formats import Activation, ExpertSpec, Layout
+from .publication import Publication, PublicationError
 
 FORMAT = "folkmoot-manifest/1"
 PROFILE = "float32-accumulate/1"
@@ -72,6 +73,7 @@ class Manifest:
         files: Files that ranges refer to.
         specs: Forms of experts that entries refer to.
         experts: Every expert, by key.
+        published: Where `files` can be had from a model hub, byte for byte; None when nobody says.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Manifest:
     specs: tuple[ExpertSpec, ...]
     experts: Mapping[ExpertKey, ExpertEntry]
     profile: str = PROFILE
+    published: Publication | None = None
 
     def __post_init__(self) -> None:
         if not self.experts or len({spec.hidden for spec in self.specs}) != 1:
@@ -161,6 +164,8 @@ class Manifest:
                 for key, entry in sorted(self.experts.items())
             ],
         }
+        if self.published is not None:
+            document["published"] = [self.published.repository, self.published.revision]
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
     @cached_property
@@ -194,8 +199,9 @@ class Manifest:
                 files=tuple(SourceFile(_text(name), int(size)) for name, size in document["files"]),
                 specs=tuple(_spec(fields) for fields in document["specs"]),
                 experts=_by_key(_entries(document["experts"])),
+                published=_publication(document.get("published")),
             )
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        except (PublicationError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ManifestError(
                 f"the manifest cannot be read ({type(error).__name__}: {error})",
                 advice="prepare the model again: folkmoot model prepare",
@@ -206,6 +212,13 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected text, got {value!r}")
     return value
+
+
+def _publication(fields: Any) -> Publication | None:
+    if fields is None:
+        return None
+    repository, revision = fields
+    return Publication(_text(repository), _text(revision))
 
 
 def _spec(fields: dict[str, Any]) -> ExpertSpec:

@@ -24,6 +24,7 @@ from .preparing.order import Order, Parts
 from .preparing.output_folder import check_usable, is_prepared, pending_folder
 from .preparing.safetensors_model import prepare_safetensors
 from .progress import Progress, Silent
+from .publication import Publication
 from .source_table import SOURCE, SourceTable, SourceTableError
 
 Signer = Callable[[bytes], tuple[bytes, bytes]]
@@ -37,6 +38,7 @@ def prepare(
     slices: int | None = None,
     dtype: str | None = None,
     weight_format: str | None = None,
+    published_at: str | None = None,
     sign: Signer | None = None,
     progress: Progress | None = None,
 ) -> PreparedModel:
@@ -50,6 +52,8 @@ def prepare(
             published, or bfloat16 for GGUF.
         weight_format: The format that experts are stored in, such as `int8`, `int4` or `bf16`; they are written anew then,
             row by row, and the name that is chosen where `out` is None ends with it. None keeps what is published.
+        published_at: Where the checkpoint's files are published, as OWNER/NAME@REVISION with a URL in front or not, so that nodes can
+            take experts from a model hub; None finds out where the checkpoint lies in the hub's own cache.
         sign: Signs the manifest; None leaves it unsigned.
         progress: Told how far the work is.
 
@@ -72,14 +76,21 @@ def prepare(
         name = name if form is None else f"{name}-{form}"
         out = folkmoot_home() / "models" / name
     check_usable(out)
-    order = Order(path, name, slices, dtype, form, progress)
+    published = Publication.of_cache(path) if published_at is None else Publication.parse(published_at)
+    order = Order(path, name, slices, dtype, form, progress, published)
     if is_prepared(out):
         model = _reuse(out, order)
         if model is not None:
             return _signed_again(model, sign)
     with pending_folder(out) as folder:
         make = prepare_safetensors if path.is_dir() else prepare_gguf
-        _write(folder, make(order, folder), order, sign)
+        parts = make(order, folder)
+        if published_at is not None and not _as_published(parts, order):
+            raise UsageError(
+                f"the experts of {name} are written anew, so nobody publishes their bytes",
+                advice="leave --published-at out; nodes get these experts from the coordinator",
+            )
+        _write(folder, parts, order, sign)
     return PreparedModel.open(out)
 
 
@@ -137,6 +148,11 @@ def _reuse(out: Path, order: Order) -> PreparedModel | None:
         return None
 
 
+def _as_published(parts: Parts, order: Order) -> bool:
+    """Whether the manifest's files are those of the source."""
+    return parts.experts.folder == order.source
+
+
 def _write(folder: Path, parts: Parts, order: Order, sign: Signer | None) -> None:
     experts = parts.experts
     manifest = Manifest(
@@ -148,6 +164,7 @@ def _write(folder: Path, parts: Parts, order: Order, sign: Signer | None) -> Non
         files=experts.files,
         specs=experts.specs,
         experts={entry.key: entry for entry in experts.entries},
+        published=order.published if _as_published(parts, order) else None,
     )
     source = SourceTable(
         manifest=manifest.digest.hex(),

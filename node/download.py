@@ -120,12 +120,12 @@ class Downloader:
 
     async def _append(self, partial: Partial, data: bytes) -> None:
         try:
-            await in_thread(partial.append, data)
+            await in_thread(partial.write, partial.length, data)
         except DiskFullError:
             async with self._making_room:
                 await in_thread(self.store.make_room, len(data), 0, self.keep)
                 try:
-                    await in_thread(partial.append, data)
+                    await in_thread(partial.write, partial.length, data)
                 except DiskFullError:
                     partial.discard()
                     raise

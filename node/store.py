@@ -17,17 +17,16 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from .. import disk
 from ..amounts import format_bytes
 from ..disk import disk_errors
 from ..errors import CapacityError, ModelError
 from ..kernels.expert import Expert
 from ..kernels.formats import ExpertSpec
 from ..kernels.weight_memory import weight_memory, worth_huge_pages
+from .partial import JOURNAL, PARTIAL, Partial, journal_of
 
 log = logging.getLogger(__name__)
 
-_PARTIAL = ".partial"
 _PIECE_BYTES = 4 << 20
 
 
@@ -47,56 +46,6 @@ class StoredFile:
     digest: str
     size: int
     used_ns: int
-
-
-class Partial:
-    """An expert's file while it grows, from whatever an earlier try left."""
-
-    def __init__(self, path: Path, complete: Path, size: int) -> None:
-        self._path = path
-        self._complete = complete
-        self._size = size
-        with disk_errors(path):
-            path.parent.mkdir(exist_ok=True)
-            self._file = path.open("ab", buffering=0)
-            if self._file.tell() > size:
-                self._file.truncate(0)
-                self._file.seek(0)
-            self.length = self._file.tell()
-
-    def append(self, data: bytes) -> None:
-        """Writes the next bytes, all of them.
-
-        Raises:
-            DiskFullError, DiskError: when they cannot be written; none of them has been.
-        """
-        with disk_errors(self._path):
-            try:
-                disk.write_all(self._file.fileno(), data)
-            except OSError:
-                self._file.truncate(self.length)
-                raise
-        self.length += len(data)
-
-    def complete(self) -> None:
-        """Gives the file the expert's name: all bytes are there, though not yet known to be right."""
-        self.close()
-        with disk_errors(self._path):
-            self._path.replace(self._complete)
-
-    def discard(self) -> None:
-        """Removes what was written.
-
-        Raises:
-            DiskError: when the disk fails.
-        """
-        self.close()
-        with disk_errors(self._path):
-            self._path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Keeps what was written for the next try; closing twice is harmless."""
-        self._file.close()
 
 
 class ExpertStore:
@@ -119,7 +68,7 @@ class ExpertStore:
             DiskFullError, DiskError: when it cannot be made.
         """
         path = self._path(digest)
-        return Partial(path.with_name(path.name + _PARTIAL), path, size)
+        return Partial(path.with_name(path.name + PARTIAL), path, size)
 
     def load(self, digest: str, spec: ExpertSpec) -> Expert:
         """Brings an expert into memory and hashes it there.
@@ -168,6 +117,8 @@ class ExpertStore:
                 break
             if file.digest not in keep:
                 with disk_errors(file.path):
+                    if file.path.name.endswith(PARTIAL):
+                        journal_of(file.path).unlink(missing_ok=True)
                     file.path.unlink(missing_ok=True)
                 removed += file.size
         if removed:
@@ -178,11 +129,13 @@ class ExpertStore:
         files = []
         with disk_errors(self._folder):
             for path in self._folder.glob("??/*"):
+                if path.name.endswith(JOURNAL):  # goes with the file that it is about
+                    continue
                 try:
                     status = path.stat()
                 except FileNotFoundError:  # a download was finished, or given up, meanwhile
                     continue
-                digest = path.name.removesuffix(_PARTIAL)
+                digest = path.name.removesuffix(PARTIAL)
                 files.append(StoredFile(path, digest, status.st_size, status.st_mtime_ns))
         return files
 

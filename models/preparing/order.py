@@ -10,6 +10,7 @@ from typing import Any
 
 from ...kernels.formats import WeightFormat
 from ..progress import Progress
+from ..publication import Publication
 from ..source_table import TrunkTensor
 from .expert_list import ExpertList
 
@@ -30,6 +31,7 @@ class Order:
         dtype: The type wanted for the trunk and for weights written anew; None to choose.
         format: The weight format wanted for experts; None to leave published ones as they are.
         progress: Who is told how far the work is.
+        published: Where the source's files are published; None when nobody says.
     """
 
     source: Path
@@ -38,6 +40,7 @@ class Order:
     dtype: str | None
     format: WeightFormat | None
     progress: Progress
+    published: Publication | None = None
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -47,7 +50,7 @@ class Order:
         else:
             files = [self.source]
         states = {path.name: path.stat() for path in files if path.is_file()}
-        return {
+        recipe: dict[str, Any] = {
             "version": RECIPE_VERSION,
             "source": str(self.source),
             "name": self.name,
@@ -56,6 +59,9 @@ class Order:
             "format": self.format,
             "files": {name: [state.st_size, state.st_mtime_ns] for name, state in states.items()},
         }
+        if self.published is not None:
+            recipe["published"] = str(self.published)
+        return recipe
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def put(store: ExpertStore, experts: BareExperts, number: int) -> str:
     key = experts.keys[number]
     digest = experts.manifest.experts[key].sha256
     partial = store.partial(digest, experts.expert_bytes)
-    partial.append(experts.blobs[key])
+    partial.write(0, experts.blobs[key])
     partial.complete()
     return digest
 
@@ -101,7 +101,7 @@ def test_a_missing_file_is_named(store: ExpertStore, experts: BareExperts) -> No
 
 def test_a_partial_file_keeps_its_bytes_unless_it_has_too_many(store: ExpertStore) -> None:
     partial = store.partial("ab" * 32, 10)
-    partial.append(b"12345678")
+    partial.write(0, b"12345678")
     partial.close()
     partial.close()
     for size, kept in ((10, 8), (7, 0)):
@@ -110,9 +110,9 @@ def test_a_partial_file_keeps_its_bytes_unless_it_has_too_many(store: ExpertStor
         again.close()
 
 
-def test_a_failed_append_leaves_what_was_there(store: ExpertStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_what_was_there(store: ExpertStore, monkeypatch: pytest.MonkeyPatch) -> None:
     partial = store.partial("ab" * 32, 10)
-    partial.append(b"123")
+    partial.write(0, b"123")
     real = os.write
 
     def full(descriptor: int, data: memoryview) -> int:
@@ -122,9 +122,9 @@ def test_a_failed_append_leaves_what_was_there(store: ExpertStore, monkeypatch: 
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(DiskFullError):
-        partial.append(b"45")
+        partial.write(3, b"45")
     monkeypatch.undo()
-    partial.append(b"4567890")
+    partial.write(3, b"4567890")
     partial.complete()
     assert store.has("ab" * 32, 10)
 
@@ -149,7 +149,7 @@ def test_a_file_that_is_renamed_while_room_is_made_is_passed_over(
     """A download that ends between the listing of its folder and the look at its file takes its `.partial` away."""
     digests = [put(store, experts, number) for number in range(2)]
     growing = store.partial("ab" * 32, 10)
-    growing.append(b"1234567890")
+    growing.write(0, b"1234567890")
     real = Path.stat
 
     def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:

@@ -1,0 +1,1 @@
+"""Where experts come from: one interface, several sources, an order among them."""
