@@ -20,8 +20,10 @@ from ..errors import FolkmootError, TrustError, UsageError
 from ..ids import NodeId, short
 from ..kernels.backend import choose_backend
 from ..models.manifest import Manifest
+from ..node_states import NodeState
 from ..object_memory import settle
 from ..open_files import allow_many_files
+from ..protos.folkmoot.v1 import link_pb2
 from ..protos.limits import channel_options
 from ..trust.invite import Invite
 from ..trust.tls import TLS_NAME, check_certificate, fetch_certificate
@@ -30,7 +32,7 @@ from .enrol import Enroller
 from .executor import Executor, Send
 from .link import Link, Resources
 from .machine import WORKING_ALLOWANCE_BYTES, lendable_memory_bytes
-from .progress import NodeState, Status
+from .progress import Status
 from .receipt_keeper import ReceiptCounts
 from .remote import TicketRefusedError
 from .session import Session
@@ -38,10 +40,15 @@ from .settings import NodeSettings
 from .shelf import Shelf
 from .source import ExpertSource
 from .state import StateFolder
+from .status import NodeStatus
 from .store import ExpertStore
 from .tasks import abandonable, ended
+from .wishes import DrainEnd, Wish, Wishes
 
 log = logging.getLogger(__name__)
+
+GO_PATIENCE_S = 5.0
+"""How long a node that will not wait for others waits for the coordinator to hear it."""
 
 
 class NodeDaemon:
@@ -55,11 +62,13 @@ class NodeDaemon:
     def __init__(self, settings: NodeSettings, *, random_generator: random.Random | None = None) -> None:
         self.settings = settings
         self.shelf = Shelf()
-        self.status = Status()
+        self.wishes = Wishes(self._tell)
         self.backend = choose_backend()
         self._backoff = Backoff(
             settings.reconnect_first_s, settings.reconnect_cap_s, random_generator or random.Random()
         )
+        self._status = Status()
+        self._address = ""
         self._resources: Resources | None = None
         self._ticket = b""
         self._link: Link | None = None
@@ -73,7 +82,7 @@ class NodeDaemon:
     @property
     def state(self) -> NodeState:
         """Where it is in its life."""
-        return self.status.state
+        return self._status.state
 
     def make_executor(self, session: Session, manifest: Manifest, send: Send) -> Executor:
         """The executor of a link's life; the place to override in order to answer otherwise."""
@@ -90,6 +99,7 @@ class NodeDaemon:
             TrustError: when the node's key file is damaged.
         """
         invite = Invite.parse(self.settings.invite)
+        self._address = invite.address
         self.settings = _within_machine(self.settings)
         state = StateFolder(self.settings.state_dir)
         try:
@@ -98,7 +108,7 @@ class NodeDaemon:
             state.close()
             raise
         self._resources = Resources(
-            self.settings, identity, state, ExpertStore(state.experts), self.shelf, self.status
+            self.settings, identity, state, ExpertStore(state.experts), self.shelf, self._status, self.wishes
         )
         log.info(
             "node %s lends %s of memory for experts (and takes about %s to work with) and %d threads; its state is in %s",
@@ -134,12 +144,72 @@ class NodeDaemon:
             await ended(self._living)
         if self._resources is not None:
             self._resources.state.close()
-        self.status.change(NodeState.STOPPED)
+        self._status.stopped()
+
+    def status(self) -> NodeStatus:
+        """What there is to say of the node right now. It has an identity once it is started."""
+        resources, link = self._resources, self._link
+        return NodeStatus(
+            state=self._status.state,
+            reason=self._status.reason,
+            since_unix_s=self._status.since_unix_s,
+            coordinator=self._address,
+            name=self._name if resources else self.settings.name,
+            node_id=resources.identity.node_id if resources else "",
+            connected=link is not None and link.attached,
+            wish=self.wishes.wish.value,
+            experts_held=len(self.shelf.held),
+            experts_assigned=link.assigned if link else 0,
+            bytes_held=self.shelf.held_bytes,
+            memory_bytes=resources.lent_bytes if resources else self.settings.memory_bytes,
+            bytes_fetched=link.fetched_bytes if link else 0,
+            rows_done=resources.work.rows if resources else 0,
+            results_signed=resources.work.results if resources else 0,
+        )
+
+    def pause(self, reason: str = "the contributor paused it") -> None:
+        """Asks for no more work, now and on every link to come, until `resume`; what is held is kept. Returns at once: the state
+        changes when the coordinator has heard it."""
+        self.wishes.pause(reason)
+
+    def resume(self) -> None:
+        """Asks for work again, after `pause` or instead of a `drain`. Returns at once."""
+        self.wishes.serve()
+
+    async def drain(
+        self, reason: str = "the contributor drains it", *, timeout_s: float | None = None
+    ) -> DrainEnd:
+        """Serves on until other nodes have what this one holds; then it may be stopped, and nothing is lost.
+
+        Called again while it waits, or once `timeout_s` is over, it waits no longer: both calls return, though experts may be
+        left without a host. Returns as well when `resume` or `pause` takes it back, or the node ends.
+        """
+        again = self.wishes.wish is Wish.DRAIN
+        ending = self.wishes.drain(reason)
+        if again:
+            self.wishes.go_at_once()
+        others = {self._living} if self._living is not None else set()
+        await asyncio.wait({ending, *others}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            self.wishes.go_at_once()
+            await asyncio.wait({ending, *others}, timeout=GO_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        return ending.result() if ending.done() else DrainEnd.AT_ONCE
 
     @property
     def receipts(self) -> ReceiptCounts:
         """What receipts have come to."""
         return self._started.receipts
+
+    @property
+    def _name(self) -> str:
+        return self.settings.name or f"node-{short(self._started.identity.node_id)}"
+
+    def _tell(self, message: link_pb2.NodeMessage) -> bool:
+        """Sends a message on the present link; whether there is one."""
+        if self._link is None or not self._link.attached:
+            return False
+        self._link.tell(message)
+        return True
 
     @property
     def _started(self) -> Resources:
@@ -158,13 +228,13 @@ class NodeDaemon:
                 if isinstance(error, TicketRefusedError):
                     self._ticket = b""
                 pause_s = self._backoff.pause_s()
-                self.status.change(NodeState.LOST, f"{error}; trying again in {pause_s:.1f} s")
+                self._status.lost(f"{error}; trying again in {pause_s:.1f} s")
             await asyncio.sleep(pause_s)
 
     async def _join(self, invite: Invite) -> None:
         """One try: from the certificate to the end of the link."""
         settings, resources = self.settings, self._started
-        self.status.change(NodeState.JOINING, invite.address)
+        self._status.joining(invite.address)
         certificate = await abandonable(
             fetch_certificate, invite.host, invite.port, settings.connect_timeout_s
         )

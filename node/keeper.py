@@ -19,11 +19,12 @@ from ..amounts import format_bytes
 from ..disk import DiskError, DiskFullError
 from ..errors import FolkmootError
 from ..ids import ExpertKey
+from ..node_states import NodeState
 from ..protos.folkmoot.v1 import link_pb2
 from ..protos.limits import MAX_REASON
 from .download import Downloader
 from .limits import fit
-from .progress import NodeState, Progress, Status
+from .progress import Progress, Status
 from .shelf import Shelf
 from .store import NoMemoryError
 from .tasks import ended, in_thread, uninterrupted
@@ -141,7 +142,7 @@ class Keeper:
             most = Counter(self._refused.values()).most_common(REASONS_SAID)
             reasons = "; ".join(f"{reason} ({count})" for reason, count in most)
             log.warning("%d experts are refused: %s", len(self._refused), reasons)
-        self._status.change(NodeState.READY, progress.summary())
+        self._status.seems(NodeState.READY, progress.summary())
 
     def _choose(self, wanted: Wanted) -> tuple[ExpertKey, ...]:
         """What of an assignment is to be held; the rest is noted as refused."""
@@ -163,9 +164,11 @@ class Keeper:
         self._downloader.keep = keep
         stored = set(await in_thread(lambda: [key for key in missing if self._downloader.is_stored(key)]))
         absent = sum(self._manifest.expert_bytes(key) for key in missing if key not in stored)
-        self._status.change(
-            NodeState.DOWNLOADING if absent else NodeState.LOADING,
-            f"{len(missing)} experts, {format_bytes(absent)} to fetch",
+        self._status.seems(
+            NodeState.DOWNLOADING,
+            f"{len(missing)} experts, {format_bytes(absent)} to fetch"
+            if absent
+            else f"{len(missing)} experts from disk",
         )
         jobs: dict[str, list[ExpertKey]] = {}
         for key in sorted(missing, key=lambda key: key not in stored):

@@ -20,15 +20,17 @@ from ..amounts import format_bytes
 from ..disk import DiskFullError
 from ..errors import TrustError, WireError
 from ..models.manifest import Manifest
+from ..node_states import StateChangeError
 from ..protos.folkmoot.v1 import link_pb2, link_pb2_grpc
 from ..protos.limits import NONCE_BYTES
+from ..protos.wire_states import state_of
 from ..trust.keys import Identity, SignatureError, VerifyingKey
 from ..trust.statements import DIGEST_BYTES, manifest_statement, session_id, session_statement
 from .download import Downloader
 from .executor import Executor, Send
 from .keeper import Keeper, Limits
 from .outbox import Outbox
-from .progress import NodeState, Status
+from .progress import Status
 from .receipt_folder import ReceiptFolder
 from .receipt_keeper import ReceiptCounts, ReceiptKeeper
 from .remote import CoordinatorLostError, NodeRefusedError, named, readable
@@ -41,6 +43,7 @@ from .source import ExpertSource
 from .state import StateFolder
 from .store import ExpertStore
 from .tasks import ended, in_thread
+from .wishes import Wish, Wishes
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,14 @@ class ManifestSignatureError(TrustError):
     """The coordinator did not sign the manifest that it names."""
 
 
+@dataclass
+class WorkCounts:
+    """What the node has signed, over all links of this process: results, and their rows."""
+
+    results: int = 0
+    rows: int = 0
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a node has, whichever link it is on."""
@@ -66,6 +77,8 @@ class Resources:
     store: ExpertStore
     shelf: Shelf
     status: Status
+    wishes: Wishes
+    work: WorkCounts = field(default_factory=WorkCounts)
     receipts: ReceiptCounts = field(default_factory=ReceiptCounts)
 
     @property
@@ -95,6 +108,7 @@ class Link:
         self._outbox = Outbox()
         self._executor: Executor | None = None
         self._keeper: Keeper | None = None
+        self._downloader: Downloader | None = None
         self._assignment: link_pb2.Assignment | None = None
         self._leaving = False
         self.attached = False
@@ -113,7 +127,9 @@ class Link:
         try:
             session, length = await self._attach(call)
             resources = self._resources
-            resources.status.change(NodeState.WAITING)
+            resources.status.joining("attached, waiting to be told what to hold")
+            if resources.wishes.wish is not Wish.SERVE:
+                self.tell(resources.wishes.message)
             receipts = ReceiptKeeper(
                 session, ReceiptFolder(resources.state.path), resources.receipts, self._outbox.post
             )
@@ -133,6 +149,20 @@ class Link:
             call.cancel()
             if self._executor is not None:
                 await self._executor.stop()
+
+    @property
+    def assigned(self) -> int:
+        """How many experts the node was last told to hold."""
+        return sum(len(part.experts) for part in self._assignment.experts) if self._assignment else 0
+
+    @property
+    def fetched_bytes(self) -> int:
+        """What came over the network since the link was attached."""
+        return self._downloader.traffic.fetched_bytes if self._downloader else 0
+
+    def tell(self, message: link_pb2.NodeMessage) -> None:
+        """Sends a message after those that wait."""
+        self._outbox.post(message)
 
     async def leave(self, reason: str) -> None:
         """Says goodbye; `run` returns once the coordinator has heard it."""
@@ -215,6 +245,8 @@ class Link:
                     self._outbox.post(link_pb2.NodeMessage(pong=link_pb2.Pong(token=message.ping.token)))
                 case "assignment":
                     self._assign(message.assignment)
+                case "state_change":
+                    self._follow(message.state_change)
                 case "closing":
                     raise _closed(message.closing)
                 case body:
@@ -233,6 +265,7 @@ class Link:
             while True:
                 message = await self._outbox.next()
                 await call.write(message)
+                self._count(message)
                 if message.WhichOneof("body") == "leaving":
                     await call.done_writing()
                     return
@@ -240,6 +273,24 @@ class Link:
             log.debug("nothing more can be written: %s", error)
         finally:
             self._outbox.close()
+
+    def _count(self, message: link_pb2.NodeMessage) -> None:
+        if message.WhichOneof("body") == "result":
+            work, shape = self._resources.work, message.result.output.shape
+            work.results += 1
+            work.rows += shape[0] if shape else 0
+
+    def _follow(self, change: link_pb2.StateChange) -> None:
+        """The coordinator says where it takes the node to be; what only a newer one says is passed over."""
+        state = state_of(change.state)
+        if state is None:
+            return
+        try:
+            self._resources.status.told(state, readable(change.reason))
+        except StateChangeError as error:
+            raise LinkProtocolError(f"the coordinator says what cannot be: {error.message}") from error
+        if change.may_go:
+            self._resources.wishes.may_go()
 
     def _take(self, frame: link_pb2.Frame) -> None:
         if self._executor is not None:
@@ -268,9 +319,10 @@ class Link:
         receipts.follow(executor.receipts)
         executor.start()
         self._executor = executor
+        self._downloader = Downloader(manifest, resources.store, self._source, settings.fetch_pause_s)
         self._keeper = Keeper(
             resources.shelf,
-            Downloader(manifest, resources.store, self._source, settings.fetch_pause_s),
+            self._downloader,
             Limits(
                 memory_bytes=resources.lent_bytes,
                 disk_bytes=settings.disk_bytes,

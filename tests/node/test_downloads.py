@@ -13,7 +13,7 @@ import torch
 
 from folkmoot import disk
 from folkmoot.ids import ExpertKey
-from folkmoot.node.progress import NodeState
+from folkmoot.node_states import NodeState
 from folkmoot.protos.folkmoot.v1 import experts_pb2, link_pb2
 from folkmoot.tests.support.bare_experts import BareExperts
 from folkmoot.tests.support.running_node import running_node, until

@@ -16,8 +16,8 @@ from folkmoot.errors import TrustError, UsageError
 from folkmoot.node.backoff import Backoff
 from folkmoot.node.daemon import NodeDaemon, run
 from folkmoot.node.link import ManifestSignatureError
-from folkmoot.node.progress import NodeState
 from folkmoot.node.remote import NodeRefusedError
+from folkmoot.node_states import NodeState
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.state_lock import StateError, StateInUseError
 from folkmoot.tests.support.bare_experts import BareExperts

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from folkmoot.node.outbox import MAX_WAITING, Outbox
-from folkmoot.node.progress import NodeState, Progress, Status
+from folkmoot.node.progress import Progress, Status
 from folkmoot.node.remote import NodeRefusedError, readable
+from folkmoot.node_states import NodeState
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.tests.support.bare_experts import BareExperts
 from folkmoot.tests.support.running_node import running_node, until
@@ -64,7 +65,7 @@ async def test_a_manifest_with_other_bytes_is_never_used(
         await until(lambda: "sent another manifest" in caplog.text)
         assert not list((tmp_path / "node" / "manifests").iterdir())
         coordinator.script.change_manifest = bytes
-        await until(lambda: node.state is NodeState.WAITING and coordinator.manifests_served > 1)
+        await until(lambda: node.status().connected and coordinator.manifests_served > 1)
         await until(lambda: len(list((tmp_path / "node" / "manifests").glob("*.json"))) == 1)
 
 
@@ -150,7 +151,7 @@ async def test_states_are_said_with_bytes_rate_and_percent(
         await until(lambda: node.state is NodeState.READY)
     said = [record.getMessage() for record in caplog.records if record.name == "folkmoot.node.progress"]
     assert said[0].startswith("joining: 127.0.0.1:")
-    assert said[1] == "waiting for an assignment"
+    assert said[1] == "joining: attached, waiting to be told what to hold"
     assert said[2] == "downloading: 8 experts, 48.0 KiB to fetch"
     half_way = r"downloading: 12 % \(1 of 8 experts, 6.0 KiB of 48.0 KiB\), \d+(\.\d)? K?i?B/s"
     assert any(re.fullmatch(half_way, line) for line in said)
@@ -164,7 +165,7 @@ def test_nothing_is_said_twice_in_a_row(caplog: pytest.LogCaptureFixture) -> Non
     caplog.set_level("INFO")
     status = Status()
     for details in ("", "", "half", "half", "all"):
-        status.change(NodeState.DOWNLOADING, details)
+        status.seems(NodeState.DOWNLOADING, details)
     assert [record.getMessage() for record in caplog.records] == [
         "downloading",
         "downloading: half",

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from folkmoot.disk import DiskError
-from folkmoot.node.progress import NodeState
 from folkmoot.node.store import ExpertStore
+from folkmoot.node_states import NodeState
 from folkmoot.protos.codec import decode_tensor
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.tests.support.bare_experts import BareExperts
@@ -54,7 +54,7 @@ async def test_a_node_computes_what_the_kernel_computes_and_signs_it(
         assert report.bytes_fetched == experts.manifest.total_expert_bytes
         assert coordinator.enrolled == ["test node"]
     assert link.leaving == "the contributor stopped it"
-    assert node.state is NodeState.STOPPED
+    assert (node.status().state, node.status().reason) == (NodeState.LOST, "stopped")
 
 
 async def test_bfloat16_models_are_served_in_their_own_type(tmp_path: Path) -> None:

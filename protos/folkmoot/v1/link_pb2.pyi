@@ -3,7 +3,7 @@
 isort:skip_file
 The link: the one long-lived bidirectional stream that a node opens to a coordinator.
 
-Order: node Hello, coordinator Welcome, node Attached; then Assignment / Holdings, Frame / Result,
+Order: node Hello, coordinator Welcome, node Attached; then Assignment / Holdings, Frame / Result, Wish / StateChange,
 Challenge / Opening and Receipt / Acknowledgement in any interleaving.
 """
 
@@ -24,6 +24,36 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _NodeState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NodeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NODE_STATE_UNSPECIFIED: _NodeState.ValueType  # 0
+    NODE_STATE_JOINING: _NodeState.ValueType  # 1
+    NODE_STATE_DOWNLOADING: _NodeState.ValueType  # 2
+    NODE_STATE_PROBING: _NodeState.ValueType  # 3
+    NODE_STATE_READY: _NodeState.ValueType  # 4
+    NODE_STATE_DRAINING: _NodeState.ValueType  # 5
+    NODE_STATE_PAUSED: _NodeState.ValueType  # 6
+    NODE_STATE_QUARANTINED: _NodeState.ValueType  # 7
+    NODE_STATE_LOST: _NodeState.ValueType  # 8
+
+class NodeState(_NodeState, metaclass=_NodeStateEnumTypeWrapper):
+    """The names of `node_states.NodeState`."""
+
+NODE_STATE_UNSPECIFIED: NodeState.ValueType  # 0
+NODE_STATE_JOINING: NodeState.ValueType  # 1
+NODE_STATE_DOWNLOADING: NodeState.ValueType  # 2
+NODE_STATE_PROBING: NodeState.ValueType  # 3
+NODE_STATE_READY: NodeState.ValueType  # 4
+NODE_STATE_DRAINING: NodeState.ValueType  # 5
+NODE_STATE_PAUSED: NodeState.ValueType  # 6
+NODE_STATE_QUARANTINED: NodeState.ValueType  # 7
+NODE_STATE_LOST: NodeState.ValueType  # 8
+Global___NodeState: _TypeAlias = NodeState  # noqa: Y015
+
 @_typing.final
 class NodeMessage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -37,6 +67,7 @@ class NodeMessage(_message.Message):
     LEAVING_FIELD_NUMBER: _builtins.int
     OPENING_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
+    WISH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -55,6 +86,8 @@ class NodeMessage(_message.Message):
     def opening(self) -> Global___Opening: ...
     @_builtins.property
     def acknowledgement(self) -> Global___Acknowledgement: ...
+    @_builtins.property
+    def wish(self) -> Global___Wish: ...
     def __init__(
         self,
         *,
@@ -67,12 +100,13 @@ class NodeMessage(_message.Message):
         leaving: Global___Leaving | None = ...,
         opening: Global___Opening | None = ...,
         acknowledgement: Global___Acknowledgement | None = ...,
+        wish: Global___Wish | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "attached", b"attached", "body", b"body", "hello", b"hello", "holdings", b"holdings", "leaving", b"leaving", "opening", b"opening", "pong", b"pong", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "attached", b"attached", "body", b"body", "hello", b"hello", "holdings", b"holdings", "leaving", b"leaving", "opening", b"opening", "pong", b"pong", "refusal", b"refusal", "result", b"result", "wish", b"wish"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "attached", b"attached", "body", b"body", "hello", b"hello", "holdings", b"holdings", "leaving", b"leaving", "opening", b"opening", "pong", b"pong", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "attached", b"attached", "body", b"body", "hello", b"hello", "holdings", b"holdings", "leaving", b"leaving", "opening", b"opening", "pong", b"pong", "refusal", b"refusal", "result", b"result", "wish", b"wish"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "attached", "holdings", "result", "refusal", "pong", "leaving", "opening", "acknowledgement"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "attached", "holdings", "result", "refusal", "pong", "leaving", "opening", "acknowledgement", "wish"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -90,6 +124,7 @@ class CoordinatorMessage(_message.Message):
     CHALLENGE_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     LOGGED_RECEIPT_FIELD_NUMBER: _builtins.int
+    STATE_CHANGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -106,6 +141,8 @@ class CoordinatorMessage(_message.Message):
     def receipt(self) -> Global___Receipt: ...
     @_builtins.property
     def logged_receipt(self) -> Global___LoggedReceipt: ...
+    @_builtins.property
+    def state_change(self) -> Global___StateChange: ...
     def __init__(
         self,
         *,
@@ -117,12 +154,13 @@ class CoordinatorMessage(_message.Message):
         challenge: Global___Challenge | None = ...,
         receipt: Global___Receipt | None = ...,
         logged_receipt: Global___LoggedReceipt | None = ...,
+        state_change: Global___StateChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "challenge", b"challenge", "closing", b"closing", "frame", b"frame", "logged_receipt", b"logged_receipt", "ping", b"ping", "receipt", b"receipt", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "challenge", b"challenge", "closing", b"closing", "frame", b"frame", "logged_receipt", b"logged_receipt", "ping", b"ping", "receipt", b"receipt", "state_change", b"state_change", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "challenge", b"challenge", "closing", b"closing", "frame", b"frame", "logged_receipt", b"logged_receipt", "ping", b"ping", "receipt", b"receipt", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "body", b"body", "challenge", b"challenge", "closing", b"closing", "frame", b"frame", "logged_receipt", b"logged_receipt", "ping", b"ping", "receipt", b"receipt", "state_change", b"state_change", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "assignment", "frame", "ping", "closing", "challenge", "receipt", "logged_receipt"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "assignment", "frame", "ping", "closing", "challenge", "receipt", "logged_receipt", "state_change"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -668,6 +706,83 @@ class Pong(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Pong: _TypeAlias = Pong  # noqa: Y015
+
+@_typing.final
+class Wish(_message.Message):
+    """What the contributor wants of this node; the newest counts. A node that has sent none on this link wants to serve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Wish._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Wish._Kind.ValueType  # 0
+        KIND_SERVE: Wish._Kind.ValueType  # 1
+        KIND_PAUSE: Wish._Kind.ValueType  # 2
+        """no new frames, and what is held is kept"""
+        KIND_DRAIN: Wish._Kind.ValueType  # 3
+        """to go, once other nodes have what this one holds"""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: Wish.Kind.ValueType  # 0
+    KIND_SERVE: Wish.Kind.ValueType  # 1
+    KIND_PAUSE: Wish.Kind.ValueType  # 2
+    """no new frames, and what is held is kept"""
+    KIND_DRAIN: Wish.Kind.ValueType  # 3
+    """to go, once other nodes have what this one holds"""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AT_ONCE_FIELD_NUMBER: _builtins.int
+    kind: Global___Wish.Kind.ValueType
+    reason: _builtins.str
+    at_once: _builtins.bool
+    """of a drain: to go even if experts are left without a host"""
+    def __init__(
+        self,
+        *,
+        kind: Global___Wish.Kind.ValueType = ...,
+        reason: _builtins.str = ...,
+        at_once: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_once", b"at_once", "kind", b"kind", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Wish: _TypeAlias = Wish  # noqa: Y015
+
+@_typing.final
+class StateChange(_message.Message):
+    """Where the coordinator takes the node to be from now on, and why. It is told of each change, and first of all once attached."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MAY_GO_FIELD_NUMBER: _builtins.int
+    state: Global___NodeState.ValueType
+    reason: _builtins.str
+    may_go: _builtins.bool
+    """of a node that drains: nothing depends on it any more"""
+    def __init__(
+        self,
+        *,
+        state: Global___NodeState.ValueType = ...,
+        reason: _builtins.str = ...,
+        may_go: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["may_go", b"may_go", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateChange: _TypeAlias = StateChange  # noqa: Y015
 
 @_typing.final
 class Leaving(_message.Message):

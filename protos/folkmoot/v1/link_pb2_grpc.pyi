@@ -3,7 +3,7 @@
 isort:skip_file
 The link: the one long-lived bidirectional stream that a node opens to a coordinator.
 
-Order: node Hello, coordinator Welcome, node Attached; then Assignment / Holdings, Frame / Result,
+Order: node Hello, coordinator Welcome, node Attached; then Assignment / Holdings, Frame / Result, Wish / StateChange,
 Challenge / Opening and Receipt / Acknowledgement in any interleaving.
 """
 
