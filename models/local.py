@@ -1,22 +1,18 @@
 """`LocalExperts`: the pool whose experts are in this process, mapped from the model's files.
 
-Guarantees: experts are views over read-only mapped files, so they take page cache and no memory of their own; a row's experts
-are summed in ascending order, so its answer does not depend on the order in which the router named them. This is the oracle
-that every other pool is compared with. It does not check digests: it trusts the operator's own disk.
+Guarantees: a row's experts are summed in ascending order, so its answer does not depend on the order in which the router named
+them. This is the oracle that every other pool is compared with. It does not check digests: it trusts the operator's own disk.
 """
 
 from __future__ import annotations
 
-import mmap
-import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from ..ids import ExpertKey
-from ..kernels.expert import Expert
 from ..kernels.feed_forward import Group, feed_forward
+from .mapped_experts import MappedExperts
 from .pool import ExpertFuture, StepTally
 from .prepared import PreparedModel
 
@@ -25,10 +21,7 @@ class LocalExperts:
     """An `ExpertPool` in process. May be called from many threads at once."""
 
     def __init__(self, prepared: PreparedModel) -> None:
-        self._prepared = prepared
-        self._files: dict[Path, memoryview] = {}
-        self._experts: dict[ExpertKey, Expert] = {}
-        self._lock = threading.Lock()
+        self._experts = MappedExperts(prepared)
 
     def submit(
         self,
@@ -40,28 +33,10 @@ class LocalExperts:
     ) -> ExpertFuture:
         """Takes one layer's rows; they are computed by the thread that asks for the result."""
         groups = [
-            Group(self._expert(ExpertKey(layer, expert)), rows, chosen)
+            Group(self._experts.expert(ExpertKey(layer, expert)), rows, chosen)
             for expert, rows, chosen in by_expert(expert_ids, gates)
         ]
         return _LocalFuture(groups, hidden.clone(), tally)
-
-    def _expert(self, key: ExpertKey) -> Expert:
-        expert = self._experts.get(key)
-        if expert is None:
-            parts = [
-                self._mapped(path)[offset : offset + length]
-                for path, offset, length in self._prepared.ranges(key)
-            ]
-            expert = Expert(self._prepared.manifest.spec_of(key), parts)
-            self._experts[key] = expert
-        return expert
-
-    def _mapped(self, path: Path) -> memoryview:
-        with self._lock:
-            if path not in self._files:
-                with path.open("rb") as stream:
-                    self._files[path] = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-            return self._files[path]
 
 
 def by_expert(expert_ids: torch.Tensor, gates: torch.Tensor) -> list[tuple[int, torch.Tensor, torch.Tensor]]:

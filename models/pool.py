@@ -53,6 +53,7 @@ class StepTally:
         nodes: Nodes whose verified results the step consumed.
         layers: Expert calls that returned, one for each MoE layer of the model in a whole step.
         results_verified: Results whose signature was checked and found right.
+        results_own: Parts of answers that the coordinator computed itself.
         results_rejected: Results that were thrown away.
         retries: Frames that were sent again to another replica.
         audits: Results that have rows of `audited`, and were handed to whoever audits them.
@@ -63,6 +64,7 @@ class StepTally:
     nodes: set[NodeId] = field(default_factory=set)
     layers: int = 0
     results_verified: int = 0
+    results_own: int = 0
     results_rejected: int = 0
     retries: int = 0
     audits: int = 0

@@ -135,7 +135,7 @@ class Arena:
         await self._honest.start()
         await self.ready(self._honest)
         # As if it had hours of work before it: it is planned with only where nobody else holds an expert, or has failed.
-        (honest,) = self.hub.directory.layer(0).hosts
+        (honest,) = self.hub.directory.layer(0).nodes
         honest.reserve(SentFrame(link_pb2.CoordinatorMessage(), 1, BUSY_BYTES, DEADLINE_S, _nothing))
 
     async def stop(self) -> None:

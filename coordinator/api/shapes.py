@@ -26,6 +26,7 @@ def accounting(generation: Generation) -> Document:
         "verify": generation.delivery.verification.value,
         "nodes": sorted(tally.nodes),
         "results_verified": tally.results_verified,
+        "results_own": tally.results_own,
         "results_rejected": tally.results_rejected,
         "retries": tally.retries,
         "audits_passed": generation.audits_passed,

@@ -25,10 +25,16 @@ class HostEstimate:
     Attributes:
         start_s: Until work that is sent now could begin there and its answer be back: round trip and work before it.
         seconds_per_byte: Of expert weights.
+        here: Whether it is this process: nothing is sent, and no frame costs anything.
     """
 
     start_s: float
     seconds_per_byte: float
+    here: bool = False
+
+    def frame_cost_s(self, cost_s: float) -> float:
+        """What a frame costs with this host, when it costs so much with a node."""
+        return 0.0 if self.here else cost_s
 
 
 def expert_work(expert_bytes: int, rows: int) -> float:
@@ -71,7 +77,10 @@ def _levelled(hosts: Sequence[HostEstimate]) -> list[HostEstimate]:
     """The hosts with each time and speed taken for the best of those that it is like."""
     starts = _groups([host.start_s for host in hosts])
     speeds = _groups([host.seconds_per_byte for host in hosts])
-    return [HostEstimate(start_s, speed) for start_s, speed in zip(starts, speeds, strict=True)]
+    return [
+        HostEstimate(start_s, speed, host.here)
+        for start_s, speed, host in zip(starts, speeds, hosts, strict=True)
+    ]
 
 
 def _groups(values: Sequence[float]) -> list[float]:
@@ -103,9 +112,8 @@ def _cover(
             host = (turn + step) % len(hosts)
             if reach[host] > 0:
                 estimate = hosts[host]
-                rate = reach[host] / (
-                    estimate.start_s + frame_cost_s + reach[host] * estimate.seconds_per_byte
-                )
+                cost_s = estimate.start_s + estimate.frame_cost_s(frame_cost_s)
+                rate = reach[host] / (cost_s + reach[host] * estimate.seconds_per_byte)
                 if rate > best_rate:
                     best, best_rate = host, rate
         opened.append(best)
@@ -130,8 +138,9 @@ def _widen(
     """Opens further hosts while the next one saves more time than its frame costs."""
     rate = sum(1 / hosts[host].seconds_per_byte for host in opened)
     finish = total / rate + sum(hosts[host].start_s / hosts[host].seconds_per_byte for host in opened) / rate
-    while finish > frame_cost_s:
-        best, best_gain = -1, frame_cost_s
+    least_cost_s = min(host.frame_cost_s(frame_cost_s) for host in hosts)
+    while finish > least_cost_s:
+        best, best_gain = -1, 0.0
         for step in range(len(hosts)):
             host = (turn + step) % len(hosts)
             if held[host] <= 0 or host in opened:
@@ -139,7 +148,7 @@ def _widen(
             own = 1 / hosts[host].seconds_per_byte
             share = (finish - hosts[host].start_s) * own * rate / (own + rate)
             gain = min(held[host], share) / rate
-            if gain > best_gain:
+            if gain > max(best_gain, hosts[host].frame_cost_s(frame_cost_s)):
                 best, best_gain = host, gain
         if best < 0:
             return

@@ -19,6 +19,7 @@ class Totals:
         retries: Frames that were sent because another replica had failed.
         results_signed: Results that came with a signature.
         results_verified: Results whose signature was checked and found right.
+        results_own, rows_own: What the coordinator computed itself, and its rows: nothing of it was sent or signed.
         rejected: Results that were thrown away, by reason.
         failed: Frames without an answer, by reason.
     """
@@ -28,6 +29,8 @@ class Totals:
     retries: int
     results_signed: int
     results_verified: int
+    results_own: int
+    rows_own: int
     rejected: dict[str, int]
     failed: dict[str, int]
 
@@ -43,6 +46,7 @@ class DispatchCounters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._frames = self._rows = self._retries = self._signed = self._verified = 0
+        self._own = self._own_rows = 0
         self._rejected: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
 
@@ -58,6 +62,12 @@ class DispatchCounters:
         with self._lock:
             self._signed += 1
             self._verified += 1
+
+    def own(self, rows: int) -> None:
+        """The coordinator computed a part of a layer's answer itself."""
+        with self._lock:
+            self._own += 1
+            self._own_rows += rows
 
     def rejected(self, reason: str, *, signed: bool) -> None:
         """A result was thrown away."""
@@ -79,6 +89,8 @@ class DispatchCounters:
                 retries=self._retries,
                 results_signed=self._signed,
                 results_verified=self._verified,
+                results_own=self._own,
+                rows_own=self._own_rows,
                 rejected=dict(self._rejected),
                 failed=dict(self._failed),
             )

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 
 from ...ids import ExpertKey
 from ...models.manifest import Manifest
+from ..self_host.own_host import OwnHost
 from .host import Host
+
+AnyHost = Host | OwnHost
+"""A node, or the coordinator itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +30,14 @@ class LayerHosts:
         expert_bytes: Canonical bytes of each expert.
     """
 
-    hosts: tuple[Host, ...]
+    hosts: tuple[AnyHost, ...]
     holders: tuple[tuple[int, ...], ...]
     expert_bytes: tuple[int, ...]
+
+    @property
+    def nodes(self) -> tuple[Host, ...]:
+        """Those of the hosts that are nodes."""
+        return tuple(host for host in self.hosts if not isinstance(host, OwnHost))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +66,10 @@ class Directory:
         self._sizes = {
             layer: _sizes(manifest, keys[-1].expert + 1, keys) for layer, keys in manifest.layers.items()
         }
-        self._held: dict[Host, frozenset[ExpertKey]] = {}
+        self._held: dict[AnyHost, frozenset[ExpertKey]] = {}
         self._replicas: dict[ExpertKey, int] = dict.fromkeys(manifest.experts, 0)
         self._covered = self._replicated = 0
-        self._by_layer: dict[int, dict[Host, set[int]]] = {layer: {} for layer in self._sizes}
+        self._by_layer: dict[int, dict[AnyHost, set[int]]] = {layer: {} for layer in self._sizes}
         self._layers = {layer: self._build(layer) for layer in self._sizes}
         self._subscribers: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
@@ -84,7 +93,7 @@ class Directory:
         """How many hosts an expert has."""
         return self._replicas[key]
 
-    def update(self, host: Host, ready: frozenset[ExpertKey]) -> None:
+    def update(self, host: AnyHost, ready: frozenset[ExpertKey]) -> None:
         """From now on the host holds exactly these; all are experts of the model."""
         before = self._held.get(host, frozenset())
         if ready:
@@ -106,7 +115,7 @@ class Directory:
         if gained:
             self._tell()
 
-    def remove(self, host: Host) -> None:
+    def remove(self, host: AnyHost) -> None:
         """The host is gone."""
         self.update(host, frozenset())
 

@@ -1,12 +1,12 @@
 """One layer call in flight: from its routing to the sum of verified results.
 
-Guarantees: `result` returns only when every pair of the routing is in exactly one verified result; a frame that fails, for
-whatever reason, is planned again over the replicas that have not failed this call; when an expert has none left, the call
-waits for one to appear, and gives up after `expert_wait_s`. Outputs are added in the order in which frames were planned,
+Guarantees: `result` returns only when every pair of the routing is in exactly one verified result, or was computed here; a frame
+that fails, for whatever reason, is planned again over the replicas that have not failed this call; when an expert has none left, the
+call waits for one to appear, and gives up after `expert_wait_s`. Outputs are added in the order in which frames were planned,
 so the sum does not depend on who answers first. Nothing a node does raises anything but `ExpertsUnavailableError`.
 
-The thread that waits does the work: it checks signatures and sums, while the event loop goes on reading. Letters: T rows
-of the step, R rows of a frame, H hidden size.
+The thread that waits does the work: it computes what the coordinator hosts itself, checks signatures and sums, while the event loop
+goes on reading. Letters: T rows of the step, R rows of a frame, H hidden size.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ...errors import ModelError, TrustError, UnavailableError, WireError
+from ...errors import CapacityError, ModelError, TrustError, UnavailableError, WireError
 from ...ids import short
+from ...kernels.feed_forward import Group
 from ...models.pool import StepTally
 from ...protos.codec import encode_tensor, raw_bytes, wire_dtype
 from ...protos.folkmoot.v1 import link_pb2
 from ...trust.statements import TaskStatement, tensor_digest
+from ..self_host.own_host import OwnHost
 from .acceptance import Expected, accept, reason_of
+from .directory import AnyHost
 from .host import Ending, Failure, Host, SentFrame
 from .pairs import Pairs
 from .plan import PlannedFrame, plan
@@ -79,6 +82,16 @@ class Part:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class OwnPart:
+    """What of this call the coordinator computes itself: its place in the sum, who computes it, and what is in it."""
+
+    order: int
+    host: OwnHost
+    planned: PlannedFrame
+    groups: list[Group]
+
+
 class Flight:
     """The pending answer of one layer's expert call: an `ExpertFuture`."""
 
@@ -90,10 +103,11 @@ class Flight:
         self._tally = tally
         self._inbox: queue.SimpleQueue[tuple[SentFrame, Ending] | None] = queue.SimpleQueue()
         self._parts: dict[SentFrame, Part] = {}
+        self._own_parts: list[OwnPart] = []
         self._orphans: Pairs | None = None
         self._outputs: dict[int, tuple[PlannedFrame, torch.Tensor]] = {}
         self._planned = 0
-        self._excluded: dict[Host, float] = {}
+        self._excluded: dict[AnyHost, float] = {}
         self._trouble_since: float | None = None
         self._finite = True
         self._answer: torch.Tensor | None = None
@@ -119,6 +133,7 @@ class Flight:
                 )
             for part in self._parts.values():
                 part.state()
+            self._compute_own()
             if self._orphans is None:
                 self._collect()
             else:
@@ -132,7 +147,7 @@ class Flight:
         while self._parts:
             self._take(LOOK_UP_S)
             if self._orphans is not None:
-                self._orphans = self._dispatch(self._orphans)
+                self._dispatch_orphans()
                 if self._orphans is not None:
                     self._collect_with_changes()
 
@@ -143,8 +158,7 @@ class Flight:
         try:
             while self._parts or self._orphans is not None:
                 wait_s = LOOK_UP_S
-                if self._orphans is not None:
-                    self._orphans = self._dispatch(self._orphans)
+                self._dispatch_orphans()
                 if self._orphans is not None:
                     left_s = self._patience_s()
                     if left_s <= 0 or directory.closed:
@@ -249,11 +263,33 @@ class Flight:
         pause = self._network.settings.overload_pause_s if patient else inf
         self._give_back(part, time.monotonic() + pause)
 
-    def _give_back(self, part: Part, excluded_until: float) -> None:
+    def _give_back(self, part: Part | OwnPart, excluded_until: float) -> None:
         """The part's pairs have to be planned again, without this host for a while."""
         self._excluded[part.host] = excluded_until
         pairs = part.planned.pairs
         self._orphans = pairs if self._orphans is None else Pairs.join([self._orphans, pairs])
+
+    def _dispatch_orphans(self) -> None:
+        """Sends what had no host, or whose host failed, and has one now; computes what the coordinator has itself."""
+        if self._orphans is not None:
+            self._orphans = self._dispatch(self._orphans)
+            self._compute_own()
+
+    def _compute_own(self) -> None:
+        """Does the coordinator's own part, while nodes do theirs."""
+        while self._own_parts:
+            part = self._own_parts.pop()
+            planned = part.planned
+            try:
+                output = part.host.compute(part.groups, self._rows_of(planned), planned.work)
+            except (RuntimeError, MemoryError, CapacityError) as error:
+                log.warning("layer %d: the coordinator cannot compute its part: %s", self._layer, error)
+                self._network.counters.failed(Failure.INTERNAL.value)
+                self._give_back(part, inf)
+                continue
+            self._outputs[part.order] = (planned, output)
+            self._tally.results_own += 1
+            self._network.counters.own(len(planned.rows))
 
     def _dispatch(self, pairs: Pairs) -> Pairs | None:
         """Sends what has a host; returns the pairs that have none."""
@@ -275,7 +311,15 @@ class Flight:
             network.settings.frame_cost_s,
             turn=self._layer,
         )
-        frames = [(layer.hosts[frame.host], self._prepare(frame, layer.hosts)) for frame in planned.frames]
+        frames: list[tuple[Host, SentFrame]] = []
+        for frame in planned.frames:
+            host = layer.hosts[frame.host]
+            if isinstance(host, OwnHost):
+                groups = host.take(self._layer, frame.local)
+                self._own_parts.append(OwnPart(self._planned, host, frame, groups))
+                self._planned += 1
+            else:
+                frames.append((host, self._prepare(frame, host)))
         if frames:
             retries = len(frames) if self._excluded else 0
             self._tally.retries += retries
@@ -286,10 +330,14 @@ class Flight:
                 raise self._unavailable(pairs) from None
         return planned.orphans
 
-    def _prepare(self, planned: PlannedFrame, hosts: tuple[Host, ...]) -> SentFrame:
-        host = hosts[planned.host]
-        whole = len(planned.rows) == len(self._hidden)
-        hidden = self._hidden if whole else self._hidden.index_select(0, torch.from_numpy(planned.rows))
+    def _rows_of(self, planned: PlannedFrame) -> torch.Tensor:
+        """[R, H] the rows of a frame."""
+        if len(planned.rows) == len(self._hidden):
+            return self._hidden
+        return self._hidden.index_select(0, torch.from_numpy(planned.rows))
+
+    def _prepare(self, planned: PlannedFrame, host: Host) -> SentFrame:
+        hidden = self._rows_of(planned)
         message = link_pb2.CoordinatorMessage()
         wire = message.frame
         wire.CopyFrom(planned.local.message)

@@ -85,6 +85,14 @@ class Pairs:
         return rows, Pairs(self.experts, (np.cumsum(seen, dtype=np.int32) - 1)[self.rows], self.gates)
 
     @cached_property
+    def by_expert(self) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+        """For each expert, ascending: its number, its rows (int64) and their gates (float32)."""
+        experts, counts = self.loads
+        cuts = np.cumsum(counts)[:-1].tolist()
+        rows = torch.from_numpy(self.rows.astype(np.int64)).tensor_split(cuts)
+        return list(zip(experts, rows, torch.from_numpy(self.gates).tensor_split(cuts), strict=True))
+
+    @cached_property
     def message(self) -> link_pb2.Frame:
         """A frame with these pairs and nothing else."""
         tensors = [encode_tensor(torch.from_numpy(part)) for part in (self.experts, self.rows, self.gates)]

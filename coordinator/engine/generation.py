@@ -76,7 +76,12 @@ class Generation:
         with self._changed:
             tally = self._tally
             return StepTally(
-                set(tally.nodes), tally.layers, tally.results_verified, tally.results_rejected, tally.retries
+                set(tally.nodes),
+                tally.layers,
+                tally.results_verified,
+                tally.results_own,
+                tally.results_rejected,
+                tally.retries,
             )
 
     def cancel(self) -> None:
@@ -141,6 +146,7 @@ class Generation:
             self._tally.nodes |= tally.nodes
             self._tally.layers += tally.layers
             self._tally.results_verified += tally.results_verified
+            self._tally.results_own += tally.results_own
             self._tally.results_rejected += tally.results_rejected
             self._tally.retries += tally.retries
 

@@ -7,9 +7,9 @@ argument, so that decisions can be tested without waiting.
 from __future__ import annotations
 
 import threading
+from typing import Protocol
 
 from ..dispatch.choice import HostEstimate
-from ..dispatch.host import SentFrame
 
 DEFAULT_SECONDS_PER_BYTE = 1e-10
 """Of a node that has not been measured yet: 10 GB/s."""
@@ -23,6 +23,20 @@ MOST_HALVINGS = 8.0
 SUSPECT_PENALTY_S = 1000.0
 FIRST_SUSPICION_S = 5.0
 LONGEST_SUSPICION_S = 60.0
+
+
+class Charge(Protocol):
+    """A piece of work that is given to somebody, such as a frame.
+
+    Attributes:
+        work: What computing it costs, in bytes of weights read.
+        reserved_s: What is counted as work to come while it is out; `Pace` writes it.
+        service_s: How long it took, once that is known.
+    """
+
+    work: float
+    reserved_s: float
+    service_s: float
 
 
 class Pace:
@@ -68,14 +82,14 @@ class Pace:
         speed = self._seconds_per_byte * 0.5**halvings
         return HostEstimate(start_s, speed or DEFAULT_SECONDS_PER_BYTE)
 
-    def reserve(self, frame: SentFrame) -> None:
+    def reserve(self, frame: Charge) -> None:
         """A frame is planned for this node."""
         with self._lock:
             frame.reserved_s = frame.work * (self._seconds_per_byte or DEFAULT_SECONDS_PER_BYTE)
             self._reserved_s += frame.reserved_s
             self._out += 1
 
-    def release(self, frame: SentFrame) -> None:
+    def release(self, frame: Charge) -> None:
         """The frame has ended, in whatever way."""
         with self._lock:
             self._out -= 1
@@ -89,7 +103,7 @@ class Pace:
             first = self._shortest_s == 0
             self._shortest_s += longer_s * (WEIGHT_OF_LONGER if longer_s > 0 and not first else 1.0)
 
-    def served(self, frame: SentFrame, now_s: float) -> None:
+    def served(self, frame: Charge, now_s: float) -> None:
         """A frame was answered, and the answer found right."""
         with self._lock:
             self._served_at_s = now_s

@@ -24,8 +24,9 @@ class Board:
     Attributes:
         units: The units.
         has: [N, U] which node has which unit.
-        copies: [U] how many nodes have it.
-        spread: [U] how many owners have it.
+        elsewhere: [U] 1 for units that the coordinator has itself, and 0 for others.
+        copies: [U] how many nodes have it, the coordinator included.
+        spread: [U] how many owners have it, likewise.
         free: [N] bytes.
         used: [N] bytes.
         experts: [N] experts that it has.
@@ -38,9 +39,10 @@ class Board:
         far: [N] which are much further away than most.
     """
 
-    def __init__(self, nodes: Sequence[NodeCapacity], units: Units) -> None:
-        """Starts with empty nodes."""
+    def __init__(self, nodes: Sequence[NodeCapacity], units: Units, elsewhere: Ints) -> None:
+        """Starts with empty nodes; `elsewhere` [U] says which units have a copy, of another owner, that is not on the board."""
         self.units = units
+        self.elsewhere = elsewhere
         names: dict[str, int] = {}
         self.owner: Ints = np.array(
             [names.setdefault(node.owner or node.node, len(names)) for node in nodes], np.int64
@@ -49,8 +51,8 @@ class Board:
         count = len(nodes)
         self.has: Mask = np.zeros((count, len(units)), np.bool_)
         self._owned: npt.NDArray[np.int16] = np.zeros((self.owners, len(units)), np.int16)
-        self.copies: Ints = np.zeros(len(units), np.int64)
-        self.spread: Ints = np.zeros(len(units), np.int64)
+        self.copies: Ints = elsewhere.copy()
+        self.spread: Ints = elsewhere.copy()
         self.free: Ints = np.array([node.memory_bytes for node in nodes], np.int64)
         self.used: Ints = np.zeros(count, np.int64)
         self.experts: Ints = np.zeros(count, np.int64)
@@ -93,7 +95,7 @@ class Board:
 
     def share_out(self, copies: Ints) -> None:
         """Says what each node should have when there are so many copies of each unit."""
-        need = float((copies * self.units.sizes).sum())
+        need = float((np.maximum(copies - self.elsewhere, 0) * self.units.sizes).sum())
         self.shares = np.maximum(fair_shares(self.caps, self.weights, need), 1.0)
 
     def fullness(self) -> Floats:

@@ -31,17 +31,17 @@ def pack(board: Board, nodes: Sequence[NodeCapacity], replicas: int) -> Board:
     full = (len(units), len(units) * replicas, len(units) * min(replicas, board.owners))
     if best_worth[:2] == full[:2] or units.sizes.min() == units.sizes.max():
         return board
-    if board.caps.sum() < units.sizes.sum() * replicas:
+    if board.caps.sum() < ((replicas - board.elsewhere) * units.sizes).sum():
         return board
     for attempt in range(max(1, min(MOST_ATTEMPTS, TRIALS // len(units)))):
-        fresh = Board(nodes, units)
+        fresh = Board(nodes, units, board.elsewhere)
         fresh.share_out(wanted.fewest)
         _fill(fresh, replicas, attempt)
         mend(fresh, wanted, replicas, np.zeros(len(units)))
         worth = _worth(fresh, replicas)
         if worth > best_worth:
             best, best_worth = fresh, worth
-        if best_worth == full:
+        if best_worth >= full:
             break
     return best
 
@@ -50,7 +50,7 @@ def _fill(board: Board, replicas: int, attempt: int) -> None:
     """Gives the largest units first, to the nodes with the least room for them, or with the most."""
     draw = np.random.default_rng(attempt)
     for unit in np.lexsort((draw.random(len(board.units)), -board.units.sizes)).tolist():
-        for _ in range(replicas):
+        for _ in range(replicas - int(board.elsewhere[unit])):
             allowed = board.can_take(unit)
             apart = allowed & board.apart(unit)
             nodes = np.flatnonzero(apart if apart.any() else allowed)

@@ -14,7 +14,7 @@ too many are dropped, nodes far below their share take over from those above it,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,8 +24,9 @@ from .copies import wanted_copies
 from .draft import draft
 from .evening import even_out, trim
 from .mend import mend
+from .own import own_share
 from .pack import pack
-from .snapshot import NodeCapacity, Target, Traffic
+from .snapshot import NodeCapacity, OwnCapacity, Target, Traffic
 from .tidy import tidy
 from .units import Floats, Ints, Units
 
@@ -45,6 +46,7 @@ def place(
     layers_together: bool = False,
     traffic: Traffic | None = None,
     tidy_moves: int = 0,
+    own: OwnCapacity | None = None,
 ) -> Target:
     """Decides who should hold what.
 
@@ -55,61 +57,82 @@ def place(
         layers_together: Whether a layer's experts all work for every token, so that one node should have them all.
         traffic: How experts were used; None when nothing is known.
         tidy_moves: How many experts may be moved only so that those that work together come together.
+        own: What the coordinator hosts itself; None when it hosts nothing.
     """
     nodes = sorted(nodes, key=lambda node: node.node)
-    if not nodes or not sizes:
-        return {node.node: frozenset() for node in nodes}
     units = Units(sizes, traffic, whole_layers=False)
     whole = Units(sizes, None, whole_layers=True) if layers_together else None
-    target = _place(nodes, units, whole, replicas, tidy_moves)
-    if all(node.most_experts is None for node in nodes) or _complete(target, units, replicas):
-        return target
-    return _place([replace(node, most_experts=None) for node in nodes], units, whole, replicas, tidy_moves)
+    target: Target = {} if own is None else {own.node: own_share(own, sizes, units, whole)}
+    here = frozenset[ExpertKey]() if own is None else target[own.node]
+    if not nodes or not sizes:
+        return target | {node.node: frozenset() for node in nodes}
+    task = _Task(units, whole, here, replicas, tidy_moves)
+    placed = task.place(nodes)
+    if any(node.most_experts is not None for node in nodes) and not _complete(placed, units, here, replicas):
+        placed = task.place([replace(node, most_experts=None) for node in nodes])
+    return target | placed
 
 
-def _place(
-    nodes: Sequence[NodeCapacity], units: Units, whole: Units | None, replicas: int, tidy_moves: int
-) -> Target:
-    if whole is None:
-        return _solve(nodes, units, replicas, even=True, tidy_moves=tidy_moves)
-    target = _solve(nodes, whole, replicas, even=True)
-    # Layers that found no node with room for all of them are spread as experts.
-    kept = [replace(node, holds=target[node.node]) for node in nodes]
-    return _solve(kept, units, replicas, even=False)
+@dataclass(frozen=True)
+class _Task:
+    """What is to be placed on nodes, whichever they are; `here` is what the coordinator has itself."""
+
+    units: Units
+    whole: Units | None
+    here: frozenset[ExpertKey]
+    replicas: int
+    tidy_moves: int
+
+    def place(self, nodes: Sequence[NodeCapacity]) -> Target:
+        """Decides for some nodes."""
+        if self.whole is None:
+            return self._solve(nodes, self.units, even=True, tidy_moves=self.tidy_moves)
+        target = self._solve(nodes, self.whole, even=True)
+        # Layers that found no node with room for all of them are spread as experts.
+        kept = [replace(node, holds=target[node.node]) for node in nodes]
+        return self._solve(kept, self.units, even=False)
+
+    def _solve(
+        self, nodes: Sequence[NodeCapacity], units: Units, *, even: bool, tidy_moves: int = 0
+    ) -> Target:
+        """Keeps what can be kept, adds what is missing, and evens out, until nothing changes."""
+        board = Board(nodes, units, _copies(units, self.here))
+        before = [units.among(node.holds) for node in nodes]
+        for index, kept in enumerate(before):
+            board.keep(index, kept)
+        for _ in range(MOST_ROUNDS):
+            changes = board.changes
+            _improve(board, self.replicas, even=even)
+            if board.changes == changes:
+                break
+        board = pack(board, nodes, self.replicas)
+        if tidy_moves:
+            tidy(board, _work(board, board.copies), tidy_moves)
+        return {
+            node.node: _experts(board, index, kept, node.holds)
+            for index, (node, kept) in enumerate(zip(nodes, before, strict=True))
+        }
 
 
-def _complete(target: Target, units: Units, replicas: int) -> bool:
+def _copies(units: Units, keys: frozenset[ExpertKey]) -> Ints:
+    """[U] 1 for the units that are wholly among some experts."""
     copies = np.zeros(len(units), np.int64)
+    copies[units.among(keys)] = 1
+    return copies
+
+
+def _complete(target: Target, units: Units, here: frozenset[ExpertKey], replicas: int) -> bool:
+    copies = _copies(units, here)
     for keys in target.values():
         copies[units.among(keys)] += 1
     return bool((copies >= replicas).all())
 
 
-def _solve(
-    nodes: Sequence[NodeCapacity], units: Units, replicas: int, *, even: bool, tidy_moves: int = 0
-) -> Target:
-    """Keeps what can be kept, adds what is missing, and evens out, until nothing changes."""
-    board = Board(nodes, units)
-    before = [units.among(node.holds) for node in nodes]
-    for index, kept in enumerate(before):
-        board.keep(index, kept)
-    for _ in range(MOST_ROUNDS):
-        changes = board.changes
-        _improve(board, replicas, even=even)
-        if board.changes == changes:
-            break
-    board = pack(board, nodes, replicas)
-    if tidy_moves:
-        tidy(board, _work(board, board.copies), tidy_moves)
-    return {
-        node.node: _experts(board, index, kept, node.holds)
-        for index, (node, kept) in enumerate(zip(nodes, before, strict=True))
-    }
-
-
 def _improve(board: Board, replicas: int, *, even: bool) -> None:
     units = board.units
-    wanted = wanted_copies(units, board.copies, float(board.caps.sum()), replicas, len(board.free))
+    room_bytes = float(board.caps.sum() + (board.elsewhere * units.sizes).sum())
+    most = len(board.free) + int(board.elsewhere.any())
+    wanted = wanted_copies(units, board.copies, room_bytes, replicas, most)
     copies = np.clip(board.copies, wanted.fewest, wanted.most)
     board.share_out(copies)
     trim(board, wanted.most)
@@ -134,7 +157,7 @@ def _work(board: Board, copies: Ints) -> Floats:
 
 def _levels(board: Board, copies: Ints, replicas: int) -> list[Ints]:
     """How many copies to draft at a time: all at once where there is room for them, else one after another."""
-    if (copies * board.units.sizes).sum() <= board.shares.sum() * (1 + 1e-9):
+    if ((copies - board.elsewhere) * board.units.sizes).sum() <= board.shares.sum() * (1 + 1e-9):
         return [copies]
     return [np.minimum(copies, level) for level in range(1, replicas + 1)]
 

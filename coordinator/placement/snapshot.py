@@ -41,6 +41,24 @@ class NodeCapacity:
 
 
 @dataclass(frozen=True)
+class OwnCapacity:
+    """What placement knows of the coordinator, when it hosts experts itself: no row has to travel to it, and nothing has to be
+    downloaded.
+
+    Attributes:
+        node: Its key, as an id; it counts as an owner of its own.
+        memory_bytes: The most that it may be given.
+        holds: What it holds or was told to hold.
+        refused: What it cannot hold.
+    """
+
+    node: NodeId
+    memory_bytes: int
+    holds: frozenset[ExpertKey] = frozenset()
+    refused: frozenset[ExpertKey] = frozenset()
+
+
+@dataclass(frozen=True)
 class Traffic:
     """How a model's experts were used, as moving averages. E experts of a layer, by their number.
 

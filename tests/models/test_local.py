@@ -72,7 +72,7 @@ def test_experts_are_mapped_read_only_from_the_published_file(tiny_models: TinyM
     pool = LocalExperts(tiny.prepared)
     hidden = torch.randn(1, tiny.prepared.manifest.hidden)
     pool.submit(0, hidden, torch.tensor([[4]]), torch.ones(1, 1), StepTally()).result()
-    address = pool._experts[ExpertKey(0, 4)].weights["up"].data_ptr()
+    address = pool._experts.expert(ExpertKey(0, 4)).weights["up"].data_ptr()
     for line in Path("/proc/self/maps").read_text().splitlines():
         begin, end, rights, path = re.match(r"(\w+)-(\w+) (\S+) \S+ \S+ \S+\s*(.*)", line).groups()  # type: ignore[union-attr]
         if int(begin, 16) <= address < int(end, 16):

@@ -104,7 +104,7 @@ class Ends:
 async def test_a_challenge_ends_once_however_it_ends() -> None:
     async with running_hub() as network:
         (node,) = await network.join_ready(None)
-        (host,) = network.hub.directory.layer(0).hosts
+        (host,) = network.hub.directory.layer(0).nodes
         ends = Ends()
         host.ask(ends.challenge(b"opened"))
         opening = link_pb2.Opening(nonce=b"opened", refused="not today")

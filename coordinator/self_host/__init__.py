@@ -1,0 +1,1 @@
+"""Experts that the coordinator hosts itself, beside the nodes."""
