@@ -1,4 +1,4 @@
-"""The states of a node, as both ends of a link name them, and which may follow which.
+"""The states of a node, as both ends of a link name them, and which may follow which; what its contributor may wish for.
 
 Guarantees: a `Lifecycle` is always in exactly one state, knows why and since when, and enters no state that may not follow the
 one before; its memory of changes is bounded. Pure: the time of a change is an argument.
@@ -33,6 +33,16 @@ class NodeState(StrEnum):
     """Cut off for what it answered."""
     LOST = "lost"
     """There is no link."""
+
+
+class Wish(StrEnum):
+    """What a node's contributor wants of it."""
+
+    SERVE = "serve"
+    PAUSE = "pause"
+    """No work for now; what is held is kept."""
+    DRAIN = "drain"
+    """To go, once others hold what it has."""
 
 
 ATTACHED: Final = frozenset(NodeState) - {NodeState.QUARANTINED, NodeState.LOST}

@@ -12,15 +12,15 @@ import contextlib
 import logging
 import random
 import time
+from typing import Any
 
 import grpc
 
 from ..amounts import format_bytes
 from ..errors import FolkmootError, TrustError, UsageError
 from ..ids import NodeId, short
-from ..kernels.backend import choose_backend
 from ..models.manifest import Manifest
-from ..node_states import NodeState
+from ..node_states import NodeState, Wish
 from ..object_memory import settle
 from ..open_files import allow_many_files
 from ..protos.folkmoot.v1 import link_pb2
@@ -32,6 +32,7 @@ from .enrol import Enroller
 from .executor import Executor, Send
 from .link import Link, Resources
 from .machine import WORKING_ALLOWANCE_BYTES, lendable_memory_bytes
+from .premises import Premises
 from .progress import Status
 from .receipt_keeper import ReceiptCounts
 from .remote import TicketRefusedError
@@ -39,11 +40,9 @@ from .session import Session
 from .settings import NodeSettings
 from .shelf import Shelf
 from .source import ExpertSource
-from .state import StateFolder
 from .status import NodeStatus
-from .store import ExpertStore
 from .tasks import abandonable, ended
-from .wishes import DrainEnd, Wish, Wishes
+from .wishes import DrainEnd, Wishes
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +54,23 @@ class NodeDaemon:
     """One node: `start`, then `wait` for the end or `stop`.
 
     Args:
-        settings: What it is told.
+        settings: What it is told; of memory and disk, what this coordinator gets of them.
+        premises: What it shares with those of other coordinators; without, it opens and closes its own.
         random_generator: Where the jitter of pauses comes from.
     """
 
-    def __init__(self, settings: NodeSettings, *, random_generator: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        *,
+        premises: Premises | None = None,
+        random_generator: random.Random | None = None,
+    ) -> None:
         self.settings = settings
         self.shelf = Shelf()
         self.wishes = Wishes(self._tell)
-        self.backend = choose_backend()
+        self._shared = premises
+        self._own: Premises | None = None
         self._backoff = Backoff(
             settings.reconnect_first_s, settings.reconnect_cap_s, random_generator or random.Random()
         )
@@ -87,7 +94,12 @@ class NodeDaemon:
     def make_executor(self, session: Session, manifest: Manifest, send: Send) -> Executor:
         """The executor of a link's life; the place to override in order to answer otherwise."""
         return Executor(
-            session, manifest, self.shelf, send, threads=self.settings.threads, backend=self.backend
+            session,
+            manifest,
+            self.shelf,
+            send,
+            threads=self.settings.threads,
+            backend=self._started.premises.backend,
         )
 
     async def start(self) -> None:
@@ -100,25 +112,12 @@ class NodeDaemon:
         """
         invite = Invite.parse(self.settings.invite)
         self._address = invite.address
-        self.settings = _within_machine(self.settings)
-        state = StateFolder(self.settings.state_dir)
-        try:
-            identity = state.identity()
-        except FolkmootError:
-            state.close()
-            raise
-        self._resources = Resources(
-            self.settings, identity, state, ExpertStore(state.experts), self.shelf, self._status, self.wishes
-        )
-        log.info(
-            "node %s lends %s of memory for experts (and takes about %s to work with) and %d threads; its state is in %s",
-            short(identity.node_id),
-            format_bytes(self._resources.lent_bytes),
-            format_bytes(WORKING_ALLOWANCE_BYTES),
-            self.settings.threads,
-            self.settings.state_dir,
-        )
-        log.info("experts are computed by %s", self.backend.describe())
+        premises = self._shared
+        if premises is None:
+            self.settings = within_machine(self.settings)
+            premises = self._own = Premises.open(self.settings)
+            tell_what_is_lent(self.settings, premises)
+        self._resources = Resources(self.settings, premises, self.shelf, self._status, self.wishes)
         self._living = asyncio.create_task(self._live(invite))
 
     async def wait(self) -> None:
@@ -142,8 +141,8 @@ class NodeDaemon:
                         await self._link.leave("the contributor stopped it")
                         await asyncio.wait({self._living})
             await ended(self._living)
-        if self._resources is not None:
-            self._resources.state.close()
+        if self._own is not None:
+            self._own.close()
         self._status.stopped()
 
     def status(self) -> NodeStatus:
@@ -188,11 +187,11 @@ class NodeDaemon:
         ending = self.wishes.drain(reason)
         if again:
             self.wishes.go_at_once()
-        others = {self._living} if self._living is not None else set()
-        await asyncio.wait({ending, *others}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        others: list[asyncio.Future[Any]] = [] if self._living is None else [self._living]
+        await asyncio.wait([ending, *others], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
             self.wishes.go_at_once()
-            await asyncio.wait({ending, *others}, timeout=GO_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([ending, *others], timeout=GO_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
         return ending.result() if ending.done() else DrainEnd.AT_ONCE
 
     @property
@@ -273,7 +272,7 @@ class NodeDaemon:
                 self._backoff.lasted(time.monotonic() - began_s)
 
 
-def _within_machine(settings: NodeSettings) -> NodeSettings:
+def within_machine(settings: NodeSettings) -> NodeSettings:
     """The settings, lending no more memory than there is."""
     within = settings.within(lendable_memory_bytes())
     if within is not settings:
@@ -285,6 +284,19 @@ def _within_machine(settings: NodeSettings) -> NodeSettings:
             format_bytes(WORKING_ALLOWANCE_BYTES),
         )
     return within
+
+
+def tell_what_is_lent(settings: NodeSettings, premises: Premises) -> None:
+    """Says in the log what the contributor lends, and with what it is computed."""
+    log.info(
+        "node %s lends %s of memory for experts (and takes about %s to work with) and %d threads; its state is in %s",
+        short(premises.identity.node_id),
+        format_bytes(min(settings.memory_bytes, settings.disk_bytes)),
+        format_bytes(WORKING_ALLOWANCE_BYTES),
+        settings.threads,
+        settings.state_dir,
+    )
+    log.info("experts are computed by %s", premises.backend.describe())
 
 
 async def run(settings: NodeSettings) -> None:

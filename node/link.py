@@ -20,7 +20,7 @@ from ..amounts import format_bytes
 from ..disk import DiskFullError
 from ..errors import TrustError, WireError
 from ..models.manifest import Manifest
-from ..node_states import StateChangeError
+from ..node_states import StateChangeError, Wish
 from ..protos.folkmoot.v1 import link_pb2, link_pb2_grpc
 from ..protos.limits import NONCE_BYTES
 from ..protos.wire_states import state_of
@@ -30,6 +30,7 @@ from .download import Downloader
 from .executor import Executor, Send
 from .keeper import Keeper, Limits
 from .outbox import Outbox
+from .premises import Premises
 from .progress import Status
 from .receipt_folder import ReceiptFolder
 from .receipt_keeper import ReceiptCounts, ReceiptKeeper
@@ -43,7 +44,7 @@ from .source import ExpertSource
 from .state import StateFolder
 from .store import ExpertStore
 from .tasks import ended, in_thread
-from .wishes import Wish, Wishes
+from .wishes import Wishes
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +73,27 @@ class Resources:
     """What a node has, whichever link it is on."""
 
     settings: NodeSettings
-    identity: Identity
-    state: StateFolder
-    store: ExpertStore
+    premises: Premises
     shelf: Shelf
     status: Status
     wishes: Wishes
     work: WorkCounts = field(default_factory=WorkCounts)
     receipts: ReceiptCounts = field(default_factory=ReceiptCounts)
+
+    @property
+    def identity(self) -> Identity:
+        """Who the node is."""
+        return self.premises.identity
+
+    @property
+    def state(self) -> StateFolder:
+        """The node's state folder."""
+        return self.premises.state
+
+    @property
+    def store(self) -> ExpertStore:
+        """Its experts on disk."""
+        return self.premises.store
 
     @property
     def lent_bytes(self) -> int:
@@ -261,9 +275,11 @@ class Link:
         return message
 
     async def _write(self, call: Call) -> None:
+        uploads = self._resources.premises.uploads
         try:
             while True:
                 message = await self._outbox.next()
+                await uploads.take(message.ByteSize())
                 await call.write(message)
                 self._count(message)
                 if message.WhichOneof("body") == "leaving":

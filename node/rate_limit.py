@@ -1,7 +1,7 @@
 """How many bytes a second may be moved, over all that moves bytes in this process.
 
 Guarantees: over any stretch of time no more is let through than the rate allows, plus what one second allows and the last
-amount that was let through; whoever waits is served in the order of asking; a limit of None lets everything through at once.
+amount that was let through; whoever waits is served in the order of asking; a limit of 0 lets everything through at once.
 Used from one event loop.
 """
 
@@ -16,12 +16,12 @@ class RateLimit:
     """A token bucket of one second's bytes, to be shared by all downloads (or all uploads) of a process.
 
     Args:
-        bytes_per_s: The rate; None for no limit.
+        bytes_per_s: The rate; 0 for no limit.
         clock: Seconds that only grow.
     """
 
-    def __init__(self, bytes_per_s: int | None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        if bytes_per_s is not None and bytes_per_s <= 0:
+    def __init__(self, bytes_per_s: int = 0, *, clock: Callable[[], float] = time.monotonic) -> None:
+        if bytes_per_s < 0:
             raise ValueError(f"no bytes can pass at {bytes_per_s} a second")
         self.bytes_per_s = bytes_per_s
         self._clock = clock
@@ -30,7 +30,7 @@ class RateLimit:
 
     def owed_s(self, count: int) -> float:
         """Takes `count` bytes out of the bucket, below its bottom if need be; how long to wait before they may be used."""
-        if self.bytes_per_s is None:
+        if not self.bytes_per_s:
             return 0.0
         now_s = self._clock()
         self._free_s = max(self._free_s, now_s - 1.0) + count / self.bytes_per_s

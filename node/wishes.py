@@ -1,4 +1,4 @@
-"""What the contributor wants of a node: to serve, to pause, or to drain.
+"""What the contributor wants of this node, told on each link.
 
 Guarantees: the newest wish counts, and each link is told it; whoever waits for a drain is told exactly once how it ended,
 whether others took over, the contributor did not want to wait, or took it back. Event loop only.
@@ -10,16 +10,10 @@ import asyncio
 from collections.abc import Callable
 from enum import StrEnum
 
+from ..node_states import Wish
 from ..protos.folkmoot.v1 import link_pb2
 from ..protos.limits import MAX_REASON
-
-
-class Wish(StrEnum):
-    """What is wanted."""
-
-    SERVE = "serve"
-    PAUSE = "pause"
-    DRAIN = "drain"
+from ..protos.wire_states import wire_wish
 
 
 class DrainEnd(StrEnum):
@@ -31,13 +25,6 @@ class DrainEnd(StrEnum):
     """The contributor did not want to wait: it may go, and experts may be left without a host."""
     TAKEN_BACK = "taken back"
     """The contributor wants something else now."""
-
-
-_KINDS = {
-    Wish.SERVE: link_pb2.Wish.KIND_SERVE,
-    Wish.PAUSE: link_pb2.Wish.KIND_PAUSE,
-    Wish.DRAIN: link_pb2.Wish.KIND_DRAIN,
-}
 
 
 class Wishes:
@@ -81,7 +68,9 @@ class Wishes:
     @property
     def message(self) -> link_pb2.NodeMessage:
         """The wish on the wire."""
-        wish = link_pb2.Wish(kind=_KINDS[self.wish], reason=self._reason[:MAX_REASON], at_once=self._at_once)
+        wish = link_pb2.Wish(
+            kind=wire_wish(self.wish), reason=self._reason[:MAX_REASON], at_once=self._at_once
+        )
         return link_pb2.NodeMessage(wish=wish)
 
     def _want(self, wish: Wish, reason: str) -> None:

@@ -1,0 +1,78 @@
+"""What all links of one node share, however many coordinators it has: folder, key, experts on disk, processor and rates.
+
+Guarantees: one product is computed at a time, with the threads that the contributor lends, whichever link it is for; downloads of
+all links together keep within one rate, and so do uploads. `close` gives the state folder up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import FolkmootError
+from ..kernels.backend import Backend, choose_backend
+from ..kernels.feed_forward import Group
+from ..trust.keys import Identity
+from .rate_limit import RateLimit
+from .settings import NodeSettings
+from .state import StateFolder
+from .store import ExpertStore
+
+
+class TakingTurns:
+    """A backend for several threads, one product after another."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._turn = threading.Lock()
+
+    def describe(self) -> str:
+        """One phrase for a log line."""
+        return self._backend.describe()
+
+    def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+        """What `kernels.feed_forward.feed_forward` does, once it is this caller's turn."""
+        with self._turn:
+            return self._backend.feed_forward(groups, hidden)
+
+
+@dataclass(frozen=True)
+class Premises:
+    """One node's, while it runs."""
+
+    state: StateFolder
+    identity: Identity
+    store: ExpertStore
+    backend: Backend
+    downloads: RateLimit
+    uploads: RateLimit
+
+    @classmethod
+    def open(cls, settings: NodeSettings) -> Premises:
+        """Locks the state folder, and makes a key on the first call ever.
+
+        Raises:
+            StateError: when the state folder cannot be used, or another node uses it.
+            TrustError: when the node's key file is damaged.
+        """
+        state = StateFolder(settings.state_dir)
+        try:
+            identity = state.identity()
+        except FolkmootError:
+            state.close()
+            raise
+        return cls(
+            state,
+            identity,
+            ExpertStore(state.experts),
+            TakingTurns(choose_backend()),
+            RateLimit(settings.download_bytes_per_s),
+            RateLimit(settings.upload_bytes_per_s),
+        )
+
+    def close(self) -> None:
+        """Gives the folder up; closing twice is harmless."""
+        self.state.close()
