@@ -1,11 +1,12 @@
-"""Python's collector and what lives as long as the process.
+"""What libraries leave in a process's memory for good, and how little it can be.
 
-Guarantees: nothing but when the collector looks at what changes.
+Guarantees: no result depends on any of this.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
 
 
 def settle() -> None:
@@ -16,3 +17,11 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def leave_out(package: str) -> None:
+    """To whoever wants to import it from now on a package is not installed, unless somebody has imported it already.
+
+    For what libraries import wherever they find it, and this process never uses.
+    """
+    sys.modules.setdefault(package, None)  # type: ignore[arg-type]

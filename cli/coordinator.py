@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..logs import LogFormat, configure_logging
+from ..object_memory import leave_out
 from .daemon import end_with_parent, run_until_stopped
 from .folder_option import folder
 from .orders import admit, ban, quarantine
@@ -72,6 +73,7 @@ def serve(
 ) -> None:
     """Serve a model: print the API's URL and an invite for nodes, then report coverage until stopped."""
     end_with_parent()
+    _import_little()
     from ..coordinator.app import run
     from ..coordinator.settings import CoordinatorSettings
 
@@ -98,3 +100,11 @@ def serve(
             say("give the invite to contributors: folkmoot node join INVITE")
 
     run_until_stopped(run(settings, announce))
+
+
+def _import_little() -> None:
+    """Without a GPU nothing here uses triton, which transformers has torch import: 70 MB."""
+    import torch
+
+    if not torch.cuda.is_available():
+        leave_out("triton")

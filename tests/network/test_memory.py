@@ -99,5 +99,9 @@ def test_a_coordinator_takes_the_trunks_memory_whatever_the_experts(folder: Path
         answer = httpx.post(f"{network.api_url}/v1/completions", json=ask, timeout=60)
         assert answer.status_code == 200, answer.text
         assert answer.json()["usage"]["completion_tokens"] == 8
-        peak_bytes = peak_memory_bytes(network.pid("coordinator"))
+        coordinator = network.pid("coordinator")
+        peak_bytes = peak_memory_bytes(coordinator)
+        mapped = Path(f"/proc/{coordinator}/maps").read_text()
+    assert "libtorch_cpu" in mapped
+    assert "libtriton" not in mapped, "70 MB that no coordinator without a GPU uses"
     assert peak_bytes <= limit_bytes, f"with a trunk of {trunk_bytes} bytes"
