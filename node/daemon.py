@@ -12,6 +12,7 @@ import contextlib
 import logging
 import random
 import time
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -71,6 +72,11 @@ class NodeDaemon:
         self.wishes = Wishes(self._tell)
         self._shared = premises
         self._own: Premises | None = None
+        self._relinking = asyncio.Lock()
+        self.welcomed = False
+        """Whether the coordinator has ever taken this node in, in the life of this process."""
+        self.model_bytes: int | None = None
+        """Bytes of all experts of the coordinator's model, once that is known."""
         self._backoff = Backoff(
             settings.reconnect_first_s, settings.reconnect_cap_s, random_generator or random.Random()
         )
@@ -126,24 +132,51 @@ class NodeDaemon:
         Raises:
             FolkmootError: what ended it.
         """
-        if self._living is None:
-            raise RuntimeError("the node was not started")
-        await asyncio.wait({self._living})
-        if not self._living.cancelled():
-            self._living.result()
+        while True:
+            living = self._living
+            if living is None:
+                raise RuntimeError("the node was not started")
+            await asyncio.wait({living})
+            async with self._relinking:
+                if living is self._living:
+                    break
+        if not living.cancelled():
+            living.result()
 
     async def stop(self) -> None:
         """Leaves the network and ends; stopping twice, or what was never started, is harmless."""
-        if self._living is not None:
-            if self._link is not None and self._link.attached and not self._living.done():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self.settings.leave_timeout_s):
-                        await self._link.leave("the contributor stopped it")
-                        await asyncio.wait({self._living})
-            await ended(self._living)
+        await self._leave("the contributor stopped it")
         if self._own is not None:
             self._own.close()
         self._status.stopped()
+
+    async def lend(self, memory_bytes: int, disk_bytes: int) -> None:
+        """Lends other amounts from now on: leaves, and attaches again with what it holds, as far as that still fits.
+
+        Not while it drains: that would end as if others had not taken over.
+        """
+        async with self._relinking:
+            self.settings = self.settings.model_copy(
+                update={"memory_bytes": memory_bytes, "disk_bytes": disk_bytes}
+            )
+            if self._resources is None:
+                return
+            self._resources = replace(self._resources, settings=self.settings)
+            if self._living is not None and not self._living.done():
+                await self._leave("it lends another amount of memory")
+                self.shelf.trim(self._resources.lent_bytes)
+                self._living = asyncio.create_task(self._live(Invite.parse(self.settings.invite)))
+
+    async def _leave(self, reason: str) -> None:
+        """Says goodbye if there is a link, and ends all that lives."""
+        if self._living is None:
+            return
+        if self._link is not None and self._link.attached and not self._living.done():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.leave_timeout_s):
+                    await self._link.leave(reason)
+                    await asyncio.wait({self._living})
+        await ended(self._living)
 
     def status(self) -> NodeStatus:
         """What there is to say of the node right now. It has an identity once it is started."""
@@ -193,6 +226,11 @@ class NodeDaemon:
             self.wishes.go_at_once()
             await asyncio.wait([ending, *others], timeout=GO_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
         return ending.result() if ending.done() else DrainEnd.AT_ONCE
+
+    def _make_executor(self, session: Session, manifest: Manifest, send: Send) -> Executor:
+        self.welcomed = True
+        self.model_bytes = sum(manifest.expert_bytes(key) for key in manifest.experts)
+        return self.make_executor(session, manifest, send)
 
     @property
     def receipts(self) -> ReceiptCounts:
@@ -257,7 +295,7 @@ class NodeDaemon:
                 ticket = await enroller.ticket()
                 source = ExpertSource(bulk, enroller, stall_s=settings.fetch_stall_s)
                 await self._serve(
-                    Link(channel, coordinator_key, ticket, source, resources, self.make_executor)
+                    Link(channel, coordinator_key, ticket, source, resources, self._make_executor)
                 )
             finally:
                 self._ticket = enroller.last

@@ -53,3 +53,11 @@ class Shelf:
             expert = self._layers[key.layer].pop(key.expert)
             self._keys.discard(key)
             self.held_bytes -= expert.spec.expert_bytes
+
+    def trim(self, limit_bytes: int) -> None:
+        """Lets experts go until those that are held have no more bytes than this; for when no frame waits."""
+        for layer in reversed(list(self._layers)):
+            for expert in reversed(list(self._layers[layer])):
+                if self.held_bytes <= limit_bytes:
+                    return
+                self.drop([ExpertKey(layer, expert)])
