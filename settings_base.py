@@ -7,10 +7,11 @@ that names it and the places to look at.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -80,6 +81,20 @@ class ComponentSettings(BaseSettings):
             raise SettingsError(
                 f"{cls.file()} cannot be read ({error})", advice="correct it, or remove it"
             ) from error
+
+
+def read_by(parse: Callable[[Any], object], *kinds: type) -> BeforeValidator:
+    """Reads values of these types with `parse`, and leaves others to pydantic."""
+
+    def read(value: object) -> object:
+        if not isinstance(value, kinds):
+            return value
+        try:
+            return parse(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
+    return BeforeValidator(read)
 
 
 def _reason(message: str) -> str:

@@ -65,6 +65,13 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the trunk; all cores.", show_default=False)
     ] = None,
+    self_host: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for experts that it hosts itself, like 8GiB: with enough, a network needs no node; none.",
+            show_default=False,
+        ),
+    ] = None,
     log_format: Annotated[
         LogFormat | None,
         typer.Option(help="Lines for people, or one JSON object each; text.", show_default=False),
@@ -86,6 +93,7 @@ def serve(
         api_port=api_port,
         state_dir=state,
         threads=threads,
+        self_host_bytes=self_host,
         log_format=log_format,
     )
     configure_logging(settings.log_format)

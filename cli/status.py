@@ -48,6 +48,16 @@ def counters_line(network: dict[str, Any]) -> str:
     )
 
 
+def own_line(network: dict[str, Any]) -> str:
+    """One line about what the coordinator hosts itself."""
+    own, counters = network["self_host"], network["counters"]
+    held, memory = format_bytes(own["held_bytes"]), format_bytes(own["memory_bytes"])
+    return (
+        f"hosted by the coordinator itself: {own['experts']} experts, {held} of {memory}; "
+        f"{counters['results_own']} results of its own"
+    )
+
+
 def audits_line(network: dict[str, Any]) -> str:
     """One line about what audits have found."""
     audits = network["audits"]
@@ -62,6 +72,8 @@ def show(network: dict[str, Any]) -> None:
     emit(f"model    {network['model']}")
     emit(coverage_line(network))
     emit(counters_line(network))
+    if network.get("self_host"):
+        emit(own_line(network))
     if "audits" in network:
         emit(audits_line(network))
     head = ("node", "name", "state", "experts", "held", "round trip", "verified", "rejected")

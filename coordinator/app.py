@@ -1,7 +1,7 @@
 """The coordinator, assembled: hub, trunk, engine and HTTP API on one event loop.
 
 Guarantees: nodes can join and download, and clients can connect, while the trunk is still loading; the process holds the
-trunk's weights and no expert's; no other coordinator runs on the same state folder; `stop`, from whatever point on, ends clients' streams with an error, links with a reason,
+trunk's weights, and experts only within what it is told to host itself; no other coordinator runs on the same state folder; `stop`, from whatever point on, ends clients' streams with an error, links with a reason,
 and leaves no thread or port behind.
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from prometheus_client import CollectorRegistry
 
+from ..amounts import format_bytes
 from ..errors import TrustError
 from ..kernels.threads import set_native_threads
 from ..models.prepared import PreparedModel
@@ -45,6 +47,7 @@ from .ledger.receipt_counters import ReceiptCollector
 from .ledger.scribe import Scribe
 from .metrics import NetworkCollector
 from .placement.noted_experts import NotedExperts
+from .self_host.hosting import SelfHosting
 from .settings import CoordinatorSettings
 
 log = logging.getLogger(__name__)
@@ -123,6 +126,7 @@ class Coordinator:
             standings,
             public_log,
             scribe,
+            self_hosting(prepared, identity, settings.self_host_bytes),
         )
         await hub.start()
         self._hub = hub
@@ -274,6 +278,20 @@ def check_signature(prepared: PreparedModel) -> None:
             f"the manifest in {prepared.folder} is not signed by the key that it names",
             advice="prepare the model again: folkmoot model prepare",
         ) from error
+
+
+def self_hosting(prepared: PreparedModel, identity: Identity, memory_bytes: int) -> SelfHosting | None:
+    """What the coordinator is to host itself within so much memory; None when that is nothing."""
+    if not memory_bytes:
+        return None
+    machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if min(memory_bytes, prepared.manifest.total_expert_bytes) > machine_bytes:
+        log.warning(
+            "this machine has %s of memory, and the coordinator is to host %s of experts itself: the disk will be read all the time",
+            format_bytes(machine_bytes),
+            format_bytes(memory_bytes),
+        )
+    return SelfHosting(identity.node_id, prepared, memory_bytes)
 
 
 async def run(settings: CoordinatorSettings, announce: Callable[[Coordinator], None]) -> None:

@@ -37,6 +37,15 @@ class NetworkCollector(Collector):
         )
         yield _count("folkmoot_frames", "Frames that were sent", totals.frames)
         yield _count("folkmoot_rows", "Rows that were sent", totals.rows)
+        yield _count("folkmoot_own_results", "Parts that the coordinator computed itself", totals.results_own)
+        yield _count("folkmoot_own_rows", "Rows that the coordinator computed itself", totals.rows_own)
+        if (own := snapshot.own) is not None:
+            yield GaugeMetricFamily(
+                "folkmoot_own_experts", "Experts that the coordinator hosts itself", value=own.experts
+            )
+            yield GaugeMetricFamily(
+                "folkmoot_own_held_bytes", "Bytes of experts that it hosts itself", value=own.held_bytes
+            )
         states = Counter(node.state for node in snapshot.nodes)
         nodes = GaugeMetricFamily("folkmoot_nodes", "Nodes that are known, by state", labels=["state"])
         for state in NodeState:

@@ -7,14 +7,15 @@ with it; nothing else in the coordinator reads the environment.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from ..amounts import parse_bytes
 from ..home import folkmoot_home
 from ..logs import LogFormat
-from ..settings_base import ComponentSettings
+from ..settings_base import ComponentSettings, read_by
 from .api.settings import ApiSettings
 from .audit.settings import AuditSettings
 from .dispatch.network_experts import DispatchSettings
@@ -38,7 +39,9 @@ class CoordinatorSettings(ComponentSettings):
         api_port: TCP port of the HTTP API; 0 takes a free one.
         state_dir: Identity, TLS key and join secret; `operator` in Folkmoot's home by default.
         threads: Threads that one product of the trunk uses; 0 leaves it to torch.
-        replicas: How many nodes should hold each expert.
+        self_host_bytes: Most bytes of experts that the coordinator hosts itself ('8GiB' is read too), mapped from the prepared
+            model; 0 for none.
+        replicas: How many hosts each expert should have, the coordinator counted.
         frame_deadline_s: How long a node has for a frame, before rows are counted.
         row_deadline_s: How much longer for each row that it has to work on.
         expert_wait_s: How long a step waits for a host of an expert to appear before it is given up.
@@ -65,6 +68,7 @@ class CoordinatorSettings(ComponentSettings):
     api_port: int = Field(default=DEFAULT_API_PORT, ge=0, lt=1 << 16)
     state_dir: Path = Field(default_factory=lambda: folkmoot_home() / "operator")
     threads: int = Field(default=0, ge=0, le=1024)
+    self_host_bytes: Annotated[int, read_by(parse_bytes, str), Field(ge=0)] = 0
     replicas: int = Field(default=2, ge=1, le=16)
     frame_deadline_s: float = Field(default=10.0, gt=0)
     row_deadline_s: float = Field(default=0.02, gt=0)

@@ -6,19 +6,17 @@ with it; nothing else in the node reads the environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from ..amounts import parse_bytes
-from ..errors import UsageError
 from ..home import folkmoot_home
 from ..ids import NodeId, short
 from ..logs import LogFormat
-from ..settings_base import ComponentSettings
+from ..settings_base import ComponentSettings, read_by
 from .hours import Hours
 from .limits import parse_rate
 from .machine import default_memory_bytes, default_threads
@@ -27,23 +25,9 @@ PSEUDONYM = "pseudonym"
 """As a public name: one that is made from the node's key."""
 
 
-def _read(parse: Callable[[Any], object], *kinds: type) -> BeforeValidator:
-    """Reads values of these types with `parse`, and leaves others to pydantic."""
-
-    def read(value: object) -> object:
-        if not isinstance(value, kinds):
-            return value
-        try:
-            return parse(value)
-        except UsageError as error:
-            raise ValueError(str(error)) from error
-
-    return BeforeValidator(read)
-
-
-Amount = Annotated[int, _read(parse_bytes, str), Field(gt=0)]
-Rate = Annotated[int, _read(parse_rate, str), Field(ge=0)]
-WorkingHours = Annotated[Hours, NoDecode, _read(Hours.parse, str, list, tuple)]
+Amount = Annotated[int, read_by(parse_bytes, str), Field(gt=0)]
+Rate = Annotated[int, read_by(parse_rate, str), Field(ge=0)]
+WorkingHours = Annotated[Hours, NoDecode, read_by(Hours.parse, str, list, tuple)]
 
 
 class NodeSettings(ComponentSettings):

@@ -35,6 +35,7 @@ from ..ledger.public_log import EntryLog
 from ..ledger.scribe import Scribe
 from ..listening import NODES_DOOR
 from ..placement.usage import Usage
+from ..self_host.hosting import SelfHosting
 from .attaching import Attachments, Report
 from .challenges import ChallengeTable
 from .enrolment import Enrolments
@@ -70,9 +71,10 @@ class Hub:
         standings: StandingBook | None = None,
         entry_log: EntryLog | None = None,
         scribe: Scribe | None = None,
+        own: SelfHosting | None = None,
     ) -> None:
         """`memory` keeps who was told to hold what over a restart; `standings`, who may serve; `entry_log` has who enrolled;
-        `scribe` gives receipts."""
+        `scribe` gives receipts; `own` is what the coordinator hosts itself."""
         self.settings = settings
         self.directory = Directory(source.manifest)
         self._identity = identity
@@ -82,6 +84,7 @@ class Hub:
         self._counters = counters
         self._entry_log = entry_log
         self._scribe = scribe
+        self._own = own
         self._roster = Roster()
         self._standings = standings or StandingBook(None, AuditSettings(enabled=False).standing)
         self._standings.subscribe(self._standing_changed)
@@ -96,6 +99,7 @@ class Hub:
             memory,
             self._standings,
             Outlook(self.usage),
+            own,
         )
         self._steward_task: asyncio.Task[None] | None = None
         self._blobs = ExpertBlobs(
@@ -189,6 +193,7 @@ class Hub:
             coverage=self.directory.coverage,
             nodes=self._nodes(),
             totals=self._counters.totals(),
+            own=self._own.snapshot() if self._own is not None else None,
         )
 
     def refusal(self, node: NodeId) -> str | None:

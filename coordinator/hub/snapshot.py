@@ -12,6 +12,7 @@ from ...ids import NodeId
 from ...trust.standing import Standing, Status
 from ..dispatch.counters import Totals
 from ..dispatch.directory import Coverage
+from ..self_host.hosting import OwnSnapshot
 from .roster import Member, NodeState
 
 
@@ -66,13 +67,14 @@ class NodeSnapshot:
 
 @dataclass(frozen=True)
 class NetworkSnapshot:
-    """The network at one moment."""
+    """The network at one moment; `own` is what the coordinator hosts itself, None when that is nothing."""
 
     model: str
     manifest: bytes
     coverage: Coverage
     nodes: tuple[NodeSnapshot, ...]
     totals: Totals
+    own: OwnSnapshot | None = None
 
     def document(self) -> dict[str, Any]:
         """What `/v1/network` answers."""
@@ -91,12 +93,15 @@ class NetworkSnapshot:
                 {**vars(node), "state": node.state.value, "standing": node.standing.value}
                 for node in self.nodes
             ],
+            "self_host": self.own.document() if self.own is not None else None,
             "counters": {
                 "results_signed": totals.results_signed,
                 "results_verified": totals.results_verified,
+                "results_own": totals.results_own,
                 "results_rejected": totals.results_rejected,
                 "retries": totals.retries,
                 "frames": totals.frames,
                 "rows": totals.rows,
+                "rows_own": totals.rows_own,
             },
         }

@@ -21,6 +21,7 @@ from ..dispatch.directory import Directory
 from ..placement.place import place
 from ..placement.snapshot import NodeCapacity, Target
 from ..placement.transition import Holder, next_assignments
+from ..self_host.hosting import SelfHosting
 from .outlook import Measured, Outlook
 from .placement_memory import PlacementMemory, Remembered
 from .roster import Member, NodeState, Roster
@@ -49,9 +50,10 @@ class Steward:
         memory: PlacementMemory | None,
         standings: StandingBook,
         outlook: Outlook | None = None,
+        own: SelfHosting | None = None,
     ) -> None:
         """`memory` keeps assignments over a restart, None forgets them; `standings` say whom to give how much, `outlook` what
-        was measured.
+        was measured; `own` is what the coordinator hosts itself, None when that is nothing.
         """
         self._sizes = {key: manifest.expert_bytes(key) for key in manifest.experts}
         self._layers_together = manifest.sliced
@@ -61,6 +63,7 @@ class Steward:
         self._memory = memory
         self._standings = standings
         self._outlook = outlook or Outlook(None)
+        self._own = own
         self._tidy_moves = 0
         self._target: Target = {}
         self._target_is_old = False
@@ -82,11 +85,21 @@ class Steward:
 
     async def run(self) -> None:
         """Places and assigns until cancelled."""
-        watching = asyncio.create_task(self._watch())
+        beside = [asyncio.create_task(self._watch())]
+        if self._own is not None:
+            beside.append(asyncio.create_task(self._own.run(self._directory, self._own_changed)))
+            self.members_changed()
         try:
             await self._follow()
         finally:
-            watching.cancel()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+    def _own_changed(self, refused_more: bool) -> None:
+        """The coordinator has more ready itself, or cannot read some of it."""
+        self._target_is_old |= refused_more
+        self._wake.set()
 
     async def _follow(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -119,6 +132,7 @@ class Steward:
                 layers_together=self._layers_together,
                 traffic=self._outlook.traffic,
                 tidy_moves=tidy_moves,
+                own=self._own.capacity() if self._own is not None else None,
             )
         if self._assign() and self._memory is not None:
             known = {
@@ -159,6 +173,8 @@ class Steward:
 
     def _settled(self) -> bool:
         """Whether everyone that is counted on is there and holds what it should end with."""
+        if self._own is not None and not self._own.settled(self._target.get(self._own.node, frozenset())):
+            return False
         return not self._target_is_old and all(
             member.state is NodeState.READY and member.assigned == self._target.get(member.node)
             for member in self._roster.all()
@@ -201,8 +217,13 @@ class Steward:
         """Tells nodes what has changed for them; whether anything had."""
         members = {member.node: member for member in self._roster.attached() if member.node in self._target}
         holders = [Holder(node, member.usable_bytes, member.routable) for node, member in members.items()]
+        if self._own is not None:
+            holders.append(self._own.holder())
         changed = False
         for node, keys in next_assignments(self._target, holders, self._sizes).items():
+            if self._own is not None and node == self._own.node:
+                self._own.assign(keys, self._directory)
+                continue
             member = members[node]
             if not (self._told_is_known and member.epoch) or frozenset(keys) != member.assigned:
                 self._tell(member, keys)

@@ -5,66 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-import torch
 
 from folkmoot.coordinator.dispatch.acceptance import REASONS
 from folkmoot.node.daemon import NodeDaemon
 from folkmoot.node.settings import NodeSettings
+from folkmoot.tests.support.asking import ask, client_of, completion, greedy_text
 from folkmoot.tests.support.faulty_node import Fault, FaultyNode
-from folkmoot.tests.support.prepared_models import TinyModel, TinyModels
-from folkmoot.tests.support.whole_network import WholeNetwork, whole_network
-
-PROMPT = "Why is the sky blue?"
-
-
-def greedy(model: TinyModel, tokens: int) -> str:
-    """What transformers answers."""
-    tokenizer = model.prepared.tokenizer()
-    prompt = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
-    reference = model.reference()
-    reference.generation_config.eos_token_id = None
-    ids = reference.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt)),
-        max_new_tokens=tokens,
-        do_sample=False,
-    )
-    text: str = tokenizer.decode(ids[0, len(prompt) :], skip_special_tokens=True)
-    return text
-
-
-def completion(network: WholeNetwork, tokens: int, **changes: Any) -> dict[str, Any]:
-    body = {
-        "model": network.coordinator.hub.snapshot().model,
-        "prompt": PROMPT,
-        "max_tokens": tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-    }
-    return body | changes
-
-
-@asynccontextmanager
-async def client_of(network: WholeNetwork) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=network.coordinator.api_url, timeout=60) as client:
-        yield client
-
-
-async def ask(network: WholeNetwork, tokens: int, **changes: Any) -> dict[str, Any]:
-    """One whole answer."""
-    async with client_of(network) as client:
-        reply = await client.post("/v1/completions", json=completion(network, tokens, **changes))
-    assert reply.status_code == 200, reply.text
-    document: dict[str, Any] = reply.json()
-    return document
+from folkmoot.tests.support.prepared_models import TinyModels
+from folkmoot.tests.support.whole_network import whole_network
 
 
 @pytest.mark.parametrize("family", ["mixtral", "llama"])
@@ -74,7 +26,7 @@ async def test_three_nodes_give_the_text_of_one_machine(
     model = models.get(family)
     async with whole_network(model.prepared, tmp_path) as network:
         document = await ask(network, 10)
-        assert document["choices"][0]["text"] == greedy(model, 10)
+        assert document["choices"][0]["text"] == greedy_text(model, 10)
         told = document["folkmoot"]
         ids = {node.node_id for node in network.nodes}
         assert set(told["nodes"]) <= ids
@@ -110,7 +62,7 @@ async def test_a_node_that_vanishes_in_mid_stream_changes_nothing(models: TinyMo
                     chunks += 1
                     if chunks == 3:
                         await network.nodes[0].stop()
-        assert text == greedy(model, 24)
+        assert text == greedy_text(model, 24)
 
 
 async def test_the_only_node_goes_and_comes_back(models: TinyModels, tmp_path: Path) -> None:
@@ -121,7 +73,7 @@ async def test_the_only_node_goes_and_comes_back(models: TinyModels, tmp_path: P
         again = NodeDaemon(network.nodes[0].settings)
         await again.start()
         try:
-            assert (await asked)["choices"][0]["text"] == greedy(model, 6)
+            assert (await asked)["choices"][0]["text"] == greedy_text(model, 6)
         finally:
             await again.stop()
 
@@ -160,7 +112,7 @@ async def test_a_faulty_real_node_changes_no_answer(models: TinyModels, tmp_path
             while not tally[shows]:
                 document = await ask(network, 12)
                 text, tally = document["choices"][0]["text"], document["folkmoot"]
-                assert text == greedy(model, 12)
+                assert text == greedy_text(model, 12)
         assert tally["retries"] >= 1
         if fault is not Fault.SILENCE:
             rejected = network.coordinator.counters.totals().rejected
