@@ -40,7 +40,7 @@ from .remote import TicketRefusedError
 from .session import Session
 from .settings import NodeSettings
 from .shelf import Shelf
-from .source import ExpertSource
+from .sources.coordinator import CoordinatorSource
 from .status import NodeStatus
 from .tasks import abandonable, ended
 from .wishes import DrainEnd, Wishes
@@ -147,7 +147,7 @@ class NodeDaemon:
         """Leaves the network and ends; stopping twice, or what was never started, is harmless."""
         await self._leave("the contributor stopped it")
         if self._own is not None:
-            self._own.close()
+            await self._own.close()
         self._status.stopped()
 
     async def lend(self, memory_bytes: int, disk_bytes: int) -> None:
@@ -293,7 +293,7 @@ class NodeDaemon:
             )
             try:
                 ticket = await enroller.ticket()
-                source = ExpertSource(bulk, enroller, stall_s=settings.fetch_stall_s)
+                source = CoordinatorSource(bulk, enroller, stall_s=settings.fetch_stall_s)
                 await self._serve(
                     Link(channel, coordinator_key, ticket, source, resources, self._make_executor)
                 )

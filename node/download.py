@@ -1,43 +1,33 @@
-"""Getting one expert: from disk if it is there, else from the source, through any number of torn streams.
+"""Getting experts: from disk if they are there, else from the sources, in their order.
 
-Guarantees: what `obtain` returns was hashed and found right; bytes that are already on disk are not fetched again, unless
-they prove wrong; a source that brings nothing, or wrong bytes, is tried a bounded number of times and then named.
+Guarantees: what `obtain` gives out was hashed and found right; bytes that are already on disk are not fetched again, unless
+they prove wrong; each expert that was asked for comes out once, as an expert or as the error that says why not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from ..disk import DiskFullError
-from ..errors import ModelError, UnavailableError
+from ..errors import FolkmootError
 from ..ids import ExpertKey
-from ..kernels.expert import Expert
 from ..models.manifest import Manifest
-from .source import ExpertSource, SourceError
-from .store import DamagedExpertError, ExpertStore, Partial
+from .batch import Batch, Manners, Outcome
+from .claims import Claims
+from .rate_limit import RateLimit
+from .sources.standing import SourceOrder
+from .store import DamagedExpertError, ExpertStore
 from .tasks import in_thread
+from .traffic import Traffic
 
 log = logging.getLogger(__name__)
 
-WRONG_DOWNLOADS = 2
-"""Whole downloads with wrong bytes after which an expert is given up."""
-BARREN_TRIES = 4
-"""Tries in a row that bring not one byte after which an expert is given up."""
-
-
-class WrongBytesError(ModelError):
-    """The source's bytes of an expert are not those that the manifest promises."""
-
-
-@dataclass
-class Traffic:
-    """Bytes that were fetched since the link was attached."""
-
-    fetched_bytes: int = 0
+BATCH_BYTES = 64 << 20
+"""Most bytes of experts that are got together."""
+BATCH_EXPERTS = 16
 
 
 @dataclass
@@ -45,14 +35,19 @@ class Downloader:
     """Gets experts of one manifest.
 
     Attributes:
-        pause_s: The time between a failed try and the next.
+        order: Whom to ask.
+        manners: How to deal with them.
+        limit: How many bytes a second may come over the network.
+        claims: Who gets what, over all links of the node.
         keep: Digests that are not to be removed when the disk is full.
     """
 
     manifest: Manifest
     store: ExpertStore
-    source: ExpertSource
-    pause_s: float
+    order: SourceOrder
+    manners: Manners
+    limit: RateLimit = field(default_factory=RateLimit)
+    claims: Claims = field(default_factory=Claims)
     traffic: Traffic = field(default_factory=Traffic)
     keep: Collection[str] = frozenset()
     _making_room: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
@@ -61,71 +56,88 @@ class Downloader:
         """Whether the disk has the expert, though perhaps damaged."""
         return self.store.has(self.manifest.experts[key].sha256, self.manifest.expert_bytes(key))
 
-    async def obtain(self, key: ExpertKey) -> Expert:
-        """The expert, mapped and checked.
-
-        Raises:
-            WrongBytesError, SourceError: when the source does not have it right.
-            UnavailableError: when the source does not bring it.
-            DiskFullError, DiskError: when it cannot be kept.
+    def batches(
+        self, keys: Iterable[ExpertKey], stored: Collection[ExpertKey], streams: int
+    ) -> list[tuple[ExpertKey, ...]]:
+        """What is best got together: alone and in the order of asking what is stored, or whose source takes one at a time; else
+        neighbours in the published files, in no more and no larger batches than so many streams can share.
         """
-        digest, spec = self.manifest.experts[key].sha256, self.manifest.spec_of(key)
-        wrong = 0
-        while wrong < WRONG_DOWNLOADS:
-            downloaded = not self.is_stored(key)
-            if downloaded:
-                await self._download(key)
-            try:
-                return await in_thread(self.store.load, digest, spec)
-            except DamagedExpertError as error:
-                log.warning("%s: %s", key, error)
-                wrong += downloaded
-        raise WrongBytesError(
-            f"{key}: the source's bytes do not have the manifest's SHA-256", advice="tell the operator"
+        alone: list[ExpertKey] = []
+        together: list[ExpertKey] = []
+        for key in keys:
+            (alone if key in stored or not self.order.joins_first(key) else together).append(key)
+        together.sort(key=self._place)
+        most = min(max(-(-len(together) // streams), 1), BATCH_EXPERTS)
+        batches: list[list[ExpertKey]] = []
+        room = 0
+        for key in together:
+            size = self.manifest.expert_bytes(key)
+            if not batches or len(batches[-1]) == most or size > room:
+                batches.append([])
+                room = BATCH_BYTES
+            batches[-1].append(key)
+            room -= size
+        return [*((key,) for key in alone), *map(tuple, batches)]
+
+    async def obtain(self, keys: Sequence[ExpertKey]) -> AsyncGenerator[tuple[ExpertKey, Outcome], None]:
+        """Experts whose bytes differ, each mapped and checked, or as the error that keeps it from being held:
+
+        WrongBytesError, or another error of the sources, when none of them brings it right; NoMemoryError, DiskFullError,
+        DiskError when it cannot be kept here.
+        """
+        missing = []
+        for key in keys:
+            outcome = await self._stored(key)
+            if outcome is None:
+                missing.append(key)
+            else:
+                yield key, outcome
+        if missing:
+            async with self.claims.of([self.manifest.experts[key].sha256 for key in missing]):
+                async with aclosing(self._fetched(missing)) as outcomes:
+                    async for pair in outcomes:
+                        yield pair
+
+    async def _fetched(self, keys: Sequence[ExpertKey]) -> AsyncGenerator[tuple[ExpertKey, Outcome], None]:
+        """What was not on disk, unless another link of the node has brought it meanwhile."""
+        missing = []
+        for key in keys:
+            outcome = await self._stored(key)
+            if outcome is None:
+                missing.append(key)
+            else:
+                yield key, outcome
+        batch = Batch(
+            missing,
+            self.manifest,
+            self.store,
+            self.order,
+            self.manners,
+            self.limit,
+            self.traffic,
+            self._make_room,
         )
+        async with aclosing(batch.run()) as outcomes:
+            async for pair in outcomes:
+                yield pair
 
-    async def _download(self, key: ExpertKey) -> None:
-        digest, size = self.manifest.experts[key].sha256, self.manifest.expert_bytes(key)
-        # Opened here and not in a thread, where being cancelled would lose the open file.
-        partial = self.store.partial(digest, size)
+    async def _stored(self, key: ExpertKey) -> Outcome | None:
+        """What the disk has of an expert; None when it has to be fetched."""
+        if not self.is_stored(key):
+            return None
         try:
-            barren = 0
-            while partial.length < size:
-                before = partial.length
-                try:
-                    await self._continue(key, partial, size)
-                    trouble: UnavailableError | SourceError = SourceError(
-                        f"the source has less of {key} than it should"
-                    )
-                except (UnavailableError, SourceError) as error:
-                    trouble = error
-                if partial.length == size:
-                    break
-                barren = 0 if partial.length > before else barren + 1
-                if barren == BARREN_TRIES:
-                    raise trouble
-                log.info("%s: %s; going on at byte %d", key, trouble, partial.length)
-                await asyncio.sleep(self.pause_s)
-            await in_thread(partial.complete)
-        finally:
-            partial.close()
+            return await in_thread(
+                self.store.load, self.manifest.experts[key].sha256, self.manifest.spec_of(key)
+            )
+        except DamagedExpertError as error:
+            log.warning("%s: %s", key, error)
+            return None
+        except FolkmootError as error:
+            return error
 
-    async def _continue(self, key: ExpertKey, partial: Partial, size: int) -> None:
-        """Appends what one stream brings."""
-        stream = self.source.expert(self.manifest.digest, key, partial.length, size)
-        async with aclosing(stream):
-            async for data in stream:
-                await self._append(partial, data)
-                self.traffic.fetched_bytes += len(data)
+    async def _make_room(self, needed: int) -> None:
+        async with self._making_room:
+            await in_thread(self.store.make_room, needed, 0, self.keep)
 
-    async def _append(self, partial: Partial, data: bytes) -> None:
-        try:
-            await in_thread(partial.write, partial.length, data)
-        except DiskFullError:
-            async with self._making_room:
-                await in_thread(self.store.make_room, len(data), 0, self.keep)
-                try:
-                    await in_thread(partial.write, partial.length, data)
-                except DiskFullError:
-                    partial.discard()
-                    raise
+    def _place(self, key: ExpertKey) -> tuple[int, int]:
+        return min((part.file, part.offset) for part in self.manifest.experts[key].ranges)

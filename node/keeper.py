@@ -12,7 +12,9 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from ..amounts import format_bytes
@@ -175,7 +177,8 @@ class Keeper:
             jobs.setdefault(self._manifest.experts[key].sha256, []).append(key)
         if absent:
             await in_thread(self._downloader.store.make_room, absent, self._limits.disk_bytes, keep)
-        queue = iter(list(jobs.values()))
+        batches = self._downloader.batches([keys[0] for keys in jobs.values()], stored, self._limits.streams)
+        queue = iter([[jobs[self._manifest.experts[key].sha256] for key in batch] for batch in batches])
         tasks = [asyncio.create_task(self._work(queue, progress)) for _ in range(self._limits.streams)]
         tellers = [asyncio.create_task(self._report_regularly()), asyncio.create_task(self._tell(progress))]
         try:
@@ -183,22 +186,29 @@ class Keeper:
         finally:
             await ended(*tasks, *tellers)
 
-    async def _work(self, queue: Iterator[list[ExpertKey]], progress: Progress) -> None:
-        for keys in queue:
-            for key in keys:
-                if self._memory_is_full:
-                    self._refused[key] = NO_MEMORY
-                    continue
-                if self._disk_is_full and not self._downloader.is_stored(key):
-                    self._refused[key] = DISK_FULL
-                    continue
-                try:
-                    self._shelf.add(key, await self._downloader.obtain(key))
-                except FolkmootError as error:
-                    self._refuse(key, error)
-                else:
-                    progress.ready_bytes += self._manifest.expert_bytes(key)
-                    progress.ready_experts += 1
+    async def _work(self, queue: Iterator[list[list[ExpertKey]]], progress: Progress) -> None:
+        for twins in queue:
+            # Experts with equal bytes come one after another: when the first is there, the disk has the others.
+            for keys in zip_longest(*twins):
+                possible = [key for key in keys if key is not None and self._can_get(key)]
+                async with aclosing(self._downloader.obtain(possible)) as outcomes:
+                    async for key, outcome in outcomes:
+                        if isinstance(outcome, FolkmootError):
+                            self._refuse(key, outcome)
+                            continue
+                        self._shelf.add(key, outcome)
+                        progress.ready_bytes += self._manifest.expert_bytes(key)
+                        progress.ready_experts += 1
+
+    def _can_get(self, key: ExpertKey) -> bool:
+        """Whether there is room for an expert, as far as is known; where there is none it is refused."""
+        if self._memory_is_full:
+            self._refused[key] = NO_MEMORY
+        elif self._disk_is_full and not self._downloader.is_stored(key):
+            self._refused[key] = DISK_FULL
+        else:
+            return True
+        return False
 
     def _refuse(self, key: ExpertKey, error: FolkmootError) -> None:
         """Notes why an expert cannot be held; the coordinator is not told of paths on the contributor's disk.

@@ -40,7 +40,7 @@ from .rows import Reason, Refused
 from .session import Session
 from .settings import NodeSettings
 from .shelf import Shelf
-from .source import ExpertSource
+from .sources.coordinator import CoordinatorSource
 from .state import StateFolder
 from .store import ExpertStore
 from .tasks import ended, in_thread
@@ -109,7 +109,7 @@ class Link:
         channel: grpc.aio.Channel,
         coordinator_key: bytes,
         ticket: bytes,
-        source: ExpertSource,
+        source: CoordinatorSource,
         resources: Resources,
         make_executor: MakeExecutor,
     ) -> None:
@@ -335,7 +335,7 @@ class Link:
         receipts.follow(executor.receipts)
         executor.start()
         self._executor = executor
-        self._downloader = Downloader(manifest, resources.store, self._source, settings.fetch_pause_s)
+        self._downloader = resources.premises.weights.downloader(manifest, resources.store, self._source)
         self._keeper = Keeper(
             resources.shelf,
             self._downloader,

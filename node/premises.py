@@ -1,7 +1,7 @@
 """What all links of one node share, however many coordinators it has: folder, key, experts on disk, processor and rates.
 
 Guarantees: one product is computed at a time, with the threads that the contributor lends, whichever link it is for; downloads of
-all links together keep within one rate, and so do uploads. `close` gives the state folder up.
+all links together keep within one rate, and so do uploads; sources of experts are known to all. `close` gives the state folder up.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .rate_limit import RateLimit
 from .settings import NodeSettings
 from .state import StateFolder
 from .store import ExpertStore
+from .weights import Weights
 
 
 class TakingTurns:
@@ -47,7 +48,7 @@ class Premises:
     identity: Identity
     store: ExpertStore
     backend: Backend
-    downloads: RateLimit
+    weights: Weights
     uploads: RateLimit
 
     @classmethod
@@ -57,10 +58,12 @@ class Premises:
         Raises:
             StateError: when the state folder cannot be used, or another node uses it.
             TrustError: when the node's key file is damaged.
+            UsageError: when a setting names a source of weights that is none.
         """
         state = StateFolder(settings.state_dir)
         try:
             identity = state.identity()
+            weights = Weights(settings, identity, RateLimit(settings.download_bytes_per_s))
         except FolkmootError:
             state.close()
             raise
@@ -69,10 +72,11 @@ class Premises:
             identity,
             ExpertStore(state.experts),
             TakingTurns(choose_backend()),
-            RateLimit(settings.download_bytes_per_s),
+            weights,
             RateLimit(settings.upload_bytes_per_s),
         )
 
-    def close(self) -> None:
-        """Gives the folder up; closing twice is harmless."""
+    async def close(self) -> None:
+        """Ends all connections to sources and gives the folder up; closing twice is harmless."""
+        await self.weights.close()
         self.state.close()

@@ -21,6 +21,7 @@ from .hours import Hours
 from .limits import parse_rate
 from .machine import default_memory_bytes, default_threads
 
+DEFAULT_HUB = "https://huggingface.co"
 PSEUDONYM = "pseudonym"
 """As a public name: one that is made from the node's key."""
 
@@ -49,6 +50,14 @@ class NodeSettings(ComponentSettings):
         hours: When the node works, like ["22:00-07:00"] in this machine's local time; it pauses outside of them. Always by
             default.
         log_format: "text" for people, or "json": one object a line.
+        weights: Folders on this machine to take experts from first: published checkpoints, or prepared models.
+        hub_url: Where the model hub is that published models are asked of, by manifests that name a repository of it; empty
+            to ask none. A coordinator cannot change it.
+        hub_token: Proves to the hub, and to nobody else, who asks; for repositories that are not open to all.
+        hub_hosts: Hosts that the hub may lead to though they are not on the public internet.
+        weight_invites: Invites of other coordinators that may be asked for experts; the node enrols there, but does no work.
+        fetch_floor_bytes_per_s: A source that brings less while there is another is left alone for some minutes; 0 for
+            never.
         fetch_streams: Experts that are downloaded at once.
         connect_timeout_s: How long to wait for each answer while joining.
         fetch_stall_s: How long a download may bring nothing before it is started again.
@@ -76,6 +85,12 @@ class NodeSettings(ComponentSettings):
     upload_bytes_per_s: Rate = 0
     hours: WorkingHours = Hours()
     log_format: LogFormat = LogFormat.TEXT
+    weights: tuple[Path, ...] = ()
+    hub_url: str = DEFAULT_HUB
+    hub_token: str = Field(default="", repr=False)
+    hub_hosts: tuple[str, ...] = ()
+    weight_invites: tuple[str, ...] = Field(default=(), repr=False)
+    fetch_floor_bytes_per_s: Rate = 16 << 10
     fetch_streams: int = Field(default=4, ge=1, le=64)
     connect_timeout_s: float = Field(default=10.0, gt=0)
     fetch_stall_s: float = Field(default=30.0, gt=0)

@@ -125,6 +125,14 @@ class ExpertStore:
             log.info("removed %s of experts that are not assigned, to make room", format_bytes(removed))
         return removed
 
+    def stored_bytes(self) -> int:
+        """Bytes of all files, unfinished ones too.
+
+        Raises:
+            DiskError: when the disk fails.
+        """
+        return sum(file.size for file in self._files())
+
     def _files(self) -> list[StoredFile]:
         files = []
         with disk_errors(self._folder):

@@ -1,6 +1,6 @@
 """The Experts service: the manifest and the experts' canonical bytes, streamed to nodes.
 
-Guarantees: only the holder of a good ticket is served, only this network's model, and only so many streams at once each;
+Guarantees: only the holder of a good ticket is served, only what this network's model has, and only so many streams at once each;
 weights are read in chunks as they are sent, off the event loop, so memory does not grow with an expert's size or with a
 slow reader; a stream that starts at an offset ends with the same last byte as one from 0.
 """
@@ -50,6 +50,7 @@ class ExpertBlobs(ExpertsServicer):
         self, source: ExpertSource, coordinator_key: bytes, streams_per_node: int, threads: int
     ) -> None:
         self._source = source
+        self._by_digest = {entry.sha256: key for key, entry in source.manifest.experts.items()}
         self._coordinator_key = coordinator_key
         self._streams_per_node = streams_per_node
         self._streams: Counter[NodeId] = Counter()
@@ -72,21 +73,26 @@ class ExpertBlobs(ExpertsServicer):
     async def Fetch(
         self, request: experts_pb2.FetchRequest, context: Any
     ) -> AsyncIterator[experts_pb2.Chunk]:
-        """An expert's canonical bytes from an offset on."""
-        node = await self._admit(request.ticket, request.manifest_digest, context)
+        """An expert's canonical bytes, or a stretch of them."""
         manifest = self._source.manifest
-        key = ExpertKey(request.layer, request.expert)
-        if key not in manifest.experts:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"the model has no {key}")
-        length = manifest.expert_bytes(key)
-        if request.offset > length:
-            await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"{key} has {length} bytes")
+        # Bytes that are named by their digest are the same in every model that has them.
+        of = manifest.digest if request.sha256 else request.manifest_digest
+        node = await self._admit(request.ticket, of, context)
+        key = self._by_digest.get(request.sha256.hex(), ExpertKey(request.layer, request.expert))
+        if key not in manifest.experts or (request.sha256 and request.sha256.hex() not in self._by_digest):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "this network's model has no such expert")
+        end = manifest.expert_bytes(key)
+        if request.offset > end:
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"{key} has {end} bytes")
+        if request.length:
+            end = min(end, request.offset + request.length)
         loop = asyncio.get_running_loop()
         with self._stream_of(node):
-            for offset in range(request.offset, length, CHUNK_BYTES):
+            for offset in range(request.offset, end, CHUNK_BYTES):
+                count = min(CHUNK_BYTES, end - offset)
                 try:
                     data = await loop.run_in_executor(
-                        self._readers, self._source.read_expert, key, offset, CHUNK_BYTES
+                        self._readers, self._source.read_expert, key, offset, count
                     )
                 except ModelError as error:
                     log.error("%s cannot be sent to node %s: %s", key, short(node), error)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)folkmoot/protos/folkmoot/v1/experts.proto\x12\x0b\x66olkmoot.v1\":\n\x0fManifestRequest\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\x17\n\x0fmanifest_digest\x18\x02 \x01(\x0c\"f\n\x0c\x46\x65tchRequest\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\x17\n\x0fmanifest_digest\x18\x02 \x01(\x0c\x12\r\n\x05layer\x18\x03 \x01(\r\x12\x0e\n\x06\x65xpert\x18\x04 \x01(\r\x12\x0e\n\x06offset\x18\x05 \x01(\x04\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\x83\x01\n\x07\x45xperts\x12>\n\x08Manifest\x12\x1c.folkmoot.v1.ManifestRequest\x1a\x12.folkmoot.v1.Chunk0\x01\x12\x38\n\x05\x46\x65tch\x12\x19.folkmoot.v1.FetchRequest\x1a\x12.folkmoot.v1.Chunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)folkmoot/protos/folkmoot/v1/experts.proto\x12\x0b\x66olkmoot.v1\":\n\x0fManifestRequest\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\x17\n\x0fmanifest_digest\x18\x02 \x01(\x0c\"\x86\x01\n\x0c\x46\x65tchRequest\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\x17\n\x0fmanifest_digest\x18\x02 \x01(\x0c\x12\r\n\x05layer\x18\x03 \x01(\r\x12\x0e\n\x06\x65xpert\x18\x04 \x01(\r\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x0e\n\x06length\x18\x06 \x01(\x04\x12\x0e\n\x06sha256\x18\x07 \x01(\x0c\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\x83\x01\n\x07\x45xperts\x12>\n\x08Manifest\x12\x1c.folkmoot.v1.ManifestRequest\x1a\x12.folkmoot.v1.Chunk0\x01\x12\x38\n\x05\x46\x65tch\x12\x19.folkmoot.v1.FetchRequest\x1a\x12.folkmoot.v1.Chunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MANIFESTREQUEST']._serialized_start=58
   _globals['_MANIFESTREQUEST']._serialized_end=116
-  _globals['_FETCHREQUEST']._serialized_start=118
-  _globals['_FETCHREQUEST']._serialized_end=220
-  _globals['_CHUNK']._serialized_start=222
-  _globals['_CHUNK']._serialized_end=259
-  _globals['_EXPERTS']._serialized_start=262
-  _globals['_EXPERTS']._serialized_end=393
+  _globals['_FETCHREQUEST']._serialized_start=119
+  _globals['_FETCHREQUEST']._serialized_end=253
+  _globals['_CHUNK']._serialized_start=255
+  _globals['_CHUNK']._serialized_end=292
+  _globals['_EXPERTS']._serialized_start=295
+  _globals['_EXPERTS']._serialized_end=426
 # @@protoc_insertion_point(module_scope)

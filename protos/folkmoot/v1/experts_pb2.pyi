@@ -47,12 +47,18 @@ class FetchRequest(_message.Message):
     LAYER_FIELD_NUMBER: _builtins.int
     EXPERT_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
     ticket: _builtins.bytes
     manifest_digest: _builtins.bytes
     layer: _builtins.int
     expert: _builtins.int
     offset: _builtins.int
     """where to resume in the expert's canonical bytes"""
+    length: _builtins.int
+    """how many bytes from there; 0 for all"""
+    sha256: _builtins.bytes
+    """of an expert's canonical bytes: names it in any model, instead of manifest, layer and number"""
     def __init__(
         self,
         *,
@@ -61,10 +67,12 @@ class FetchRequest(_message.Message):
         layer: _builtins.int = ...,
         expert: _builtins.int = ...,
         offset: _builtins.int = ...,
+        length: _builtins.int = ...,
+        sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expert", b"expert", "layer", b"layer", "manifest_digest", b"manifest_digest", "offset", b"offset", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expert", b"expert", "layer", b"layer", "length", b"length", "manifest_digest", b"manifest_digest", "offset", b"offset", "sha256", b"sha256", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
