@@ -19,9 +19,11 @@ from google.protobuf.message import DecodeError
 from ...errors import FolkmootError, WireError
 from ...ids import ExpertKey, NodeId, short
 from ...models.manifest import Manifest
+from ...node_states import Wish
 from ...protos.folkmoot.v1 import link_pb2
 from ...protos.folkmoot.v1.link_pb2_grpc import LinkServicer
 from ...protos.limits import MAX_REASON, NONCE_BYTES
+from ...protos.wire_states import wish_of
 from ...trust.keys import Identity, SignatureError, VerifyingKey, WeakKeyError
 from ...trust.statements import manifest_statement, session_id, session_statement
 from ...trust.tickets import TicketError, check_ticket
@@ -49,7 +51,7 @@ class Report:
         self.epoch = holdings.epoch
         self.ready = _experts(holdings.ready, manifest)
         self.refused = _experts(holdings.refused, manifest)
-        self.reason = " ".join(holdings.reason[:MAX_REASON].split())
+        self.reason = readable(holdings.reason)
         self.bytes_fetched = holdings.bytes_fetched
         self.bytes_held = holdings.bytes_held
 
@@ -71,6 +73,10 @@ class Reception(Protocol):
 
     def reported(self, link: Link, report: Report) -> None:
         """The node said what it holds."""
+        ...
+
+    def wished(self, link: Link, wish: Wish, reason: str, *, at_once: bool) -> None:
+        """The node's contributor wants something of it."""
         ...
 
     def leaving(self, link: Link, reason: str) -> None:
@@ -224,10 +230,21 @@ class Attachments(LinkServicer):
                 link.ponged(message.pong.token)
             case "holdings":
                 self._reception.reported(link, Report(message.holdings, self._manifest))
+            case "wish":
+                wish = wish_of(message.wish.kind)
+                if wish is None:
+                    raise ProtocolError(f"unknown wish {message.wish.kind}")
+                reason = readable(message.wish.reason)
+                self._reception.wished(link, wish, reason, at_once=message.wish.at_once)
             case "leaving":
-                self._reception.leaving(link, " ".join(message.leaving.reason[:MAX_REASON].split()))
+                self._reception.leaving(link, readable(message.leaving.reason))
             case kind:
                 raise ProtocolError(f"unexpected message: {kind or 'empty'}")
+
+
+def readable(text: str) -> str:
+    """A node's free text as one bounded line."""
+    return " ".join(text[:MAX_REASON].split())
 
 
 async def _abort(context: Any, status: grpc.StatusCode, error: FolkmootError) -> None:

@@ -10,20 +10,20 @@ All of it lives on the event loop that `start` is awaited on, but for `directory
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-import socket
-import time
+from collections.abc import Callable
 
 import grpc
 
 from ...errors import FolkmootError
 from ...ids import NodeId, short
+from ...node_states import Lifecycle, NodeState, StateChange, Wish
 from ...protos.folkmoot.v1 import link_pb2
 from ...protos.folkmoot.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from ...protos.folkmoot.v1.experts_pb2_grpc import add_ExpertsServicer_to_server
 from ...protos.folkmoot.v1.link_pb2_grpc import add_LinkServicer_to_server
-from ...protos.limits import rows_per_frame, server_options
+from ...protos.limits import MAX_REASON, rows_per_frame, server_options
+from ...protos.wire_states import wire_state
 from ...trust.invite import Invite
 from ...trust.keys import Identity, fingerprint
 from ...trust.tls import TlsIdentity
@@ -38,12 +38,16 @@ from ..placement.usage import Usage
 from ..self_host.hosting import SelfHosting
 from .attaching import Attachments, Report
 from .challenges import ChallengeTable
+from .coverage_log import CoverageLog
+from .departures import Departures
 from .enrolment import Enrolments
 from .experts_service import ExpertBlobs, ExpertSource
+from .graces import Graces
 from .link import Link
 from .outlook import Outlook
 from .placement_memory import PlacementMemory
-from .roster import Member, NodeState, Roster
+from .reachable import reachable_address
+from .roster import Member, Roster
 from .settings import HubSettings
 from .snapshot import NetworkSnapshot, NodeSnapshot
 from .steward import Steward
@@ -51,7 +55,6 @@ from .steward import Steward
 log = logging.getLogger(__name__)
 
 STOP_GRACE_S = 2.0
-COVERAGE_LINE_EVERY_S = 2.0
 MAX_CALLS = 16384
 """Links, downloads and enrolments at once; more are turned away before they cost memory."""
 
@@ -72,9 +75,10 @@ class Hub:
         entry_log: EntryLog | None = None,
         scribe: Scribe | None = None,
         own: SelfHosting | None = None,
+        owner_of: Callable[[NodeId], str] = str,
     ) -> None:
         """`memory` keeps who was told to hold what over a restart; `standings`, who may serve; `entry_log` has who enrolled;
-        `scribe` gives receipts; `own` is what the coordinator hosts itself."""
+        `scribe` gives receipts; `own` is what the coordinator hosts itself; `owner_of` says whose a node is."""
         self.settings = settings
         self.directory = Directory(source.manifest)
         self._identity = identity
@@ -85,7 +89,8 @@ class Hub:
         self._entry_log = entry_log
         self._scribe = scribe
         self._own = own
-        self._roster = Roster()
+        self._roster = Roster(self._state_changed)
+        self._watchers: list[Callable[[NodeId, StateChange], None]] = []
         self._standings = standings or StandingBook(None, AuditSettings(enabled=False).standing)
         self._standings.subscribe(self._standing_changed)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -100,15 +105,18 @@ class Hub:
             self._standings,
             Outlook(self.usage),
             own,
+            owner_of,
         )
+        self._graces = Graces(settings.lost_grace_s, self._give_up)
+        sizes = {key: source.manifest.expert_bytes(key) for key in source.manifest.experts}
+        self._departures = Departures(sizes, self._roster, self.directory, self._steward, self._graces)
         self._steward_task: asyncio.Task[None] | None = None
         self._blobs = ExpertBlobs(
             source, identity.public, settings.fetch_streams_per_node, settings.fetch_threads
         )
         self._server: grpc.aio.Server | None = None
         self._port = 0
-        self._graces: dict[NodeId, asyncio.TimerHandle] = {}
-        self._coverage_told: tuple[int, float] = (-1, 0.0)
+        self._coverage_log = CoverageLog()
 
     async def start(self) -> None:
         """Listens, and places experts on whoever comes.
@@ -156,9 +164,8 @@ class Hub:
     async def stop(self) -> None:
         """Ends all links and stops listening. Calling it twice, or before `start`, is harmless."""
         self.directory.close()
-        for timer in self._graces.values():
-            timer.cancel()
         self._graces.clear()
+        self._departures.close()
         if self._steward_task is not None:
             self._steward_task.cancel()
             await asyncio.gather(self._steward_task, return_exceptions=True)
@@ -196,6 +203,15 @@ class Hub:
             own=self._own.snapshot() if self._own is not None else None,
         )
 
+    def history(self, node: NodeId) -> tuple[StateChange, ...]:
+        """The last changes of a node's state, the present one last; empty for one that this process has not met."""
+        member = self._roster.find(node)
+        return () if member is None else member.life.history
+
+    def subscribe(self, on_change: Callable[[NodeId, StateChange], None]) -> None:
+        """Calls the function, on the event loop, after each change of a node's state or of the reason for it."""
+        self._watchers.append(on_change)
+
     def refusal(self, node: NodeId) -> str | None:
         """Why the node may not come back; None when it may."""
         member = self._roster.find(node)
@@ -212,7 +228,7 @@ class Hub:
             link.cut(refusal, retry=False)
             return
         self._standings.met(member.node, member.name)
-        self._forget_grace(member.node)
+        self._graces.forget(member.node)
         if member.link is not None:
             earlier = member.link
             self._detach(earlier, member, NodeState.LOST, "replaced by a newer link")
@@ -228,9 +244,8 @@ class Hub:
         if member is None:
             return
         refused_more = not report.refused <= member.refused
-        member.reported(report.epoch, report.ready, report.refused)
+        member.reported(report.epoch, report.ready, report.refused, report.reason)
         member.fetched_bytes, member.held_bytes = report.bytes_fetched, report.bytes_held
-        member.reason = report.reason
         if refused_more:
             log.warning(
                 "node %s (%s) refuses %d experts: %s",
@@ -241,6 +256,13 @@ class Hub:
             )
         self._steward.reported(member, refused_more)
         self._tell_coverage()
+
+    def wished(self, link: Link, wish: Wish, reason: str, *, at_once: bool) -> None:
+        """A contributor wants something of a node."""
+        member = self._member_of(link)
+        if member is not None:
+            self._departures.wished(member, wish, reason, at_once=at_once)
+            self._tell_coverage()
 
     def leaving(self, link: Link, reason: str) -> None:
         """A node goes on purpose: nobody waits for its return."""
@@ -280,8 +302,7 @@ class Hub:
         log.warning("node %s (%s) is lost: %s", short(member.node), member.name, link.why_closed)
         self._detach(link, member, NodeState.LOST, link.why_closed)
         if not self.directory.closed:
-            loop = asyncio.get_running_loop()
-            self._graces[member.node] = loop.call_later(self.settings.lost_grace_s, self._grace_over, member)
+            self._graces.begin(member)
 
     def acknowledged(self, link: Link, message: link_pb2.Acknowledgement) -> None:
         """A node agrees with a receipt."""
@@ -312,7 +333,7 @@ class Hub:
             log.warning("node %s (%s) is cut off: %s", short(node), member.name, refusal)
             self._detach(link, member, NodeState.QUARANTINED, refusal)
             link.cut(refusal, retry=False)
-        member.state, member.reason = NodeState.QUARANTINED, self._standings.of(node).reason
+        member.enter(NodeState.QUARANTINED, self._standings.of(node).reason)
         self._give_up(member)
 
     def _nodes(self) -> tuple[NodeSnapshot, ...]:
@@ -320,7 +341,11 @@ class Hub:
         members = self._roster.enrolled_members()
         known = {member.node for member in members}
         outside = [
-            Member(node, record.name, NodeState.QUARANTINED, record.standing.reason)
+            Member(
+                node,
+                record.name,
+                Lifecycle(NodeState.QUARANTINED, record.standing.reason, record.standing.since_s),
+            )
             for node, record in self._standings.records().items()
             if node not in known and not record.standing.serves
         ]
@@ -342,49 +367,22 @@ class Hub:
         member.counted_on = False
         self._steward.members_changed()
 
-    def _grace_over(self, member: Member) -> None:
-        del self._graces[member.node]
+    def _tell_coverage(self) -> None:
+        self._coverage_log.tell(self.directory.coverage)
+
+    def _state_changed(self, member: Member, change: StateChange) -> None:
+        """A member's state has changed, or the reason for it: the node hears of it, and whoever watches."""
         log.info(
-            "node %s (%s) did not come back; its experts are placed elsewhere",
+            "node %s (%s) is %s%s",
             short(member.node),
             member.name,
+            change.state,
+            f": {change.reason}" if change.reason else "",
         )
-        self._give_up(member)
-
-    def _forget_grace(self, node: NodeId) -> None:
-        timer = self._graces.pop(node, None)
-        if timer is not None:
-            timer.cancel()
-
-    def _tell_coverage(self) -> None:
-        """A log line when coverage becomes or stops being complete, and every few seconds while it grows."""
-        coverage = self.directory.coverage
-        told, told_at_s = self._coverage_told
-        now = time.monotonic()
-        turned = (told == coverage.experts) != coverage.complete
-        if coverage.covered != told and (turned or now - told_at_s >= COVERAGE_LINE_EVERY_S):
-            self._coverage_told = (coverage.covered, now)
-            log.info(
-                "coverage %.0f %%: %d of %d experts have a host, %d have two",
-                100 * coverage.fraction,
-                coverage.covered,
-                coverage.experts,
-                coverage.replicated,
+        if member.link is not None and change.state is not NodeState.LOST:
+            told = link_pb2.StateChange(
+                state=wire_state(change.state), reason=change.reason[:MAX_REASON], may_go=member.may_go
             )
-
-
-def reachable_address(host: str) -> str:
-    """The address under which others reach a socket that is bound to `host`."""
-    try:
-        everywhere = ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return host
-    if not everywhere:
-        return host
-    # Connecting a datagram socket sends nothing; it only asks the routing table which address would be used.
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
+            member.link.post(link_pb2.CoordinatorMessage(state_change=told))
+        for watcher in self._watchers:
+            watcher(member.node, change)

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ids import NodeId
+from ...node_states import NodeState
 from ...trust.standing import Standing, Status
 from ..dispatch.counters import Totals
 from ..dispatch.directory import Coverage
 from ..self_host.hosting import OwnSnapshot
-from .roster import Member, NodeState
+from .roster import Member
 
 
 @dataclass(frozen=True)
 class NodeSnapshot:
     """One node at one moment.
 
-    `round_trip_ms` is None while it is not attached or not measured; `standing` is how far it is trusted, since when and why.
+    `since_unix_s` is when it entered its state; `round_trip_ms` and `bytes_per_second`, of weights that it worked through, are None
+    while it is not attached or not measured; `standing` is how far it is trusted, since when and why.
     """
 
     id: NodeId
@@ -36,6 +38,8 @@ class NodeSnapshot:
     results_verified: int
     results_rejected: int
     reason: str
+    since_unix_s: int
+    bytes_per_second: int | None
     standing: Status
     standing_reason: str
     standing_since_unix_s: int
@@ -59,6 +63,10 @@ class NodeSnapshot:
             results_verified=member.record.results_verified,
             results_rejected=member.record.results_rejected,
             reason=member.reason,
+            since_unix_s=int(member.life.since_unix_s),
+            bytes_per_second=int(1 / link.pace.seconds_per_byte)
+            if link is not None and link.pace.seconds_per_byte
+            else None,
             standing=standing.status,
             standing_reason=standing.reason,
             standing_since_unix_s=int(standing.since_s),
@@ -100,6 +108,9 @@ class NetworkSnapshot:
                 "results_own": totals.results_own,
                 "results_rejected": totals.results_rejected,
                 "retries": totals.retries,
+                "hedges": totals.hedges,
+                "hedges_won": totals.hedges_won,
+                "hedges_compared": totals.hedges_compared,
                 "frames": totals.frames,
                 "rows": totals.rows,
                 "rows_own": totals.rows_own,

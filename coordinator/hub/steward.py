@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from ...ids import ExpertKey, short
+from ...ids import ExpertKey, NodeId, short
 from ...models.manifest import Manifest
+from ...node_states import NodeState, Wish
 from ...protos.folkmoot.v1 import link_pb2
 from ..audit.standing_book import StandingBook
 from ..dispatch.directory import Directory
@@ -24,7 +25,7 @@ from ..placement.transition import Holder, next_assignments
 from ..self_host.hosting import SelfHosting
 from .outlook import Measured, Outlook
 from .placement_memory import PlacementMemory, Remembered
-from .roster import Member, NodeState, Roster
+from .roster import Member, Roster
 from .settings import HubSettings
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,11 @@ class Steward:
         standings: StandingBook,
         outlook: Outlook | None = None,
         own: SelfHosting | None = None,
+        owner_of: Callable[[NodeId], str] = str,
     ) -> None:
         """`memory` keeps assignments over a restart, None forgets them; `standings` say whom to give how much, `outlook` what
-        was measured; `own` is what the coordinator hosts itself, None when that is nothing.
+        was measured; `own` is what the coordinator hosts itself, None when that is nothing; `owner_of` says whose a node is, its
+        own id where that is not known.
         """
         self._sizes = {key: manifest.expert_bytes(key) for key in manifest.experts}
         self._layers_together = manifest.sliced
@@ -64,6 +67,8 @@ class Steward:
         self._standings = standings
         self._outlook = outlook or Outlook(None)
         self._own = own
+        self._owner_of = owner_of
+        self.after_turn: Callable[[Target], None] = lambda target: None
         self._tidy_moves = 0
         self._target: Target = {}
         self._target_is_old = False
@@ -77,11 +82,29 @@ class Steward:
 
     def reported(self, member: Member, refused_more: bool) -> None:
         """A member reported what it holds: routes change at once, assignments soon."""
-        self._route(member)
+        self.route(member)
         if refused_more:
             member.usable_bytes = sum(self._sizes[key] for key in member.assigned - member.refused)
             self._target_is_old = True
         self._wake.set()
+
+    def counts_on(self, member: Member, *, counted_on: bool) -> None:
+        """From now on placement counts on a member, or does not any more."""
+        member.counted_on = counted_on
+        self.members_changed()
+
+    def look_again(self) -> None:
+        """Something that no message tells of may have changed."""
+        self._wake.set()
+
+    def measured(self, member: Member, bytes_per_second: float) -> None:
+        """A member's speed was seen for the first time: the next placement knows it."""
+        self._outlook.first_seen(member.node, member.memory_bytes, bytes_per_second)
+
+    def route(self, member: Member) -> None:
+        """Frames are sent to what a member serves, and to nothing else of it."""
+        if member.link is not None and not member.link.closed.is_set():
+            self._directory.update(member.link, member.routable)
 
     async def run(self) -> None:
         """Places and assigns until cancelled."""
@@ -134,7 +157,9 @@ class Steward:
                 tidy_moves=tidy_moves,
                 own=self._own.capacity() if self._own is not None else None,
             )
-        if self._assign() and self._memory is not None:
+        changed = self._assign()
+        self.after_turn(self._target)
+        if changed and self._memory is not None:
             known = {
                 member.node: Remembered(member.memory_bytes, member.assigned)
                 for member in self._roster.all()
@@ -205,6 +230,7 @@ class Steward:
                 member.node,
                 member.usable_bytes,
                 (member.assigned | member.ready) - member.refused,
+                owner=self._owner_of(member.node),
                 most_experts=self._standings.of(member.node).most_experts(self._standings.settings),
                 bytes_per_second=self._outlook.bytes_per_second(member.node),
                 round_trip_s=self._outlook.round_trip_s(member.node),
@@ -215,8 +241,15 @@ class Steward:
 
     def _assign(self) -> bool:
         """Tells nodes what has changed for them; whether anything had."""
-        members = {member.node: member for member in self._roster.attached() if member.node in self._target}
-        holders = [Holder(node, member.usable_bytes, member.routable) for node, member in members.items()]
+        members = {
+            member.node: member
+            for member in self._roster.attached()
+            if (member.node in self._target and member.wish is Wish.SERVE) or member.wish is Wish.DRAIN
+        }
+        holders = [
+            Holder(node, member.usable_bytes, member.routable, member.unproven)
+            for node, member in members.items()
+        ]
         if self._own is not None:
             holders.append(self._own.holder())
         changed = False
@@ -242,14 +275,10 @@ class Steward:
             len(member.assigned - before),
             len(before - member.assigned),
         )
-        self._route(member)
+        self.route(member)
         assignment = link_pb2.Assignment(epoch=member.epoch, experts=_ranges(keys))
         if member.link is not None:
             member.link.post(link_pb2.CoordinatorMessage(assignment=assignment))
-
-    def _route(self, member: Member) -> None:
-        if member.link is not None and not member.link.closed.is_set():
-            self._directory.update(member.link, member.routable)
 
 
 def _ranges(keys: Iterable[ExpertKey]) -> list[link_pb2.ExpertRange]:

@@ -21,12 +21,14 @@ class Holder:
     Attributes:
         node: Who it is.
         memory_bytes: The most that it may be told to hold.
-        ready: Experts that it reported ready and was not told to drop.
+        ready: Experts that it serves, and was not told to drop.
+        held: Experts that it has and does not serve yet.
     """
 
     node: NodeId
     memory_bytes: int
     ready: frozenset[ExpertKey]
+    held: frozenset[ExpertKey] = frozenset()
 
 
 def next_assignments(
@@ -53,21 +55,23 @@ def next_assignments(
     for holder in holders:
         want = target.get(holder.node, frozenset())
         keep: set[ExpertKey] = set()
-        for key in sorted(holder.ready - want):
+        has = holder.ready | holder.held
+        for key in sorted(has - want):
             if arrived[key] and arrived[key] == len(wanted_by[key]):
-                sure[key] -= 1
+                sure[key] -= key in holder.ready
             else:
                 keep.add(key)
         over = sum(sizes[key] for key in want | keep) - holder.memory_bytes
         for key in sorted(keep):
-            if over > 0 and sure[key] > 1:
-                sure[key] -= 1
+            served = key in holder.ready
+            if over > 0 and sure[key] > served:
+                sure[key] -= served
                 keep.remove(key)
                 over -= sizes[key]
-        waiting = urgency.order(holder.node, want - holder.ready)
+        waiting = urgency.order(holder.node, want - has)
         while over > 0 and waiting:
             over -= sizes[waiting.pop()]
-        assignments[holder.node] = (*waiting, *sorted((want & holder.ready) | keep))
+        assignments[holder.node] = (*waiting, *sorted((want & has) | keep))
     return assignments
 
 

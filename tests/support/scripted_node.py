@@ -17,11 +17,13 @@ import torch
 from folkmoot.ids import ExpertKey, NodeId
 from folkmoot.kernels.feed_forward import Group, feed_forward
 from folkmoot.kernels.formats import DTYPES
+from folkmoot.node_states import Wish
 from folkmoot.protos.codec import encode_tensor, raw_bytes, wire_dtype
 from folkmoot.protos.folkmoot.v1 import enrolment_pb2, link_pb2
 from folkmoot.protos.folkmoot.v1.enrolment_pb2_grpc import EnrolmentStub
 from folkmoot.protos.folkmoot.v1.link_pb2_grpc import LinkStub
 from folkmoot.protos.limits import channel_options
+from folkmoot.protos.wire_states import wire_wish
 from folkmoot.trust.enrolment import prove
 from folkmoot.trust.invite import Invite
 from folkmoot.trust.keys import Identity
@@ -104,6 +106,7 @@ class ScriptedNode:
         self.epoch = 0
         self.frames: list[link_pb2.Frame] = []
         self.closing: link_pb2.Closing | None = None
+        self.told: list[link_pb2.StateChange] = []
         self.paused = asyncio.Event()
         self.paused.set()
         self._first_answer: link_pb2.Result | None = None
@@ -189,6 +192,16 @@ class ScriptedNode:
         """Sends anything."""
         await self._call.write(message)
 
+    async def wish(self, wish: Wish, reason: str = "as scripted", *, at_once: bool = False) -> None:
+        """Says what its contributor wants."""
+        message = link_pb2.Wish(kind=wire_wish(wish), reason=reason, at_once=at_once)
+        await self.send(link_pb2.NodeMessage(wish=message))
+
+    @property
+    def may_go(self) -> bool:
+        """Whether the coordinator said last that it may go."""
+        return bool(self.told) and self.told[-1].may_go
+
     async def report(self) -> None:
         """Says what is ready."""
         by_layer: dict[int, list[int]] = {}
@@ -222,6 +235,8 @@ class ScriptedNode:
                     self.frames.append(message.frame)
                     await self.paused.wait()
                     await self._answer(message.frame)
+                case "state_change":
+                    self.told.append(message.state_change)
                 case "closing":
                     self.closing = message.closing
 

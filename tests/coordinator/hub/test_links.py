@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from folkmoot.coordinator.hub.hub import reachable_address
+from folkmoot.coordinator.hub.reachable import reachable_address
 from folkmoot.coordinator.listening import ListenAddressError, PortInUseError
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.protos.folkmoot.v1.link_pb2_grpc import LinkStub

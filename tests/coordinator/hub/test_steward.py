@@ -116,8 +116,8 @@ async def test_what_a_node_refuses_goes_to_others() -> None:
             reason="no\x00room\n on disk",
         )
         await picky.send(link_pb2.NodeMessage(holdings=holdings))
-        await network.until(lambda: network.seen(picky).reason)
-        assert network.seen(picky).state == "ready"
+        await network.until(lambda: network.seen(picky).state.value == "ready")
+        assert "room on disk" in network.seen(picky).reason
         await network.until(lambda: {key.layer for key in picky.assigned} == {0})
         willing = await network.join()
         await network.until(lambda: set(willing.ready) == set(network.model.manifest.experts))
