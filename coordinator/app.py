@@ -159,6 +159,7 @@ class Coordinator:
             self.counters,
             self.settings.dispatch,
             watched_by(self._scribe.watch, auditing.watcher),
+            auditing.rivals_watcher,
         )
         metrics = RequestMetrics(self.registry)
         engine = await asyncio.to_thread(

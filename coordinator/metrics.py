@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .hub.roster import NodeState
+from ..node_states import NodeState
 from .hub.snapshot import NetworkSnapshot
 
 
@@ -34,6 +34,17 @@ class NetworkCollector(Collector):
         yield _counts("folkmoot_frames_failed", "Frames that had no answer", totals.failed)
         yield _count(
             "folkmoot_retries", "Frames that were sent because another replica failed", totals.retries
+        )
+        yield _count(
+            "folkmoot_hedges", "Second frames, sent because a first took long for its host", totals.hedges
+        )
+        yield _count(
+            "folkmoot_hedges_won", "First frames whose second ones were answered before", totals.hedges_won
+        )
+        yield _count(
+            "folkmoot_hedges_compared",
+            "First frames whose second ones were answered too, and compared",
+            totals.hedges_compared,
         )
         yield _count("folkmoot_frames", "Frames that were sent", totals.frames)
         yield _count("folkmoot_rows", "Rows that were sent", totals.rows)

@@ -45,6 +45,8 @@ class CoordinatorSettings(ComponentSettings):
         frame_deadline_s: How long a node has for a frame, before rows are counted.
         row_deadline_s: How much longer for each row that it has to work on.
         expert_wait_s: How long a step waits for a host of an expert to appear before it is given up.
+        hedge_share: The most of all frames that may be sent to a second replica as well because the first is slower than it
+            usually is; 0 sends none.
         lost_grace_s: How long a lost node's experts wait for its return before they are placed elsewhere.
         replan_s: How often what was measured of traffic and speeds may change the placement.
         tidy_share: The part of all copies that may move each time only so that experts that work together come together.
@@ -73,6 +75,7 @@ class CoordinatorSettings(ComponentSettings):
     frame_deadline_s: float = Field(default=10.0, gt=0)
     row_deadline_s: float = Field(default=0.02, gt=0)
     expert_wait_s: float = Field(default=10.0, gt=0)
+    hedge_share: float = Field(default=0.05, ge=0, le=0.5)
     lost_grace_s: float = Field(default=10.0, gt=0)
     replan_s: float = Field(default=300.0, gt=0)
     tidy_share: float = Field(default=0.002, ge=0, le=1)
@@ -104,4 +107,4 @@ class CoordinatorSettings(ComponentSettings):
     @property
     def dispatch(self) -> DispatchSettings:
         """What of it dispatch is told."""
-        return DispatchSettings(expert_wait_s=self.expert_wait_s)
+        return DispatchSettings(expert_wait_s=self.expert_wait_s, hedge_share=self.hedge_share)

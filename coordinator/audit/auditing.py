@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...ids import NodeId
 from ...trust.keys import Identity
-from ..dispatch.verified_result import Watcher
+from ..dispatch.verified_result import RivalsWatcher, Watcher
 from ..hub.experts_service import ExpertSource
 from ..ledger.public_log import EntryLog
 from .auditor import Auditor
@@ -31,6 +31,7 @@ class Auditing:
 
     Attributes:
         watcher: Is to be handed every verified result; None when nothing is audited.
+        rivals_watcher: Is to be handed second answers; None when nothing is audited.
     """
 
     def __init__(
@@ -54,13 +55,14 @@ class Auditing:
         self._sketches: SketchKeeper | None = None
         self._auditor: Auditor | None = None
         self.watcher: Watcher | None = None
+        self.rivals_watcher: RivalsWatcher | None = None
         self._orders.obey(standings)
         if settings.enabled:
             folder, experts = state / AUDIT_FOLDER, CanonicalExperts(source)
             self._sketches = SketchKeeper(folder, experts, settings.projections, settings.epoch_s)
             judge = Judge(state, experts, identity, entry_log=entry_log)
             self._auditor = Auditor(folder, experts, self._sketches, judge, standings, counters, settings)
-            self.watcher = self._auditor.watch
+            self.watcher, self.rivals_watcher = self._auditor.watch, self._auditor.watch_rivals
 
     def trusts(self, node: NodeId) -> bool:
         """Whether a node's results may be used, as it stands now. Any thread."""
@@ -69,7 +71,7 @@ class Auditing:
     def tell_convictions(self, on_convicted: Callable[[NodeId], None]) -> None:
         """From now on calls the function, from the auditor's thread, after each verdict against a node."""
         if self._auditor is not None:
-            self._auditor.on_convicted = on_convicted
+            self._auditor.consequences.on_convicted = on_convicted
 
     def start(self) -> None:
         """Starts its threads, and a task on the running event loop."""

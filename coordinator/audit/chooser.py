@@ -85,6 +85,11 @@ class Chooser:
         }
         return cover(verified.pairs, verified.task.rows, rows, subjects, caps)
 
+    @property
+    def most_rows(self) -> int:
+        """How many rows one audit asks for at most."""
+        return self._settings.most_rows
+
     def fits(self, selection: Selection) -> bool:
         """Whether one challenge may ask for all of it: not for a row that goes through too many experts."""
         manifest = self._experts.manifest

@@ -36,6 +36,7 @@ class AuditTotals:
         challenges: That were sent.
         suspected: Openings that did not look like an honest node's.
         dropped: Results that were passed over because too much was waiting.
+        disagreed: Second answers that differed from the first by more than honest rounding.
         outcomes: Audits that ended, by how.
         unopened: Challenges without an opening that counts, by why.
     """
@@ -47,6 +48,7 @@ class AuditTotals:
     dropped: int
     outcomes: dict[str, int]
     unopened: dict[str, int]
+    disagreed: int = 0
 
     def document(self) -> dict[str, Any]:
         """What `/v1/network` says of audits."""
@@ -56,6 +58,7 @@ class AuditTotals:
             "challenges": self.challenges,
             "suspected": self.suspected,
             "dropped": self.dropped,
+            "disagreed": self.disagreed,
             **{outcome.value: self.outcomes.get(outcome.value, 0) for outcome in AuditOutcome},
             "unopened": dict(sorted(self.unopened.items())),
         }
@@ -67,6 +70,7 @@ class AuditCounters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._results = self._waiting = self._challenges = self._suspected = self._dropped = 0
+        self._disagreed = 0
         self._outcomes: Counter[str] = Counter()
         self._unopened: Counter[str] = Counter()
 
@@ -95,6 +99,11 @@ class AuditCounters:
         with self._lock:
             self._dropped += 1
 
+    def disagreed(self) -> None:
+        """A second answer differed from the first."""
+        with self._lock:
+            self._disagreed += 1
+
     def ended(self, outcome: AuditOutcome) -> None:
         """An audit ended."""
         with self._lock:
@@ -116,4 +125,5 @@ class AuditCounters:
                 dropped=self._dropped,
                 outcomes=dict(self._outcomes),
                 unopened=dict(self._unopened),
+                disagreed=self._disagreed,
             )

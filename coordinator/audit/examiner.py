@@ -15,8 +15,10 @@ from ...ids import ExpertKey, NodeId, short
 from ...protos.codec import TensorError
 from ...protos.folkmoot.v1 import link_pb2
 from ...trust.audit_check import Suspicion, check_opening
+from ...trust.audit_statements import OpeningKind
 from ...trust.keys import SignatureError
-from ...trust.residuals import residuals
+from ...trust.residuals import Stage, residuals
+from ...trust.thresholds import StageLimits
 from ..dispatch.challenge import Opened, Unopened
 from .bias_watch import BiasWatch
 from .canonical_weights import CanonicalExperts
@@ -98,6 +100,15 @@ class Examiner:
         if bias is not None:
             return Finding(AuditOutcome.WRONG, self._judge.biased(question, bias))
         return Finding(AuditOutcome.CLEARED, unopened=unopened)
+
+    def limits(self, key: ExpertKey, kind: OpeningKind, stage: Stage) -> StageLimits:
+        """What honest rounding may leave in a layer with such experts.
+
+        Raises:
+            FolkmootError: when it has to be measured, and cannot be.
+        """
+        spec = self._experts.manifest.experts[key].spec
+        return self._thresholds.of(spec, self._sketches.current).limits_of(kind, stage)
 
     def forget(self, node: NodeId) -> None:
         """The node begins anew, if it ever comes back."""

@@ -42,6 +42,11 @@ class AuditCollector(Collector):
             "Results that were passed over because too much was waiting",
             value=totals.dropped,
         )
+        yield CounterMetricFamily(
+            "folkmoot_audit_disagreements",
+            "Second answers that differed from the first by more than honest rounding",
+            value=totals.disagreed,
+        )
         ended = CounterMetricFamily("folkmoot_audits", "Audits that ended, by how", labels=["outcome"])
         for outcome in AuditOutcome:
             ended.add_metric([outcome.value], totals.outcomes.get(outcome.value, 0))

@@ -22,6 +22,9 @@ class Totals:
         results_own, rows_own: What the coordinator computed itself, and its rows: nothing of it was sent or signed.
         rejected: Results that were thrown away, by reason.
         failed: Frames without an answer, by reason.
+        hedges: Second frames, sent because a first took longer than is usual for its host.
+        hedges_won: First frames whose second ones were answered before them.
+        hedges_compared: First frames that were answered beside their second ones, and compared with them.
     """
 
     frames: int
@@ -33,6 +36,9 @@ class Totals:
     rows_own: int
     rejected: dict[str, int]
     failed: dict[str, int]
+    hedges: int = 0
+    hedges_won: int = 0
+    hedges_compared: int = 0
 
     @property
     def results_rejected(self) -> int:
@@ -47,6 +53,7 @@ class DispatchCounters:
         self._lock = threading.Lock()
         self._frames = self._rows = self._retries = self._signed = self._verified = 0
         self._own = self._own_rows = 0
+        self._hedges = self._hedges_won = self._hedges_compared = 0
         self._rejected: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
 
@@ -68,6 +75,23 @@ class DispatchCounters:
         with self._lock:
             self._own += 1
             self._own_rows += rows
+
+    def hedged(self, frames: int, rows: int) -> None:
+        """So many second frames were sent."""
+        with self._lock:
+            self._frames += frames
+            self._rows += rows
+            self._hedges += frames
+
+    def hedge_won(self) -> None:
+        """Second frames were answered before the first."""
+        with self._lock:
+            self._hedges_won += 1
+
+    def hedge_compared(self) -> None:
+        """A first and its second answers were handed on to be compared."""
+        with self._lock:
+            self._hedges_compared += 1
 
     def rejected(self, reason: str, *, signed: bool) -> None:
         """A result was thrown away."""
@@ -93,4 +117,7 @@ class DispatchCounters:
                 rows_own=self._own_rows,
                 rejected=dict(self._rejected),
                 failed=dict(self._failed),
+                hedges=self._hedges,
+                hedges_won=self._hedges_won,
+                hedges_compared=self._hedges_compared,
             )

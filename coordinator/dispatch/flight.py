@@ -3,7 +3,9 @@
 Guarantees: `result` returns only when every pair of the routing is in exactly one verified result, or was computed here; a frame
 that fails, for whatever reason, is planned again over the replicas that have not failed this call; when an expert has none left, the
 call waits for one to appear, and gives up after `expert_wait_s`. Outputs are added in the order in which frames were planned,
-so the sum does not depend on who answers first. Nothing a node does raises anything but `ExpertsUnavailableError`.
+so the sum does not depend on who answers first. A frame that takes longer than its host usually does is sent to another replica
+as well, where one is expected to be faster: the side whose answers are all verified first is used, and the other is not waited
+for. Nothing a node does raises anything but `ExpertsUnavailableError`.
 
 The thread that waits does the work: it computes what the coordinator hosts itself, checks signatures and sums, while the event loop
 goes on reading. Letters: T rows of the step, R rows of a frame, H hidden size.
@@ -14,27 +16,27 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from ...errors import CapacityError, ModelError, TrustError, UnavailableError, WireError
+from ...errors import CapacityError, ModelError, UnavailableError
 from ...ids import short
-from ...kernels.feed_forward import Group
 from ...models.pool import StepTally
-from ...protos.codec import encode_tensor, raw_bytes, wire_dtype
+from ...protos.codec import encode_tensor
 from ...protos.folkmoot.v1 import link_pb2
-from ...trust.statements import TaskStatement, tensor_digest
 from ..self_host.own_host import OwnHost
-from .acceptance import Expected, accept, reason_of
-from .directory import AnyHost
+from .answering import Event, LateAnswers, accept_answer
+from .choice import HostEstimate
+from .directory import AnyHost, LayerHosts
 from .host import Ending, Failure, Host, SentFrame
 from .pairs import Pairs
-from .plan import PlannedFrame, plan
-from .verified_result import Cover, VerifiedResult
+from .part import OwnPart, Part, Race
+from .plan import Plan, PlannedFrame, plan
+from .verified_result import Cover
 
 if TYPE_CHECKING:
     from .network_experts import NetworkExperts
@@ -53,45 +55,6 @@ class NotFiniteActivationsError(ModelError):
     """The trunk gave numbers that no expert can work on."""
 
 
-@dataclass(slots=True)
-class Part:
-    """A frame of this call that is out: where it went and what was in it.
-
-    Attributes:
-        order: Its place in the sum.
-        host: Whom it was sent to.
-        planned: Its pairs and rows.
-        hidden: [R, H] what was sent; nobody else writes to it.
-        routing, input: Their digests; empty until `state` is called.
-    """
-
-    order: int
-    host: Host
-    planned: PlannedFrame
-    hidden: torch.Tensor
-    deadline_ms: int
-    routing: bytes = b""
-    input: bytes = b""
-
-    def state(self) -> None:
-        """Makes the digests that the answer will be checked against."""
-        if not self.input:
-            self.routing = self.planned.local.digest
-            self.input = tensor_digest(
-                wire_dtype(self.hidden.dtype), self.hidden.shape, raw_bytes(self.hidden)
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class OwnPart:
-    """What of this call the coordinator computes itself: its place in the sum, who computes it, and what is in it."""
-
-    order: int
-    host: OwnHost
-    planned: PlannedFrame
-    groups: list[Group]
-
-
 class Flight:
     """The pending answer of one layer's expert call: an `ExpertFuture`."""
 
@@ -101,8 +64,11 @@ class Flight:
         self._layer = layer
         self._hidden = hidden.clone(memory_format=torch.contiguous_format)  # [T, H]
         self._tally = tally
-        self._inbox: queue.SimpleQueue[tuple[SentFrame, Ending] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._parts: dict[SentFrame, Part] = {}
+        self._lost: dict[SentFrame, Part] = {}
+        self._late: list[tuple[SentFrame, Part, Ending]] = []
+        self._late_answers: LateAnswers | None = None
         self._own_parts: list[OwnPart] = []
         self._orphans: Pairs | None = None
         self._outputs: dict[int, tuple[PlannedFrame, torch.Tensor]] = {}
@@ -140,12 +106,17 @@ class Flight:
                 self._collect_with_changes()
             self._answer = self._sum()
             self._tally.layers += 1
+            if self._lost or self._late:
+                self._late_answers = LateAnswers(
+                    self._network, self._layer, self._inbox, self._lost, self._late
+                )
+                self._network.referee.look_at(self._late_answers)
         return self._answer
 
     def _collect(self) -> None:
         """Takes answers until all are in; goes on with `_collect_with_changes` when some pairs have nowhere to go."""
         while self._parts:
-            self._take(LOOK_UP_S)
+            self._take(self._until_hedge_s(LOOK_UP_S))
             if self._orphans is not None:
                 self._dispatch_orphans()
                 if self._orphans is not None:
@@ -166,7 +137,7 @@ class Flight:
                     now = time.monotonic()
                     wait_s = min(wait_s, left_s, *(end - now for end in self._excluded.values() if end > now))
                 if self._parts or self._orphans is not None:
-                    self._take(wait_s)
+                    self._take(self._until_hedge_s(wait_s))
         finally:
             directory.unsubscribe(self._wake)
 
@@ -188,12 +159,15 @@ class Flight:
             # A loop that ended without a word leaves frames behind that nobody will ever end.
             if self._network.directory.closed and self._parts:
                 raise self._unavailable(next(iter(self._parts.values())).planned.pairs) from None
+            self._hedge()
             return
         if event is None:
             return
         frame, ending = event
         part = self._parts.pop(frame, None)
         if part is None:
+            if (lost := self._lost.pop(frame, None)) is not None:
+                self._late.append((frame, lost, ending))
             return
         if isinstance(ending, Failure):
             self._failed(part, ending)
@@ -201,46 +175,32 @@ class Flight:
             self._answered(frame, part, ending)
 
     def _answered(self, frame: SentFrame, part: Part, result: link_pb2.Result) -> None:
-        network = self._network
-        rows, hidden = part.hidden.shape
-        part.state()
-        task = TaskStatement(
-            coordinator=network.coordinator_key,
-            node=part.host.key.raw,
-            session=part.host.session,
-            sequence=frame.sequence,
-            manifest=network.manifest.digest,
-            profile=network.manifest.profile,
-            layer=self._layer,
-            rows=rows,
-            hidden=hidden,
-            routing=part.routing,
-            input=part.input,
-            deadline_ms=part.deadline_ms,
-        )
-        try:
-            accepted = accept(result, Expected(task, part.host.key))
-        except (WireError, TrustError) as error:
-            reason = reason_of(error)
+        if not accept_answer(self._network, self._layer, frame, part, result):
             self._tally.results_rejected += 1
-            network.counters.rejected(reason, signed=bool(result.signature))
-            part.host.rejected(frame, error, reason)
             self._give_back(part, inf)
             return
-        network.counters.verified()
-        part.host.verified(frame)
         self._trouble_since = None
         self._tally.results_verified += 1
+        race = part.race
+        if race is None:
+            self._use(part)
+        elif race.answered(part):
+            for winner in race.winners:
+                self._use(winner)
+            if part is not race.first:
+                self._network.counters.hedge_won()
+            self._let_go(race)
+
+    def _use(self, part: Part) -> None:
+        """An accepted answer becomes part of the sum."""
+        verified, output = part.verified, part.output
+        assert verified is not None and output is not None, "only what was accepted is used"
         self._tally.nodes.add(part.host.node)
-        self._outputs[part.order] = (part.planned, accepted.output)
-        if network.watcher is not None:
-            planned, statement, cover = part.planned, accepted.statement, self._cover(part.planned)
-            self._tally.audits += cover is not None
-            network.watcher(
-                VerifiedResult(
-                    part.host, task, planned.local, part.hidden, result, statement, self._tally.step, cover
-                )
-            )
+        self._outputs[part.order] = (part.planned, output)
+        if self._network.watcher is not None:
+            verified.step, verified.cover = self._tally.step, self._cover(part.planned)
+            self._tally.audits += verified.cover is not None
+            self._network.watcher(verified)
 
     def _cover(self, planned: PlannedFrame) -> Cover | None:
         """Which of a frame's rows must be audited."""
@@ -267,7 +227,48 @@ class Flight:
         """The part's pairs have to be planned again, without this host for a while."""
         self._excluded[part.host] = excluded_until
         pairs = part.planned.pairs
+        if isinstance(part, Part) and (race := part.race) is not None:
+            without_any, pairs = race.failed(part), race.first.planned.pairs
+            self._let_go(race)
+            if not without_any:
+                return
         self._orphans = pairs if self._orphans is None else Pairs.join([self._orphans, pairs])
+
+    def _until_hedge_s(self, most_s: float) -> float:
+        """How long to wait before some frame has taken too long."""
+        hedge_at_s = min((part.hedge_at_s for part in self._parts.values()), default=inf)
+        return most_s if hedge_at_s == inf else min(max(hedge_at_s - time.monotonic(), 0.0), most_s)
+
+    def _hedge(self) -> None:
+        """Sends the rows of each frame that has taken too long to others as well, where that may help."""
+        network, now = self._network, time.monotonic()
+        for part in [part for part in self._parts.values() if part.hedge_at_s <= now]:
+            part.hedge_at_s = inf
+            layer = network.directory.layer(self._layer)
+            usable = [
+                host is not part.host and host not in self._excluded and not isinstance(host, OwnHost)
+                for host in layer.hosts
+            ]
+            planned, estimates = self._plan(part.planned.pairs, layer, usable)
+            if not network.hedging.worth(planned, estimates, now - part.sent_s):
+                continue
+            seconds = self._prepare_all(planned, layer.hosts)
+            race = Race(part, [self._parts[frame] for _, frame in seconds])
+            for one in race.parts:
+                one.race, one.hedge_at_s = race, inf
+            network.counters.hedged(len(seconds), sum(frame.rows for _, frame in seconds))
+            self._send(seconds, part.planned.pairs)
+
+    def _let_go(self, race: Race) -> None:
+        """Whatever of a race is still out and not needed is waited for no more; what came for nothing is credited."""
+        for frame in [
+            frame for frame, part in self._parts.items() if part.race is race and not race.needs(part)
+        ]:
+            self._lost[frame] = self._parts.pop(frame)
+        watcher = self._network.watcher
+        for part in race.unused():
+            if watcher is not None and part.verified is not None:
+                watcher(part.verified)
 
     def _dispatch_orphans(self) -> None:
         """Sends what had no host, or whose host failed, and has one now; computes what the coordinator has itself."""
@@ -297,38 +298,48 @@ class Flight:
         if network.directory.closed:
             return pairs
         layer = network.directory.layer(self._layer)
-        holders = layer.holders
-        if self._excluded:
-            now = time.monotonic()
-            usable = [self._excluded.get(host, 0.0) <= now for host in layer.hosts]
+        now = time.monotonic()
+        usable = [self._excluded.get(host, 0.0) <= now for host in layer.hosts] if self._excluded else None
+        planned, _ = self._plan(pairs, layer, usable)
+        frames = self._prepare_all(planned, layer.hosts)
+        if frames:
+            retries = len(frames) if self._excluded else 0
+            self._tally.retries += retries
+            network.counters.sent(len(frames), sum(frame.rows for _, frame in frames), retries=retries)
+            network.hedging.sent(len(frames), sum(frame.work for _, frame in frames))
+            self._send(frames, pairs)
+        return planned.orphans
+
+    def _plan(
+        self, pairs: Pairs, layer: LayerHosts, usable: Sequence[bool] | None
+    ) -> tuple[Plan, list[HostEstimate]]:
+        """Who may compute what, and what was believed of each host; `usable` says of each whether it may be asked."""
+        network, holders = self._network, layer.holders
+        if usable is not None:
             holders = tuple(tuple(index for index in having if usable[index]) for having in holders)
-        planned = plan(
-            pairs,
-            holders,
-            [host.estimate() for host in layer.hosts],
-            layer.expert_bytes,
-            network.caps,
-            network.settings.frame_cost_s,
-            turn=self._layer,
-        )
+        estimates = [host.estimate() for host in layer.hosts]
+        cost_s = network.settings.frame_cost_s
+        planned = plan(pairs, holders, estimates, layer.expert_bytes, network.caps, cost_s, turn=self._layer)
+        return planned, estimates
+
+    def _prepare_all(self, planned: Plan, hosts: Sequence[AnyHost]) -> list[tuple[Host, SentFrame]]:
+        """The frames that are to be sent; what is for the coordinator itself is put aside."""
         frames: list[tuple[Host, SentFrame]] = []
         for frame in planned.frames:
-            host = layer.hosts[frame.host]
+            host = hosts[frame.host]
             if isinstance(host, OwnHost):
                 groups = host.take(self._layer, frame.local)
                 self._own_parts.append(OwnPart(self._planned, host, frame, groups))
                 self._planned += 1
             else:
                 frames.append((host, self._prepare(frame, host)))
-        if frames:
-            retries = len(frames) if self._excluded else 0
-            self._tally.retries += retries
-            network.counters.sent(len(frames), sum(frame.rows for _, frame in frames), retries=retries)
-            try:
-                network.send(frames)
-            except RuntimeError:
-                raise self._unavailable(pairs) from None
-        return planned.orphans
+        return frames
+
+    def _send(self, frames: list[tuple[Host, SentFrame]], pairs: Pairs) -> None:
+        try:
+            self._network.send(frames)
+        except RuntimeError:
+            raise self._unavailable(pairs) from None
 
     def _rows_of(self, planned: PlannedFrame) -> torch.Tensor:
         """[R, H] the rows of a frame."""
@@ -347,12 +358,19 @@ class Flight:
         wire.deadline_ms = ceil(deadline_s * 1000)
         frame = SentFrame(message, len(planned.rows), planned.work, deadline_s, self._on_end)
         host.reserve(frame)
-        self._parts[frame] = Part(self._planned, host, planned, hidden, wire.deadline_ms)
+        part = Part(self._planned, host, planned, hidden, wire.deadline_ms, time.monotonic())
+        hedging = self._network.hedging
+        if hedging.enabled:
+            part.hedge_at_s = part.sent_s + hedging.patience_s(host, planned.work, deadline_s)
+        self._parts[frame] = part
         self._planned += 1
         return frame
 
     def _on_end(self, frame: SentFrame, ending: Ending) -> None:
+        frame.ended_at_s = time.monotonic()
         self._inbox.put((frame, ending))
+        if self._late_answers is not None:
+            self._network.referee.look_at(self._late_answers)
 
     def _sum(self) -> torch.Tensor:
         total = torch.zeros(self._hidden.shape, dtype=torch.float32)  # [T, H]

@@ -46,6 +46,7 @@ class SentFrame:
         sequence: Its number within the session; 0 until it is sent.
         reserved_s: What the host counts as its work to come while the frame is out.
         service_s: How long the node took, as measured here; 0 until it answers.
+        ended_at_s: When it ended, by the monotonic clock; 0 while it is out.
     """
 
     message: link_pb2.CoordinatorMessage
@@ -57,6 +58,7 @@ class SentFrame:
     reserved_s: float = 0.0
     service_s: float = 0.0
     sent_at_s: float = field(default=0.0)
+    ended_at_s: float = 0.0
 
 
 class Host(Protocol):

@@ -20,10 +20,12 @@ from ...protos.limits import MAX_PAIRS_PER_FRAME, rows_per_frame
 from .counters import DispatchCounters
 from .directory import Directory
 from .flight import Flight
+from .hedging import Hedging
 from .host import Host, SentFrame
 from .pairs import PairsMemory
 from .plan import FrameCaps
-from .verified_result import Watcher
+from .referee import Referee
+from .verified_result import RivalsWatcher, Watcher
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +39,18 @@ class DispatchSettings:
         overload_pause_s: How long a node that is overloaded is left alone by the call that it refused.
         frame_cost_s: What one more frame costs the coordinator: encoding, TLS, digests, checking the signature.
         max_rows_per_frame: The most rows in one frame; the model's width may lower it.
+        hedge_share: The most of all frames that may be second ones, sent because a first takes too long; 0 sends none.
+        hedge_quantile: Which quantile of a host's recent times is usual for it; beyond it a frame takes too long.
+        hedge_least_s: No frame takes too long before this.
     """
 
     expert_wait_s: float = 10.0
     overload_pause_s: float = 0.1
     frame_cost_s: float = 0.001
     max_rows_per_frame: int = 1024
+    hedge_share: float = 0.05
+    hedge_quantile: float = 0.98
+    hedge_least_s: float = 0.05
 
     def __post_init__(self) -> None:
         if self.expert_wait_s <= 0 or self.overload_pause_s <= 0 or self.frame_cost_s <= 0:
@@ -50,6 +58,11 @@ class DispatchSettings:
         if self.max_rows_per_frame < 1:
             raise UsageError(
                 "a frame must carry at least one row", advice="give max_rows_per_frame 1 or more"
+            )
+        if not 0 <= self.hedge_share <= 0.5 or not 0.5 <= self.hedge_quantile < 1 or self.hedge_least_s <= 0:
+            raise UsageError(
+                "second frames cannot be sent so",
+                advice="give a hedge_share of 0 to 0.5, a hedge_quantile of 0.5 to 1, and a time above zero",
             )
 
 
@@ -65,14 +78,18 @@ class NetworkExperts:
         counters: DispatchCounters,
         settings: DispatchSettings,
         watcher: Watcher | None = None,
+        rivals_watcher: RivalsWatcher | None = None,
     ) -> None:
-        """`watcher` is handed every verified result."""
+        """`watcher` is handed every verified result, `rivals_watcher` each second answer beside the first."""
         self.directory = directory
         self.manifest = manifest
         self.coordinator_key = coordinator_key
         self.counters = counters
         self.settings = settings
         self.watcher = watcher
+        self.rivals_watcher = rivals_watcher
+        self.hedging = Hedging(settings.hedge_share, settings.hedge_quantile, settings.hedge_least_s)
+        self.referee = Referee()
         rows = min(settings.max_rows_per_frame, rows_per_frame(manifest.hidden))
         self.caps = FrameCaps(rows=rows, pairs=MAX_PAIRS_PER_FRAME)
         self._loop = loop

@@ -60,8 +60,23 @@ class VerifiedResult:
         return self.task.rows * self.task.hidden * (4 + self.hidden.element_size())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rivals:
+    """Two answers to the same rows, by different nodes: they must agree but for honest rounding.
+
+    Attributes:
+        first, seconds: Each side's results, which together hold the same pairs, with the rows of the step that each carries.
+    """
+
+    first: tuple[VerifiedResult, Int64s]
+    seconds: tuple[tuple[VerifiedResult, Int64s], ...]
+
+
 Watcher = Callable[[VerifiedResult], None]
 """Is handed every verified result, from the thread that waits for it; it neither waits nor raises."""
+
+RivalsWatcher = Callable[[Rivals], None]
+"""Is handed second answers beside first ones; it neither waits nor raises."""
 
 
 def watched_by(*watchers: Watcher | None) -> Watcher | None:

@@ -155,7 +155,7 @@ async def running_hub(
     running = RunningHub(
         model or MemoryExperts(),
         HubSettings(**{**FAST, **hub}),
-        DispatchSettings(**{"expert_wait_s": 2.0, **(dispatch or {})}),
+        DispatchSettings(**{"expert_wait_s": 2.0, "hedge_share": 0.0, **(dispatch or {})}),
         memory,
         standings,
         entry_log,

@@ -126,7 +126,7 @@ def test_without_an_opening_that_counts_the_rows_are_computed(tmp_path: Path, do
         right.wait(passes=1)
         assert audits.counters.totals().outcomes == {"cleared": 1}
         convicted: list[NodeId] = []
-        audits.auditor.on_convicted = convicted.append
+        audits.auditor.consequences.on_convicted = convicted.append
         liar = audits.node(Misconduct.SCALED_OUTPUT, does)
         audits.auditor.watch(covered(liar.result(seed=1), wrong))
         audits.until(lambda totals: bool(convicted))

@@ -1,0 +1,99 @@
+"""Second answers beside first ones: each pair is an audit that costs no node anything.
+
+Guarantees: two honest answers to the same rows differ by no more than both may be away from the truth; what differs by more is a
+suspicion against all who answered, and each of their results is computed again where they differ most; only that convicts.
+Answers of a node that does not serve any more are not looked at. For one thread.
+
+Letters: R rows of the first answer, H hidden size.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from ...ids import ExpertKey, short
+from ...trust.audit_statements import OpeningKind
+from ...trust.expert_arithmetic import Doubles
+from ...trust.residuals import Stage
+from ..dispatch.pairs import Int64s
+from ..dispatch.verified_result import Rivals, VerifiedResult
+from .chooser import Chooser
+from .consequences import Consequences
+from .counters import AuditCounters, AuditOutcome
+from .examiner import Examiner
+from .question import Question, signed_output
+
+log = logging.getLogger(__name__)
+
+
+class SecondAnswers:
+    """Of one coordinator."""
+
+    def __init__(
+        self,
+        chooser: Chooser,
+        examiner: Examiner,
+        consequences: Consequences,
+        counters: AuditCounters,
+    ) -> None:
+        self._chooser = chooser
+        self._examiner = examiner
+        self._consequences = consequences
+        self._counters = counters
+
+    def compare(self, rivals: Rivals) -> None:
+        """Compares both answers, and has the results computed again if they differ.
+
+        Raises:
+            FolkmootError: when there are no thresholds, canonical weights cannot be read, or evidence cannot be written.
+        """
+        sides = (rivals.first, *rivals.seconds)
+        if not all(self._consequences.serves(verified.host.node) for verified, _ in sides):
+            return
+        apart, scale = _apart(rivals)
+        first = rivals.first[0]
+        key = ExpertKey(first.task.layer, first.pairs.loads[0][0])
+        limits = self._examiner.limits(key, OpeningKind.TIGHT, Stage.OUTPUT)
+        # Each may be that far from the truth.
+        suspect = np.flatnonzero(apart > 2 * limits.worst_of(len(apart)) * scale)
+        if not len(suspect):
+            return
+        self._counters.disagreed()
+        names = ", ".join(sorted({short(verified.host.node) for verified, _ in sides}))
+        log.warning(
+            "nodes %s answered the same rows differently: layer %d, %d rows", names, key.layer, len(suspect)
+        )
+        # Where they differ most first: not all of them may fit.
+        ordered = suspect[np.argsort(-(apart[suspect] / np.maximum(scale[suspect], 1e-300)))]
+        step_rows = rivals.first[1][ordered]
+        for verified, rows in sides:
+            self._look_into(verified, _places(rows, step_rows))
+
+    def _look_into(self, verified: VerifiedResult, rows: Int64s) -> None:
+        """Computes some rows of a result again; those that matter most come first."""
+        if not len(rows) or not self._consequences.serves(verified.host.node):
+            return
+        for selection in self._chooser.covering(verified, np.sort(rows[: self._chooser.most_rows])):
+            question = Question.about(verified, selection, OpeningKind.RAW)
+            finding = self._examiner.recompute(question)
+            self._consequences.ended(verified.host.node, finding)
+            if finding.outcome is AuditOutcome.WRONG:
+                return
+
+
+def _apart(rivals: Rivals) -> tuple[Doubles, Doubles]:
+    """How far the two answers to each row of the first are apart, and the larger one's size: [R] each."""
+    verified, rows = rivals.first
+    first = signed_output(verified).astype(np.float64)  # [R, H]
+    second = np.zeros_like(first)
+    for other, of_rows in rivals.seconds:
+        second[np.searchsorted(rows, of_rows)] += signed_output(other)
+    sizes = np.maximum(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
+    return np.linalg.norm(first - second, axis=1), sizes
+
+
+def _places(rows: Int64s, wanted: Int64s) -> Int64s:
+    """Where the wanted rows of the step are in a result, in the order wanted; those that it does not have are left out."""
+    return np.searchsorted(rows, wanted[np.isin(wanted, rows)])

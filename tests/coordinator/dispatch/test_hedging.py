@@ -1,0 +1,225 @@
+"""Second frames: never more than their share, only where another replica can be expected to be faster; a race has one winner, and
+whoever loses it is waited for by nobody. Over real links: a node that stalls holds no answer up, answers stay those of one machine, and
+both answers are compared in the end."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from math import inf
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folkmoot.coordinator.dispatch.choice import HostEstimate
+from folkmoot.coordinator.dispatch.hedging import (
+    FEWEST,
+    FORGOTTEN_AFTER,
+    MOST_SECONDS,
+    WINDOW,
+    Hedging,
+    UsualTimes,
+)
+from folkmoot.coordinator.dispatch.network_experts import DispatchSettings
+from folkmoot.coordinator.dispatch.pairs import Pairs
+from folkmoot.coordinator.dispatch.part import Part, Race
+from folkmoot.coordinator.dispatch.plan import Plan, PlannedFrame
+from folkmoot.coordinator.dispatch.verified_result import Rivals, VerifiedResult
+from folkmoot.errors import UsageError
+from folkmoot.models.pool import StepTally
+from folkmoot.tests.support.asked_node import AskedNode
+from folkmoot.tests.support.memory_experts import MemoryExperts
+from folkmoot.tests.support.running_hub import RunningHub, running_hub
+from folkmoot.tests.support.scripted_node import Fault, ScriptedNode
+
+MODEL = MemoryExperts()
+HOST = AskedNode(MODEL, bytes(32))
+PAIRS = Pairs.of(np.zeros((2, 1), np.int64), np.ones((2, 1), np.float32))
+FAST = HostEstimate(0.001, 1e-12)
+EAGER = {"hedge_share": 0.5, "hedge_least_s": 0.05}
+
+
+def frames(count: int, work: float = 100.0) -> Plan:
+    return Plan([PlannedFrame(0, PAIRS, np.arange(2), PAIRS, work) for _ in range(count)], None)
+
+
+def part(order: int) -> Part:
+    planned = frames(1).frames[0]
+    return Part(order, HOST, planned, torch.zeros(2, 16), 1000, 0.0)
+
+
+def test_what_is_usual_is_a_high_quantile_of_recent_times_of_such_frames() -> None:
+    times = UsualTimes(0.9)
+    assert times.usual_s(1000) == inf
+    for number in range(2 * FEWEST):
+        times.took(1000, float(number))
+    assert FEWEST < times.usual_s(1000) < 2 * FEWEST
+    assert times.usual_s(1020) == times.usual_s(1000)
+    assert times.usual_s(5000) == inf, "larger frames take their own time"
+    for _ in range(2 * WINDOW):
+        times.took(1000, 0.5)
+    assert times.usual_s(1000) == 0.5, "what was long ago is forgotten"
+
+
+def test_patience_is_bounded() -> None:
+    hedging = Hedging(0.05, 0.98, 0.05)
+    assert hedging.patience_s(HOST, 100.0, 8.0) == 4.0, "half the deadline while nothing is known"
+    for elapsed_s, patience_s in ((0.001, 0.05), (0.3, 0.3), (100.0, 4.0)):
+        for _ in range(2 * WINDOW):
+            hedging.took(HOST, 100.0, elapsed_s)
+        assert hedging.patience_s(HOST, 100.0, 8.0) == patience_s
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.floats(1, 1e4), st.booleans()), max_size=300))
+def test_second_frames_are_never_more_than_their_share(calls: list[tuple[int, float, bool]]) -> None:
+    hedging = Hedging(0.05, 0.98, 0.05)
+    sent = sent_work = seconds = second_work = 0.0
+    for count, work, slow in calls:
+        hedging.sent(count, count * work)
+        sent, sent_work = sent + count, sent_work + count * work
+        if slow and hedging.worth(frames(count, work), [FAST], 10.0):
+            seconds, second_work = seconds + count, second_work + count * work
+        assert sent < FORGOTTEN_AFTER
+        assert seconds <= 0.05 * sent and second_work <= 0.05 * sent_work * (1 + 1e-9)
+
+
+def test_a_long_quiet_time_does_not_save_up_a_flood() -> None:
+    hedging = Hedging(0.05, 0.98, 0.05)
+    for _ in range(100_000):
+        hedging.sent(1, 100.0)
+    burst = 0
+    while hedging.worth(frames(1), [FAST], 10.0):
+        burst += 1
+    assert 0 < burst <= 0.05 * FORGOTTEN_AFTER
+
+
+@pytest.mark.parametrize(
+    ("planned", "estimate", "waited_s"),
+    [
+        (frames(1), FAST, 0.0009),
+        (frames(1), HostEstimate(1000.0, 1e-12), 1.0),
+        (frames(MOST_SECONDS + 1), FAST, 1.0),
+        (frames(0), FAST, 1.0),
+        (Plan(frames(1).frames, PAIRS), FAST, 1.0),
+    ],
+    ids=["would be slower", "is suspected", "too many", "nobody else", "some have nobody else"],
+)
+def test_where_nobody_can_help_nothing_is_sent(
+    planned: Plan, estimate: HostEstimate, waited_s: float
+) -> None:
+    hedging = Hedging(0.5, 0.98, 0.05)
+    hedging.sent(1000, 1e9)
+    assert not hedging.worth(planned, [estimate], waited_s)
+    assert hedging.worth(frames(1), [FAST], 1.0)
+
+
+@given(st.integers(1, 4), st.randoms(use_true_random=False), st.lists(st.booleans(), min_size=5, max_size=5))
+def test_a_race_has_at_most_one_winner_and_is_planned_again_only_when_both_failed(
+    count: int, random: object, answers: list[bool]
+) -> None:
+    race = Race(part(0), [part(1 + number) for number in range(count)])
+    order = list(race.parts)
+    random.shuffle(order)  # type: ignore[attr-defined]
+    decided, orphaned, answered = [], [], set()
+    for one, answer in zip(order, answers, strict=False):
+        waited_for = race.needs(one)
+        if answer:
+            answered.add(one)
+            decided.append(race.answered(one))
+            assert not decided[-1] or waited_for
+        else:
+            orphaned.append(race.failed(one))
+    sides = [{race.first}, set(race.seconds)]
+    whole = [side for side in sides if side <= answered]
+    assert sum(decided) == (1 if whole else 0)
+    assert (set(race.winners) in whole) if whole else not race.winners
+    assert any(orphaned) == (not whole)
+    assert sum(orphaned) <= 1 or not whole
+    assert race.complete == (len(whole) == 2)
+    assert set(race.unused()) <= answered - set(race.winners)
+    assert not race.unused(), "each is named once"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"hedge_share": -0.1}, {"hedge_share": 0.9}, {"hedge_quantile": 1.0}, {"hedge_least_s": 0.0}]
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        DispatchSettings(**wrong)  # type: ignore[arg-type]
+
+
+async def warm(network: RunningHub) -> None:
+    """So many calls that both nodes are measured and second frames can be afforded."""
+    for seed in range(2 * FEWEST):
+        await network.check(seed % 2, seed=seed)
+
+
+async def stalled(network: RunningHub, nodes: list[ScriptedNode]) -> tuple[ScriptedNode, StepTally]:
+    """Calls until one of the nodes was asked while it was stalled; the answer came all the same."""
+    slow = nodes[0]
+    slow.paused.clear()
+    before, seed = len(slow.frames), 100
+    while len(slow.frames) == before:
+        seed += 1
+        tally = await network.check(seed % 2, seed=seed)
+    return slow, tally
+
+
+async def test_a_node_that_stalls_holds_no_answer_up_and_is_compared_later() -> None:
+    async with running_hub(dispatch=EAGER | {"expert_wait_s": 60.0}, frame_deadline_s=60.0) as network:
+        rivals: list[Rivals] = []
+        seen: list[VerifiedResult] = []
+        network.pool.rivals_watcher, network.pool.watcher = rivals.append, seen.append
+        nodes = await network.join_ready(None, None)
+        await warm(network)
+        seen.clear()
+        slow, tally = await stalled(network, nodes)
+        assert slow.node not in tally.nodes and tally.retries == 0
+        totals = network.counters.totals()
+        assert totals.hedges >= 1 and totals.hedges_won >= 1
+        assert not rivals, "the other answer is not there yet"
+        slow.paused.set()
+        await network.until(lambda: rivals, limit_s=60)
+        sides = [rivals[0].first, *rivals[0].seconds]
+        assert rivals[0].first[0].host.node == slow.node != rivals[0].seconds[0][0].host.node
+        pairs = [sum(len(result.pairs) for result, _ in side) for side in (sides[:1], sides[1:])]
+        assert pairs[0] == pairs[1]
+        lost = next(result for result in seen if result.host.node == slow.node)
+        assert (lost.step, lost.cover) == (0, None), "it is credited and may be audited; no step consumed it"
+        assert network.counters.totals().hedges_compared == len(rivals)
+
+
+async def test_when_the_second_fails_too_the_first_counts() -> None:
+    async with running_hub(dispatch=EAGER | {"expert_wait_s": 60.0}, frame_deadline_s=60.0) as network:
+        nodes = await network.join_ready(None, None)
+        await warm(network)
+        slow, other = nodes
+        slow.paused.clear()
+        other.fault = Fault.OVERLOADED
+        call = asyncio.create_task(network.check(0, seed=500))
+        await network.until(lambda: network.counters.totals().failed.get("overloaded"), limit_s=60)
+        slow.paused.set()
+        assert (await call).nodes == {slow.node}
+
+
+async def test_without_a_share_nobody_is_asked_twice() -> None:
+    async with running_hub(dispatch={"hedge_share": 0.0}, frame_deadline_s=60.0) as network:
+        nodes = await network.join_ready(None, None)
+        await warm(network)
+        for node in nodes:
+            node.paused.clear()
+        call = asyncio.create_task(network.check(0, seed=500))
+        await network.until(lambda: any(len(node.frames) > FEWEST for node in nodes), limit_s=60)
+        await asyncio.sleep(0.2)  # longer than anybody would be waited for
+        assert network.counters.totals().hedges == 0
+        for node in nodes:
+            node.paused.set()
+        await call
+
+
+def test_the_sum_has_the_winners_place() -> None:
+    orders = [one.order for one in Race(part(3), [part(5), part(6)]).parts]
+    assert all(first < second for first, second in pairwise(orders))
