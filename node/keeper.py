@@ -25,8 +25,9 @@ from ..node_states import NodeState
 from ..protos.folkmoot.v1 import link_pb2
 from ..protos.limits import MAX_REASON
 from .download import Downloader
+from .download_progress import Progress
 from .limits import fit
-from .progress import Progress, Status
+from .progress import Status
 from .shelf import Shelf
 from .store import NoMemoryError
 from .tasks import ended, in_thread, uninterrupted
@@ -247,7 +248,7 @@ class Keeper:
         return Progress(
             total_bytes=total,
             total_experts=len(kept),
-            fetched=lambda: traffic.fetched_bytes,
+            traffic=traffic,
             ready_bytes=total - sum(map(size, missing)),
             ready_experts=len(kept) - len(missing),
         )

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from folkmoot.node.download_progress import Progress
 from folkmoot.node.outbox import MAX_WAITING, Outbox
-from folkmoot.node.progress import Progress, Status
+from folkmoot.node.progress import Status
 from folkmoot.node.remote import NodeRefusedError, readable
 from folkmoot.node_states import NodeState
 from folkmoot.protos.folkmoot.v1 import link_pb2
@@ -174,7 +175,7 @@ def test_nothing_is_said_twice_in_a_row(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_an_empty_assignment_is_complete() -> None:
-    assert Progress(0, 0, lambda: 0).summary().startswith("100 % (0 of 0 experts")
+    assert Progress(0, 0).summary().startswith("100 % (0 of 0 experts")
 
 
 def test_a_peers_text_is_one_bounded_printable_line() -> None:
