@@ -146,7 +146,7 @@ async def test_states_are_said_with_bytes_rate_and_percent(
     ) as node:
         link = await coordinator.link()
         epoch = link.assign(experts.keys)
-        await until(lambda: "downloading: 12 % (1 of 8 experts" in caplog.text)
+        await until(lambda: "12 % (1 of 8 experts" in caplog.text)
         blocked.set()
         await link.settled(epoch, ready=experts.keys)
         await until(lambda: node.state is NodeState.READY)
@@ -154,7 +154,10 @@ async def test_states_are_said_with_bytes_rate_and_percent(
     assert said[0].startswith("joining: 127.0.0.1:")
     assert said[1] == "joining: attached, waiting to be told what to hold"
     assert said[2] == "downloading: 8 experts, 48.0 KiB to fetch"
-    half_way = r"downloading: 12 % \(1 of 8 experts, 6.0 KiB of 48.0 KiB\), \d+(\.\d)? K?i?B/s"
+    half_way = (
+        r"downloading: \[##\.{18}\] 12 % \(1 of 8 experts, 6.0 KiB of 48.0 KiB\), "
+        r"\d+(\.\d)? [KM]?i?B/s(, \d+ (s|min) left)?"
+    )
     assert any(re.fullmatch(half_way, line) for line in said)
     assert re.fullmatch(
         r"ready: 100 % \(8 of 8 experts, 48.0 KiB of 48.0 KiB\), 48.0 KiB fetched in \d+\.\d s", said[-2]
