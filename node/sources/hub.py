@@ -36,7 +36,6 @@ from .weight_source import (
 
 MAX_REDIRECTS = 5
 MAX_REQUEST_BYTES = 64 << 20
-CHUNK_BYTES = 256 << 10
 FIRST_WAIT_S = 5.0
 """How long a hub is left alone that is busy and does not say for how long."""
 LONGEST_WAIT_S = 3600.0
@@ -101,7 +100,7 @@ class ModelHub:
             splitter = Splitter(request)
             async with self._opened(manifest, request) as answer:
                 try:
-                    async for data in answer.aiter_raw(CHUNK_BYTES):
+                    async for data in answer.aiter_raw():
                         for piece in splitter.split(data):
                             yield piece
                 except ValueError as error:
