@@ -1,8 +1,8 @@
 """Errors too small for one audit that always point the same way: seen over many audits, and decided by recomputing many rows.
 
 Guarantees: each distinct row of a node and layer counts once, for the same row rounds the same way each time; nobody is called
-biased but by exact recomputation of at least as many rows as the tolerance asks for, by more than the tolerance, and by
-several times what honest rounding of these very rows leaves. Memory is bounded for each node and layer.
+biased here: rows that look so, exactly recomputed and at least as many as the tolerance asks for, are handed on to be judged, with
+the results that they are from. Memory is bounded.
 """
 
 from __future__ import annotations
@@ -15,41 +15,68 @@ import numpy as np
 import numpy.typing as npt
 
 from ...ids import NodeId
+from ...trust.bias import HONEST_TIMES, mean_rounding
 from ...trust.drift import DriftAccumulator
 from ...trust.expert_arithmetic import Doubles
 from ...trust.honest_rounding import RoundingSpread
 from ...trust.recompute import Recomputed, Tolerance, drift
 from ...trust.residuals import Residuals, Stage, StageResiduals
+from ..dispatch.pairs import Int64s
+from ..dispatch.verified_result import VerifiedResult
 from .question import Question
 
 WINDOW_ROWS: Final = 512
 """After so many distinct rows a record begins anew."""
 MOST_RECORDS: Final = 4096
 """Of nodes and layers; the oldest gives way."""
-HONEST_TIMES: Final = 4.0
-"""How far beyond what honest rounding leaves on average over the rows a bias must be."""
+MOST_KEPT_BYTES: Final = 128 << 20
+"""Of results that are kept because they may become evidence; the node and layer that have waited longest give way."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountedRows:
+    """A result, and which of its rows count: ascending."""
+
+    verified: VerifiedResult
+    rows: Int64s
 
 
 @dataclass(slots=True)
-class _Record:
-    """What is known of one node in one layer.
+class _Residuals:
+    """What openings left of one node in one layer.
 
     Attributes:
         epoch: Of the projections that residuals were measured with.
         seen: Rows that have been counted.
         sums: Their residuals.
-        suspected: Whether the sums, or an audit, gave reason to recompute.
-        exact_seen: Rows that have been recomputed.
-        signed, exact: What the node signed for them, and what they should have been.
+        suspected: Whether the sums gave reason to recompute.
     """
 
     epoch: int
     seen: set[bytes] = field(default_factory=set)
     sums: DriftAccumulator = field(default_factory=DriftAccumulator)
     suspected: bool = False
-    exact_seen: set[bytes] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Exact:
+    """Rows of one node in one layer that have been recomputed.
+
+    Attributes:
+        seen: Which.
+        kept: What they are rows of, in the order in which that came.
+        signed, exact: What the node signed for them, and what they should have been.
+    """
+
+    seen: set[bytes] = field(default_factory=set)
+    kept: dict[int, CountedRows] = field(default_factory=dict)
     signed: list[Doubles] = field(default_factory=list)
     exact: list[Recomputed] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the results that are kept."""
+        return sum(one.verified.size for one in self.kept.values())
 
 
 class BiasWatch:
@@ -59,7 +86,8 @@ class BiasWatch:
         """`rate` is how often honest rounding may be suspected, `tolerance` what a node may differ by."""
         self._rate = rate
         self._tolerance = tolerance
-        self._records: dict[tuple[NodeId, int], _Record] = {}
+        self._residuals: dict[tuple[NodeId, int], _Residuals] = {}
+        self._exact: dict[tuple[NodeId, int], _Exact] = {}
 
     def note(self, question: Question, residuals: Residuals, epoch: int) -> bool:
         """Adds what an opening left; whether the rows asked about should be recomputed and given to `weigh`."""
@@ -77,37 +105,48 @@ class BiasWatch:
             record.suspected = record.suspected or bool(record.sums.biased(self._rate))
         return record.suspected
 
-    def weigh(self, question: Question, recomputed: Recomputed) -> float | None:
-        """Adds exactly recomputed rows; the size of the bias when there is one beyond doubt, None otherwise."""
-        record = self._records.get(_key(question))
-        if record is None:
-            return None
-        fresh = _fresh(question, record.exact_seen)
+    def weigh(self, question: Question, recomputed: Recomputed) -> list[CountedRows]:
+        """Adds exactly recomputed rows, whatever was the reason to recompute them; those that are to be judged for a bias, if any."""
+        key = _key(question)
+        record = self._exact.setdefault(key, _Exact())
+        fresh = _fresh(question, record.seen)
+        if not fresh.any():
+            return []
         record.signed.append(question.output[fresh])
         record.exact.append(_taken(recomputed, fresh))
-        if len(record.exact_seen) < self._tolerance.drift_rows:
-            return None
+        verified, rows = question.verified, question.selection.rows[fresh]
+        before = record.kept.get(id(verified))
+        if before is not None:
+            rows = np.union1d(before.rows, rows)
+        record.kept[id(verified)] = CountedRows(verified, rows)
+        if len(record.seen) < self._tolerance.drift_rows:
+            self._bound()
+            return []
         signed, exact = np.concatenate(record.signed), _joined(record.exact)
-        found = drift(signed, exact)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            shares = exact.rounding.mean / np.square(exact.sizes)
-        honest = float(np.sqrt(np.sum(np.where(np.isfinite(shares), shares, 0.0)))) / len(signed)
-        del self._records[_key(question)]
-        return found if found > max(self._tolerance.drift, HONEST_TIMES * honest) else None
+        del self._exact[key]
+        looks_biased = drift(signed, exact) > max(self._tolerance.drift, HONEST_TIMES * mean_rounding(exact))
+        return list(record.kept.values()) if looks_biased else []
 
     def forget(self, node: NodeId) -> None:
         """Drops all records of a node."""
-        for key in [key for key in self._records if key[0] == node]:
-            del self._records[key]
+        for records in (self._residuals, self._exact):
+            for key in [key for key in records if key[0] == node]:
+                del records[key]
 
-    def _record(self, question: Question, epoch: int) -> _Record:
+    def _record(self, question: Question, epoch: int) -> _Residuals:
         key = _key(question)
-        record = self._records.get(key)
+        record = self._residuals.get(key)
         if record is None or record.epoch != epoch or len(record.seen) > WINDOW_ROWS:
-            record = self._records[key] = _Record(epoch)
-            if len(self._records) > MOST_RECORDS:
-                del self._records[next(iter(self._records))]
+            record = self._residuals[key] = _Residuals(epoch)
+            if len(self._residuals) > MOST_RECORDS:
+                del self._residuals[next(iter(self._residuals))]
         return record
+
+    def _bound(self) -> None:
+        sizes = {key: record.size for key, record in self._exact.items()}
+        while sum(sizes.values()) > MOST_KEPT_BYTES or len(sizes) > MOST_RECORDS:
+            oldest = next(iter(sizes))
+            del sizes[oldest], self._exact[oldest]
 
 
 def _key(question: Question) -> tuple[NodeId, int]:
@@ -118,7 +157,7 @@ def _fresh(question: Question, seen: set[bytes]) -> npt.NDArray[np.bool_]:
     """Which of the rows asked about have not been seen; they have been, after this."""
     fresh = np.zeros(len(question.selection.rows), np.bool_)
     for index, row in enumerate(question.inputs):
-        name = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+        name = hashlib.blake2b((row + 0.0).tobytes(), digest_size=16).digest()
         if name not in seen:
             seen.add(name)
             fresh[index] = True

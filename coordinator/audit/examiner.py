@@ -92,14 +92,13 @@ class Examiner:
         """
         recomputed = self._judge.recompute(question)
         verdict = self._judge.judge(question, recomputed)
-        if verdict is not None:
-            node = short(question.verified.host.node)
-            log.warning("node %s: %s; evidence: %s", node, verdict.what, verdict.evidence)
-            return Finding(AuditOutcome.WRONG, verdict.what, unopened)
-        bias = None if unopened is not None else self._biases.weigh(question, recomputed)
-        if bias is not None:
-            return Finding(AuditOutcome.WRONG, self._judge.biased(question, bias))
-        return Finding(AuditOutcome.CLEARED, unopened=unopened)
+        if verdict is None and (biased := self._biases.weigh(question, recomputed)):
+            verdict = self._judge.judge_bias(biased)
+        if verdict is None:
+            return Finding(AuditOutcome.CLEARED, unopened=unopened)
+        node = short(question.verified.host.node)
+        log.warning("node %s: %s; evidence: %s", node, verdict.what, verdict.evidence)
+        return Finding(AuditOutcome.WRONG, verdict.what, unopened)
 
     def limits(self, key: ExpertKey, kind: OpeningKind, stage: Stage) -> StageLimits:
         """What honest rounding may leave in a layer with such experts.

@@ -1,7 +1,7 @@
 """From suspicion to verdict: the rows in question computed again in float64 from the canonical weights.
 
 Guarantees: a result is called wrong only when a row that the node itself signed differs from the truth by more than
-`trust.recompute` allows this very row; evidence of it is on disk, whole, before anybody hears of the verdict; where
+`trust.recompute` allows this very row, or many rows together by more than `trust.bias` allows; evidence of it is on disk, whole, before anybody hears of the verdict; where
 evidence cannot be written there is no verdict. Each verdict is handed to the public log; a log that does not take it is an
 error in the coordinator's own, and stops nothing. Nothing that a node says in its defence or by its silence matters.
 """
@@ -10,23 +10,31 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from ...errors import CapacityError
 from ...ids import ExpertKey, short
 from ...protos.codec import raw_bytes, wire_dtype
 from ...trust.audit_statements import VerdictKind, VerdictStatement, millionths
-from ...trust.evidence import SUFFIX, Evidence, StatedRouting
+from ...trust.bias import weigh_bias
+from ...trust.bias_check import joined_pairs
+from ...trust.bias_evidence import BiasEvidence, CountedFrame
+from ...trust.evidence import SUFFIX, Evidence
 from ...trust.keys import Identity
 from ...trust.log_entries import LogEntry
 from ...trust.recompute import Comparison, Recomputed, Tolerance, compare, recompute
+from ...trust.signed_frame import SignedFrame, StatedRouting
 from ...trust.stated_tensors import StatedTensor, StatedType
 from ...trust.statements import manifest_statement
+from ..dispatch.verified_result import VerifiedResult
 from ..ledger.public_log import EntryLog
+from .bias_watch import CountedRows
 from .canonical_weights import CanonicalExperts
 from .private_files import private_folder, write_private
 from .question import Question
@@ -100,8 +108,8 @@ class Judge:
         found = compare(question.output, recomputed, self.tolerance)
         if not found.wrong:
             return None
-        evidence = self._evidence(question, found)
-        path = self._write(question, evidence.encode())
+        evidence = self._evidence(question.verified, found)
+        path = self._write(question.verified, evidence.encode())
         self._log(LogEntry(evidence.verdict, evidence.verdict_signature))
         row = int(question.selection.rows[found.worst])
         return Verdict(
@@ -110,20 +118,45 @@ class Judge:
             path,
         )
 
-    def biased(self, question: Question, bias: float) -> str:
-        """A verdict about many rows, of which those asked about are the last; one line for people.
+    def judge_bias(self, rows: Sequence[CountedRows]) -> Verdict | None:
+        """A verdict with its evidence when rows of one node and layer, all different, are biased together; None when they are not.
 
-        There is no evidence of it: no single frame shows a bias. What the log is told is on the coordinator's word.
+        Raises:
+            ModelError: when the canonical weights cannot be read, or are damaged.
+            EvidenceNotWrittenError: when the evidence cannot be written.
         """
-        verdict = self._verdict(question, VerdictKind.BIASED, bias, self.tolerance.drift)
-        self._log(LogEntry.signed(verdict, self._identity))
-        layer = question.verified.task.layer
-        return f"its results in layer {layer} are biased by {bias:.2%} over many rows"
+        frames = [(_frame(one.verified), tuple(int(row) for row in one.rows)) for one in rows]
+        layer, pairs = rows[-1].verified.task.layer, joined_pairs(frames)
+        with self._experts.in_turn:
+            found = weigh_bias(
+                self._experts.form(ExpertKey(layer, pairs[0].expert)),
+                lambda expert: self._experts.weights(ExpertKey(layer, expert)),
+                np.concatenate([frame.input.values()[list(counted)] for frame, counted in frames]),
+                np.concatenate([frame.output.values()[list(counted)] for frame, counted in frames]),
+                pairs,
+                self.tolerance,
+            )
+        if not found.biased:
+            return None
+        last = rows[-1].verified
+        verdict = self._verdict(last, VerdictKind.BIASED, found.drift, found.allowed)
+        evidence = BiasEvidence(
+            tuple(CountedFrame(frame, counted) for frame, counted in frames),
+            self._identity.sign(manifest_statement(last.task.manifest)),
+            verdict,
+            self._identity.sign(verdict.encode()),
+        )
+        path = self._write(last, evidence.encode())
+        self._log(LogEntry(verdict, evidence.verdict_signature))
+        return Verdict(
+            f"its results in layer {layer} are biased by {found.drift:.2%} over {found.rows} rows, allowed are {found.allowed:.2%}",
+            path,
+        )
 
     def _verdict(
-        self, question: Question, kind: VerdictKind, error: float, tolerance: float
+        self, verified: VerifiedResult, kind: VerdictKind, error: float, tolerance: float
     ) -> VerdictStatement:
-        task, result = question.verified.task, question.verified.statement
+        task, result = verified.task, verified.statement
         return VerdictStatement(
             coordinator=task.coordinator,
             node=task.node,
@@ -140,32 +173,24 @@ class Judge:
         if self._entry_log is not None:
             self._entry_log.append(entry).add_done_callback(_tell_unlogged)
 
-    def _evidence(self, question: Question, found: Comparison) -> Evidence:
-        verified = question.verified
-        task, result = verified.task, verified.statement
-        verdict = self._verdict(question, VerdictKind.WRONG, found.worst_error, found.worst_allowed)
-        shape = (task.rows, task.hidden)
+    def _evidence(self, verified: VerifiedResult, found: Comparison) -> Evidence:
+        verdict = self._verdict(verified, VerdictKind.WRONG, found.worst_error, found.worst_allowed)
+        frame = _frame(verified)
         return Evidence(
-            task=task,
-            result=result,
-            signature=verified.result.signature,
-            input=StatedTensor(
-                StatedType(wire_dtype(verified.hidden.dtype)), shape, bytes(raw_bytes(verified.hidden))
-            ),
-            routing=StatedRouting(
-                verified.pairs.experts.tobytes(),
-                verified.pairs.rows.tobytes(),
-                verified.pairs.gates.tobytes(),
-            ),
-            output=StatedTensor(StatedType.FLOAT32, shape, verified.result.output.data),
-            manifest_signature=self._identity.sign(manifest_statement(task.manifest)),
+            frame.task,
+            frame.result,
+            frame.signature,
+            frame.input,
+            frame.routing,
+            frame.output,
+            manifest_signature=self._identity.sign(manifest_statement(frame.task.manifest)),
             verdict=verdict,
             verdict_signature=self._identity.sign(verdict.encode()),
         )
 
-    def _write(self, question: Question, encoded: bytes) -> Path:
-        task = question.verified.task
-        name = f"{int(self._clock())}-{short(question.verified.host.node)}-{task.session.hex()[:8]}-{task.sequence}"
+    def _write(self, verified: VerifiedResult, encoded: bytes) -> Path:
+        task = verified.task
+        name = f"{int(self._clock())}-{short(verified.host.node)}-{task.session.hex()[:8]}-{task.sequence}"
         path = self._folder / (name + SUFFIX)
         try:
             private_folder(self._folder)
@@ -175,6 +200,22 @@ class Judge:
                 f"evidence cannot be written to {path} ({error.strerror})", advice="make room on the disk"
             ) from error
         return path
+
+
+def _frame(verified: VerifiedResult) -> SignedFrame:
+    task = verified.task
+    shape = (task.rows, task.hidden)
+    sent = StatedType(wire_dtype(verified.hidden.dtype))
+    return SignedFrame(
+        task,
+        verified.statement,
+        verified.result.signature,
+        StatedTensor(sent, shape, bytes(raw_bytes(verified.hidden))),
+        StatedRouting(
+            verified.pairs.experts.tobytes(), verified.pairs.rows.tobytes(), verified.pairs.gates.tobytes()
+        ),
+        StatedTensor(StatedType.FLOAT32, shape, verified.result.output.data),
+    )
 
 
 def _tell_unlogged(appended: Future[int]) -> None:

@@ -19,10 +19,11 @@ from folkmoot.ids import ExpertKey
 from folkmoot.protos.folkmoot.v1 import tensor_pb2
 from folkmoot.tests.support.plain_experts import HONEST, Cheat, answer, cheated, heavy_rows, random_expert
 from folkmoot.trust.audit_statements import VerdictKind, VerdictStatement
-from folkmoot.trust.evidence import Evidence, MalformedEvidenceError, StatedRouting
+from folkmoot.trust.evidence import Evidence
 from folkmoot.trust.evidence_check import Outcome, PublicModel, Step, check_bytes, check_evidence
 from folkmoot.trust.expert_arithmetic import Activation, ExpertForm, ExpertWeights
 from folkmoot.trust.keys import Identity
+from folkmoot.trust.signed_frame import MalformedEvidenceError, StatedRouting
 from folkmoot.trust.stated_tensors import StatedTensor, StatedType
 from folkmoot.trust.statements import ResultStatement, StatementError, TaskStatement, manifest_statement
 

@@ -59,16 +59,22 @@ def test_a_wrong_output_convicts_and_the_evidence_holds(tmp_path: Path) -> None:
         assert steps[-1].outcome is Outcome.PROVEN, steps
 
 
-def test_a_small_bias_is_found_over_many_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("also", [(), (Misconduct.SILENT,)], ids=["opens", "does not open"])
+def test_a_small_bias_is_found_over_many_rows_and_proven(
+    tmp_path: Path, also: tuple[Misconduct, ...]
+) -> None:
     with running_auditor(tmp_path) as audits:
-        node = audits.node(Misconduct.TILTED_OUTPUT)
+        node = audits.node(Misconduct.TILTED_OUTPUT, *also)
         for seed in range(40):
             audits.auditor.watch(node.result(rows=8, seed=seed))
         totals = audits.until(lambda totals: totals.outcomes.get("wrong", 0) > 0)
         assert 100 <= 8 * (1 + totals.outcomes["cleared"]) <= 130, "a single row may be off by so much"
         audits.until(lambda _: audits.standings.of(node.node).status is Status.QUARANTINED)
         assert "are biased by 0." in audits.standings.of(node.node).reason
-        assert not audits.evidence
+        (path,) = audits.evidence
+        model = PublicModel(audits.model.manifest.encoded, CanonicalExperts(audits.model).public)
+        steps = list(check_bytes(path.read_bytes(), model, audits.identity.public))
+        assert steps[-1].outcome is Outcome.PROVEN, steps
 
 
 def test_the_same_rows_again_and_again_are_no_bias(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from folkmoot.errors import CapacityError
 from folkmoot.tests.support.asked_node import Misconduct
 from folkmoot.tests.support.running_auditor import running_auditor
 from folkmoot.trust.audit_statements import VerdictKind, VerdictStatement
+from folkmoot.trust.bias_evidence import BiasEvidence
 from folkmoot.trust.evidence import Evidence
 from folkmoot.trust.log_entries import LogEntry
 
@@ -31,14 +32,15 @@ def test_a_verdict_is_logged_as_the_evidence_has_it(tmp_path: Path) -> None:
         assert entry.statement.node == node.identity.public
 
 
-def test_a_bias_is_logged_without_evidence(tmp_path: Path) -> None:
+def test_a_bias_is_logged_as_its_evidence_says(tmp_path: Path) -> None:
     with running_auditor(tmp_path) as audits:
         node = audits.node(Misconduct.TILTED_OUTPUT)
         for seed in range(40):
             audits.auditor.watch(node.result(0, rows=8, seed=seed))
         audits.until(lambda _: not audits.standings.of(node.node).serves)
-        assert not audits.evidence
-        (entry,) = audits.log.entries
+        (path,), (entry,) = audits.evidence, audits.log.entries
+        evidence = BiasEvidence.decode(path.read_bytes())
+        assert entry == LogEntry(evidence.verdict, evidence.verdict_signature)
         entry.verify(audits.identity.public)
         statement = entry.statement
         assert isinstance(statement, VerdictStatement)
