@@ -1,9 +1,9 @@
-"""The options that several subcommands of `folkmoot node` share."""
+"""The options that several subcommands of `folkmoot node` share, and the settings that they are."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,3 +60,27 @@ Format = Annotated[
     typer.Option("--log-format", help="Lines for people, or one JSON object each; text.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
+
+
+def given(
+    memory: str | None,
+    disk: str | None,
+    threads: int | None,
+    download: str | None,
+    upload: str | None,
+    hours: list[str] | None,
+    name: str | None,
+    public_name: str | None,
+) -> dict[str, Any]:
+    """The settings that were given as options, by their names."""
+    settings = {
+        "memory_bytes": memory,
+        "disk_bytes": disk,
+        "threads": threads,
+        "download_bytes_per_s": download,
+        "upload_bytes_per_s": upload,
+        "hours": hours or None,
+        "name": name,
+        "public_name": public_name,
+    }
+    return {setting: value for setting, value in settings.items() if value is not None}

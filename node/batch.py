@@ -105,7 +105,7 @@ class Batch:
     """Experts of different bytes that are got together.
 
     Args:
-        make_room: Awaited when the disk is full, with the bytes that are needed.
+        make_room: Awaited when the disk is full.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Batch:
         manners: Manners,
         limit: RateLimit,
         traffic: Traffic,
-        make_room: Callable[[int], Awaitable[None]],
+        make_room: Callable[[], Awaitable[None]],
     ) -> None:
         self._missing = dict.fromkeys(keys)
         self._manifest = manifest
@@ -236,7 +236,7 @@ class Batch:
         try:
             await in_thread(partial.write, piece.offset, piece.data)
         except DiskFullError:
-            await self._make_room(len(piece.data))
+            await self._make_room()
             try:
                 await in_thread(partial.write, piece.offset, piece.data)
             except DiskFullError:

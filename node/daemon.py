@@ -22,8 +22,6 @@ from ..errors import FolkmootError, TrustError, UsageError
 from ..ids import NodeId, short
 from ..models.manifest import Manifest
 from ..node_states import NodeState, Wish
-from ..object_memory import settle
-from ..open_files import allow_many_files
 from ..protos.folkmoot.v1 import link_pb2
 from ..protos.limits import channel_options
 from ..trust.invite import Invite
@@ -146,6 +144,8 @@ class NodeDaemon:
     async def stop(self) -> None:
         """Leaves the network and ends; stopping twice, or what was never started, is harmless."""
         await self._leave("the contributor stopped it")
+        if self._resources is not None:
+            self._resources.store.release(self.shelf)
         if self._own is not None:
             await self._own.close()
         self._status.stopped()
@@ -335,19 +335,3 @@ def tell_what_is_lent(settings: NodeSettings, premises: Premises) -> None:
         settings.state_dir,
     )
     log.info("experts are computed by %s", premises.backend.describe())
-
-
-async def run(settings: NodeSettings) -> None:
-    """Runs a node until it is cancelled or something ends it; then it leaves the network in order.
-
-    Raises:
-        FolkmootError: what ended it.
-    """
-    allow_many_files()
-    daemon = NodeDaemon(settings)
-    try:
-        await daemon.start()
-        settle()
-        await daemon.wait()
-    finally:
-        await daemon.stop()

@@ -39,7 +39,6 @@ class Downloader:
         manners: How to deal with them.
         limit: How many bytes a second may come over the network.
         claims: Who gets what, over all links of the node.
-        keep: Digests that are not to be removed when the disk is full.
     """
 
     manifest: Manifest
@@ -49,7 +48,6 @@ class Downloader:
     limit: RateLimit = field(default_factory=RateLimit)
     claims: Claims = field(default_factory=Claims)
     traffic: Traffic = field(default_factory=Traffic)
-    keep: Collection[str] = frozenset()
     _making_room: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def is_stored(self, key: ExpertKey) -> bool:
@@ -135,9 +133,9 @@ class Downloader:
         except FolkmootError as error:
             return error
 
-    async def _make_room(self, needed: int) -> None:
+    async def _make_room(self) -> None:
         async with self._making_room:
-            await in_thread(self.store.make_room, needed, 0, self.keep)
+            await in_thread(self.store.clear)
 
     def _place(self, key: ExpertKey) -> tuple[int, int]:
         return min((part.file, part.offset) for part in self.manifest.experts[key].ranges)

@@ -7,6 +7,7 @@ needs no lock.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -17,7 +18,7 @@ from typing import Final
 
 from ..disk import disk_errors
 from ..errors import UsageError
-from ..state_lock import StateError
+from ..state_lock import StateError, StateLock
 from ..trust.invite import Invite
 from ..trust.secret_files import MAX_SECRET_FILE_BYTES, SecretFileError, read_secret_file
 
@@ -144,6 +145,28 @@ class JoinedBook:
                 draft.replace(self.path)
             finally:
                 draft.unlink(missing_ok=True)
+
+
+def remember(state: Path, invite: str, name: str | None = None) -> Joined:
+    """Remembers a coordinator while no node runs on the state folder.
+
+    Raises:
+        StateInUseError: when one does.
+        InviteError, JoinError: when it cannot be joined.
+    """
+    with contextlib.closing(StateLock(state, "node")):
+        return JoinedBook(state).add(invite, name)
+
+
+def forget(state: Path, name: str) -> Joined:
+    """Forgets a coordinator while no node runs on the state folder.
+
+    Raises:
+        StateInUseError: when one does.
+        UnknownCoordinatorError: when none is called so.
+    """
+    with contextlib.closing(StateLock(state, "node")):
+        return JoinedBook(state).remove(name)
 
 
 def find(joined: tuple[Joined, ...], name: str) -> Joined:

@@ -137,9 +137,10 @@ class Keeper:
             await uninterrupted(self._drop(leaving))
         held = self._shelf.held
         missing = [key for key in kept if key not in held]
+        await self._reserve(kept, needed=bool(missing))
         progress = self._progress(kept, missing)
         if missing:
-            await self._get(missing, {self._manifest.experts[key].sha256 for key in kept}, progress)
+            await self._get(missing, progress)
         await self._report(self._holdings(self._shelf.held))
         if self._refused:
             most = Counter(self._refused.values()).most_common(REASONS_SAID)
@@ -162,9 +163,18 @@ class Keeper:
             del self._refused[key]
         return chosen.kept
 
-    async def _get(self, missing: list[ExpertKey], keep: set[str], progress: Progress) -> None:
+    async def _reserve(self, kept: Collection[ExpertKey], *, needed: bool) -> None:
+        """Keeps files of these experts, and makes room for those that are to come; a disk that fails matters if there are any."""
+        wanted = {self._manifest.experts[key].sha256: self._manifest.expert_bytes(key) for key in kept}
+        try:
+            await in_thread(self._downloader.store.reserve, self._shelf, wanted)
+        except DiskError as error:
+            if needed:
+                raise
+            log.warning("what is not assigned any more stays on disk: %s", error)
+
+    async def _get(self, missing: list[ExpertKey], progress: Progress) -> None:
         """Gets experts ready, those on disk first, while reports and progress lines go out."""
-        self._downloader.keep = keep
         stored = set(await in_thread(lambda: [key for key in missing if self._downloader.is_stored(key)]))
         absent = sum(self._manifest.expert_bytes(key) for key in missing if key not in stored)
         self._status.seems(
@@ -176,8 +186,6 @@ class Keeper:
         jobs: dict[str, list[ExpertKey]] = {}
         for key in sorted(missing, key=lambda key: key not in stored):
             jobs.setdefault(self._manifest.experts[key].sha256, []).append(key)
-        if absent:
-            await in_thread(self._downloader.store.make_room, absent, self._limits.disk_bytes, keep)
         batches = self._downloader.batches([keys[0] for keys in jobs.values()], stored, self._limits.streams)
         queue = iter([[jobs[self._manifest.experts[key].sha256] for key in batch] for batch in batches])
         tasks = [asyncio.create_task(self._work(queue, progress)) for _ in range(self._limits.streams)]

@@ -70,7 +70,7 @@ class Premises:
         return cls(
             state,
             identity,
-            ExpertStore(state.experts),
+            ExpertStore(state.experts, settings.disk_bytes),
             TakingTurns(choose_backend()),
             weights,
             RateLimit(settings.upload_bytes_per_s),

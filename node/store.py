@@ -2,7 +2,7 @@
 
 Guarantees: an expert leaves the store only in memory, after all of its bytes there were hashed and found right; a file that
 does not hash right is removed; a file under an expert's name was once complete; a download that was torn goes on where it
-stopped; `make_room` never removes what it is told to keep. Methods may be called from any thread, but not two at once for one digest.
+stopped; what somebody reserved is never removed, and as long as what is reserved fits in the limit, the store does. Methods may be called from any thread, but not two at once for one digest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import hashlib
 import logging
 import mmap
 import os
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -49,10 +50,13 @@ class StoredFile:
 
 
 class ExpertStore:
-    """The store in one folder."""
+    """The store in one folder, of at most so many bytes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._reserved: dict[object, dict[str, int]] = {}
+        self._changing = threading.Lock()
 
     def has(self, digest: str, size: int) -> bool:
         """Whether a file of the right name and size is there; `load` says whether it is right."""
@@ -95,43 +99,59 @@ class ExpertStore:
             raise DamagedExpertError(f"the expert file {path} does not hold the bytes of its name")
         return Expert.load(spec, data)
 
-    def make_room(self, needed: int, limit: int, keep: Collection[str]) -> int:
-        """Removes files, the longest unused first, until `needed` more bytes stay within `limit`.
+    def reserve(self, owner: object, wanted: Mapping[str, int]) -> None:
+        """Keeps these experts for an owner from now on, instead of those that it reserved before, whether they are there or to
+        come. Files that nobody reserved are removed, the longest unused first, until all that is there, and all that is
+        reserved, fits in the limit together.
 
         Args:
-            needed: Bytes about to be written.
-            limit: Most bytes that the store may have after that.
-            keep: Digests whose files stay, even if the limit is missed.
-
-        Returns:
-            The number of bytes removed.
+            owner: Who keeps them.
+            wanted: Bytes of each, by digest.
 
         Raises:
             DiskError: when the disk fails.
         """
-        files = sorted(self._files(), key=lambda file: file.used_ns)
+        with self._changing:
+            self._reserved[owner] = dict(wanted)
+            reserved = {digest: size for sizes in self._reserved.values() for digest, size in sizes.items()}
+            self._remove_down_to(self._limit_bytes - sum(reserved.values()), reserved)
+
+    def release(self, owner: object) -> None:
+        """Nothing is kept for this owner any more."""
+        with self._changing:
+            self._reserved.pop(owner, None)
+
+    def clear(self) -> int:
+        """Removes all files that nobody has reserved: the disk is full. Bytes that were removed.
+
+        Raises:
+            DiskError: when the disk fails.
+        """
+        with self._changing:
+            return self._remove_down_to(0, {digest for sizes in self._reserved.values() for digest in sizes})
+
+    def stored_bytes(self) -> int:
+        """Bytes of all files now. Raises DiskError."""
+        return sum(file.size for file in self._files())
+
+    def _remove_down_to(self, limit: int, keep: Collection[str]) -> int:
+        """Removes files but those to keep, the longest unused first, until they have no more bytes than the limit."""
+        files = sorted(
+            (file for file in self._files() if file.digest not in keep), key=lambda file: file.used_ns
+        )
         total = sum(file.size for file in files)
         removed = 0
         for file in files:
-            if total - removed + needed <= limit:
+            if total - removed <= limit:
                 break
-            if file.digest not in keep:
-                with disk_errors(file.path):
-                    if file.path.name.endswith(PARTIAL):
-                        journal_of(file.path).unlink(missing_ok=True)
-                    file.path.unlink(missing_ok=True)
-                removed += file.size
+            with disk_errors(file.path):
+                if file.path.name.endswith(PARTIAL):
+                    journal_of(file.path).unlink(missing_ok=True)
+                file.path.unlink(missing_ok=True)
+            removed += file.size
         if removed:
             log.info("removed %s of experts that are not assigned, to make room", format_bytes(removed))
         return removed
-
-    def stored_bytes(self) -> int:
-        """Bytes of all files, unfinished ones too.
-
-        Raises:
-            DiskError: when the disk fails.
-        """
-        return sum(file.size for file in self._files())
 
     def _files(self) -> list[StoredFile]:
         files = []

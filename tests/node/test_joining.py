@@ -14,8 +14,9 @@ import pytest
 
 from folkmoot.errors import TrustError, UsageError
 from folkmoot.node.backoff import Backoff
-from folkmoot.node.daemon import NodeDaemon, run
+from folkmoot.node.daemon import NodeDaemon
 from folkmoot.node.link import ManifestSignatureError
+from folkmoot.node.process import run
 from folkmoot.node.remote import NodeRefusedError
 from folkmoot.node_states import NodeState
 from folkmoot.protos.folkmoot.v1 import link_pb2

@@ -18,7 +18,7 @@ from folkmoot.tests.support.bare_experts import BareExperts
 
 @pytest.fixture
 def store(tmp_path: Path) -> ExpertStore:
-    return ExpertStore(tmp_path)
+    return ExpertStore(tmp_path, 1 << 30)
 
 
 def put(store: ExpertStore, experts: BareExperts, number: int) -> str:
@@ -129,18 +129,27 @@ def test_a_failed_write_leaves_what_was_there(store: ExpertStore, monkeypatch: p
     assert store.has("ab" * 32, 10)
 
 
-def test_room_is_made_from_the_longest_unused_and_never_from_what_is_kept(
+def test_room_is_made_from_the_longest_unused_and_never_from_what_anybody_reserved(
     store: ExpertStore, experts: BareExperts, tmp_path: Path
 ) -> None:
     digests = [put(store, experts, number) for number in range(4)]
     for age, digest in enumerate(digests):
         os.utime(tmp_path / digest[:2] / digest, (1000 + age, 1000 + age))
     size = experts.expert_bytes
-    assert store.make_room(size, 5 * size, ()) == 0
-    assert store.make_room(size, 4 * size, (digests[0],)) == size
+    assert store.stored_bytes() == 4 * size
+    small = ExpertStore(tmp_path, 4 * size)
+    small.reserve("one link", {digests[0]: size})
+    assert small.stored_bytes() == 4 * size
+    small.reserve("one link", {digests[0]: size, "ab" * 32: size})
     assert [store.has(digest, size) for digest in digests] == [True, False, True, True]
-    assert store.make_room(size, 0, (digests[0],)) == 2 * size
-    assert store.has(digests[0], size)
+    small.reserve("another link", {digests[2]: size, digests[0]: size, "cd" * 32: size})
+    assert [store.has(digest, size) for digest in digests] == [True, False, True, False]
+    assert small.clear() == 0
+    small.release("one link")
+    assert small.clear() == 0
+    small.release("another link")
+    assert small.clear() == 2 * size
+    assert store.stored_bytes() == 0
 
 
 def test_a_file_that_is_renamed_while_room_is_made_is_passed_over(
@@ -158,7 +167,7 @@ def test_a_file_that_is_renamed_while_room_is_made_is_passed_over(
         return real(path, follow_symlinks=follow_symlinks)
 
     monkeypatch.setattr(Path, "stat", stat)
-    assert store.make_room(0, 0, digests) == 0
+    store.reserve("a link", dict.fromkeys(digests, experts.expert_bytes))
     monkeypatch.undo()
     assert store.has("ab" * 32, 10)
 
@@ -180,7 +189,7 @@ def test_a_removal_that_the_disk_refuses_is_the_disks_error(
             case "of a damaged file":
                 store.load(digest, experts.manifest.specs[0])
             case "to make room":
-                store.make_room(1, 0, ())
+                store.clear()
             case _:
                 partial.discard()
     partial.close()
@@ -191,7 +200,7 @@ def test_loading_counts_as_use(store: ExpertStore, experts: BareExperts, tmp_pat
     for digest in digests:
         os.utime(tmp_path / digest[:2] / digest, (1000, 1000))
     store.load(digests[0], experts.manifest.specs[0])
-    store.make_room(0, experts.expert_bytes, ())
+    ExpertStore(tmp_path, experts.expert_bytes).reserve("a link", {})
     assert [store.has(digest, experts.expert_bytes) for digest in digests] == [True, False]
 
 

@@ -43,6 +43,7 @@ class ScriptedLink:
         self.hello = hello
         self.session = session
         self.holdings: list[link_pb2.Holdings] = []
+        self.wishes: list[link_pb2.Wish] = []
         self.leaving = ""
         self.ended = False
         self._coordinator = coordinator
@@ -219,6 +220,8 @@ class ScriptedLink:
                     self.openings[message.opening.nonce] = message.opening
                 case "pong":
                     self._pongs.append(message.pong.token)
+                case "wish":
+                    self.wishes.append(message.wish)
                 case "leaving":
                     self.leaving = message.leaving.reason
                 case body:
