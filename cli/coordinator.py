@@ -13,6 +13,7 @@ import typer
 
 from ..logs import LogFormat, configure_logging
 from ..object_memory import leave_out
+from .books import credits, history, invite, leaderboard
 from .daemon import end_with_parent, run_until_stopped
 from .folder_option import folder
 from .orders import admit, ban, quarantine
@@ -25,6 +26,8 @@ app = typer.Typer(help="Operate a network.")
 app.command("ban")(ban)
 app.command("admit")(admit)
 app.command("quarantine")(quarantine)
+for command in (invite, credits, leaderboard, history):
+    app.command(command.__name__)(command)
 
 
 @app.callback()
@@ -62,6 +65,13 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    books: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of a PostgreSQL database for the books; a file in the state folder.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the trunk; all cores.", show_default=False)
     ] = None,
@@ -92,6 +102,7 @@ def serve(
         api_host=api_host,
         api_port=api_port,
         state_dir=state,
+        books=None if books is None else {"url": books},
         threads=threads,
         self_host_bytes=self_host,
         log_format=log_format,

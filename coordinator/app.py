@@ -33,6 +33,8 @@ from .audit.auditing import Auditing
 from .audit.counters import AuditCounters
 from .audit.metrics import AuditCollector
 from .audit.standing_book import StandingBook
+from .books.books import Books
+from .books.metrics import BooksCollector
 from .dispatch.counters import DispatchCounters
 from .dispatch.network_experts import NetworkExperts
 from .dispatch.verified_result import watched_by
@@ -41,7 +43,6 @@ from .generation_defaults import api_settings
 from .http_server import HttpServer
 from .hub.hub import Hub
 from .hub.join_secret import load_or_create_join_secret
-from .hub.placement_memory import PlacementMemory
 from .ledger.public_log import PublicLog
 from .ledger.receipt_counters import ReceiptCollector
 from .ledger.scribe import Scribe
@@ -72,6 +73,7 @@ class Coordinator:
         self.counters = DispatchCounters()
         self.audits = AuditCounters()
         self._auditing: Auditing | None = None
+        self._books: Books | None = None
         self._public_log: PublicLog | None = None
         self._scribe: Scribe | None = None
         self._prepared: PreparedModel | None = None
@@ -98,9 +100,11 @@ class Coordinator:
         tls = TlsIdentity.load_or_create(settings.state_dir, identity)
         join_secret = load_or_create_join_secret(settings.state_dir)
         self._http = HttpServer(settings.api_host, settings.api_port)
-        memory = PlacementMemory(settings.state_dir, prepared.manifest)
         self._public_log = public_log = await asyncio.to_thread(PublicLog, settings.state_dir, identity)
-        standings = await asyncio.to_thread(StandingBook, settings.state_dir, settings.audit.standing)
+        self._books = books = await asyncio.to_thread(
+            Books, settings.books, settings.state_dir, identity.public
+        )
+        standings = StandingBook(books.standings, settings.audit.standing)
         self._auditing = auditing = await asyncio.to_thread(
             Auditing,
             settings.state_dir,
@@ -112,7 +116,7 @@ class Coordinator:
             public_log,
         )
         self._scribe = scribe = await asyncio.to_thread(
-            Scribe, settings.state_dir, prepared.manifest, identity, public_log, settings.receipts
+            Scribe, books.receipts, prepared.manifest, identity, public_log, settings.receipts
         )
         scribe.start()
         hub = Hub(
@@ -122,15 +126,23 @@ class Coordinator:
             join_secret,
             prepared,
             self.counters,
-            memory,
+            books.placement(prepared.manifest),
             standings,
             public_log,
             scribe,
             self_hosting(prepared, identity, settings.self_host_bytes),
+            books.contributors,
+        )
+        hub.subscribe(
+            lambda node, change: books.states.changed(
+                node, change.state.value, change.reason, change.at_unix_s
+            )
         )
         await hub.start()
         self._hub = hub
+        await asyncio.to_thread(books.listens, hub.invite.address)
         auditing.start()
+        self.registry.register(BooksCollector(books.writer))
         self.registry.register(NetworkCollector(hub.snapshot))
         self.registry.register(AuditCollector(self.audits.totals))
         self.registry.register(ReceiptCollector(scribe.counters))
@@ -145,7 +157,7 @@ class Coordinator:
         auditing, public_log, identity = self._auditing, self._public_log, self._identity
         if prepared is None or hub is None or http is None or auditing is None:
             raise NotStartedError("open comes before serve")
-        if public_log is None or identity is None or self._scribe is None:
+        if public_log is None or identity is None or self._scribe is None or self._books is None:
             raise NotStartedError("open comes before serve")
         log.info("loading the trunk of %s", prepared.name)
         threads = self.settings.threads or torch.get_num_threads()
@@ -187,6 +199,7 @@ class Coordinator:
             self.registry,
             api_settings(self.settings.api, prepared.folder),
             public_log.read,
+            self._books.leaderboard,
         )
         await http.start(app)
         log.info("serving %s on %s", prepared.name, http.url)
@@ -223,6 +236,9 @@ class Coordinator:
         if self._public_log is not None:
             await asyncio.to_thread(self._public_log.close)
             self._public_log = None
+        if self._books is not None:
+            await asyncio.to_thread(self._books.close)
+            self._books = None
         if self._prepared is not None:
             self._prepared.close()
             self._prepared = None

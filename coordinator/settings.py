@@ -18,6 +18,7 @@ from ..logs import LogFormat
 from ..settings_base import ComponentSettings, read_by
 from .api.settings import ApiSettings
 from .audit.settings import AuditSettings
+from .books.settings import BooksSettings
 from .dispatch.network_experts import DispatchSettings
 from .engine.settings import EngineSettings
 from .hub.settings import DEFAULT_PORT, HubSettings
@@ -28,7 +29,7 @@ DEFAULT_API_PORT = 8000
 
 class CoordinatorSettings(ComponentSettings):
     """What one coordinator is told; environment variables are `FOLKMOOT_COORDINATOR_` and the name in capitals, with two
-    underscores before a name within `engine`, `audit`, `receipts` or `api`.
+    underscores before a name within `engine`, `audit`, `receipts`, `books` or `api`.
 
     Attributes:
         model: Folder of the prepared model.
@@ -56,6 +57,7 @@ class CoordinatorSettings(ComponentSettings):
         engine: The engine's limits.
         audit: How results are audited, and what follows.
         receipts: When nodes get receipts, and what of them is put on record.
+        books: Where nodes, owners, standings, receipts and credits are kept.
         api: How the HTTP API behaves; what the model's own generation settings advise when not given.
     """
 
@@ -85,6 +87,7 @@ class CoordinatorSettings(ComponentSettings):
     engine: EngineSettings = EngineSettings()
     audit: AuditSettings = AuditSettings()
     receipts: ReceiptSettings = ReceiptSettings()
+    books: BooksSettings = BooksSettings()
     api: ApiSettings | None = None
 
     @property

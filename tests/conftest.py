@@ -1,10 +1,11 @@
-"""Every test runs with one torch thread, a fixed seed, and a Folkmoot home of its own."""
+"""Every test runs with one torch thread, a fixed seed, and a Folkmoot home of its own; those that ask for it, with a PostgreSQL server."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -16,6 +17,9 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import hypothesis
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from folkmoot.tests.support.postgres_server import PostgresServer
 
 torch.set_num_threads(1)
 # The same examples on each run, and no clock: a busy machine must not turn a property false.
@@ -29,3 +33,16 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("FOLKMOOT_HOME", str(home))
     torch.manual_seed(0)
     yield home
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server for all tests that ask for one; each takes a database of its own."""
+    from folkmoot.tests.support.postgres_server import PostgresServer
+
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()

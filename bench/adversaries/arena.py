@@ -104,7 +104,7 @@ class Arena:
         self._dispatched = DispatchCounters()
         # The node has nothing else to do: how much of a busy node's time audits take is not what is measured here.
         settings, identity = AuditSettings(busy_share=1.0), Identity.generate()
-        self._standings = StandingBook(self._state, settings.standing)
+        self._standings = StandingBook(None, settings.standing)
         self.auditing = Auditing(self._state, model, identity, self._standings, self._audits, settings)
         self.hub = Hub(
             HubSettings(port=0, settle_s=0.02, lost_grace_s=0.05, frame_deadline_s=DEADLINE_S),

@@ -30,6 +30,7 @@ def create_app(
     registry: CollectorRegistry,
     settings: ApiSettings | None = None,
     read_log: Callable[[str], bytes | None] | None = None,
+    leaderboard: Callable[[], dict[str, Any]] | None = None,
 ) -> FastAPI:
     """Makes the application.
 
@@ -41,6 +42,7 @@ def create_app(
         registry: What `/metrics` shows.
         settings: How the API behaves.
         read_log: Gives what the public log serves at a path, from any thread; None, itself or given, serves nothing.
+        leaderboard: Gives the document of `/v1/leaderboard`, at once; None serves none.
     """
     settings = settings or ApiSettings()
     app = FastAPI(title="Folkmoot", version=__version__, docs_url=None, redoc_url=None)
@@ -48,6 +50,6 @@ def create_app(
     errors.install(app)
     completions = CompletionRoutes(Answering(engine, settings), Prompts(tokenizer), model_name, settings)
     app.include_router(completions.router())
-    app.include_router(NetworkRoutes(model_name, network, registry).router())
+    app.include_router(NetworkRoutes(model_name, network, registry, leaderboard).router())
     app.include_router(LogRoutes(read_log or (lambda path: None)).router())
     return app

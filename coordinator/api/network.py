@@ -1,4 +1,4 @@
-"""The routes that tell about the network: models, health, metrics, nodes and coverage.
+"""The routes that tell about the network: models, health, metrics, nodes and coverage, and who has done how much.
 
 Guarantees: they read and change nothing; they answer while every expert is unreachable.
 """
@@ -22,11 +22,16 @@ class NetworkRoutes:
     """What one coordinator says of its model and its network."""
 
     def __init__(
-        self, model_name: str, network: Callable[[], dict[str, Any]], registry: CollectorRegistry
+        self,
+        model_name: str,
+        network: Callable[[], dict[str, Any]],
+        registry: CollectorRegistry,
+        leaderboard: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         self._model_name = model_name
         self._network = network
         self._registry = registry
+        self._leaderboard = leaderboard
         self._created = int(time.time())
 
     def router(self) -> APIRouter:
@@ -35,6 +40,8 @@ class NetworkRoutes:
         router.add_api_route("/v1/models", self.models, methods=["GET"])
         router.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"])
         router.add_api_route("/v1/network", self.network, methods=["GET"])
+        if self._leaderboard is not None:
+            router.add_api_route("/v1/leaderboard", self.leaderboard, methods=["GET"])
         router.add_api_route("/health", self.health, methods=["GET"])
         router.add_api_route("/metrics", self.metrics, methods=["GET"])
         return router
@@ -52,6 +59,10 @@ class NetworkRoutes:
     async def network(self) -> dict[str, Any]:
         """Nodes, coverage and counters."""
         return self._network()
+
+    async def leaderboard(self) -> dict[str, Any]:
+        """Who has done how much, by public names."""
+        return self._leaderboard() if self._leaderboard is not None else {}
 
     async def health(self) -> dict[str, Any]:
         """That the process answers, and whether every expert has a host."""

@@ -24,7 +24,7 @@ from ...errors import UsageError
 from ...ids import NodeId, short
 from ...protos.limits import MAX_REASON
 from .private_files import private_folder, write_private
-from .standing_book import NODE_ID_CHARACTERS, StandingBook
+from .standing_book import StandingBook
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ SUFFIX: Final = ".json"
 FORMAT: Final = "folkmoot-order/1"
 MAX_ORDER_BYTES: Final = 16 << 10
 LOOK_EVERY_S: Final = 0.25
+NODE_ID_CHARACTERS: Final = 64
 
 
 class OrderError(UsageError):

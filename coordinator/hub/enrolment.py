@@ -1,16 +1,18 @@
 """The Enrolment service: how a node becomes known.
 
 Guarantees: a ticket is given only to a node that proved, over nonces of both sides, that it holds its key and knows the
-join secret, that is not banned, and whose enrolment is in the public log; small-order keys never get a challenge. Every refusal has a status and a reason:
+join secret, or that of an owner's invite, that is not banned, and whose enrolment is in the public log and, with its owner and the
+ticket, in the books; small-order keys never get a challenge. Every refusal has a status and a reason:
 INVALID_ARGUMENT for what no node of ours would send, FAILED_PRECONDITION for a challenge that is used or expired (ask for
 another), PERMISSION_DENIED for a node that was not invited or is banned, UNAUTHENTICATED for one without its key, UNAVAILABLE
-while the log cannot be written.
+while the log or the books cannot be written.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import logging
 import time
 import unicodedata
@@ -29,6 +31,7 @@ from ...trust.keys import Identity, SignatureError, VerifyingKey, WeakKeyError
 from ...trust.log_entries import EnrolmentEntry, LogEntry
 from ...trust.statements import StatementError, enrolment_statement
 from ...trust.tickets import issue_ticket
+from ..books.contributors import Contributors
 from ..ledger.public_log import EntryLog
 from .challenges import ChallengeError, ChallengeTable
 from .roster import Roster
@@ -58,7 +61,9 @@ class Enrolments(EnrolmentServicer):
         ticket_lifetime_s: float,
         refusal: Callable[[NodeId], str | None],
         entry_log: EntryLog | None = None,
+        contributors: Contributors | None = None,
     ) -> None:
+        """`entry_log` and `contributors`, if there are any, know of a node before it gets its ticket."""
         self._identity = identity
         self._join_secret = join_secret
         self._roster = roster
@@ -66,6 +71,9 @@ class Enrolments(EnrolmentServicer):
         self._ticket_lifetime_s = ticket_lifetime_s
         self._refusal = refusal
         self._entry_log = entry_log
+        self._contributors = contributors
+        self._refreshing = asyncio.Lock()
+        self._refreshes = self._refreshed = 0
 
     async def Challenge(
         self, request: enrolment_pb2.ChallengeRequest, context: Any
@@ -82,16 +90,23 @@ class Enrolments(EnrolmentServicer):
     async def Enrol(self, request: enrolment_pb2.EnrolRequest, context: Any) -> enrolment_pb2.EnrolReply:
         """The second half: both proofs for a ticket."""
         try:
-            node = self._prove(request)
+            node, owner = await self._prove(request)
             software = await self._record(node, request)
+            issued_unix_s = int(time.time())
+            expires_unix_s = int(issued_unix_s + self._ticket_lifetime_s)
+            ticket = issue_ticket(self._identity, request.node_key, expires_unix_s)
+            if self._contributors is not None:
+                name, times = clean_name(request.name), (issued_unix_s, expires_unix_s)
+                version = clean_name(request.software_version)
+                await asyncio.wrap_future(
+                    self._contributors.enrolled(node, name, version, owner, ticket, times)
+                )
         except FolkmootError as error:
             log.warning("an enrolment from %s was refused: %s", context.peer(), error)
             await refuse(context, error)
-        expires_unix_s = int(time.time() + self._ticket_lifetime_s)
         member = self._roster.enrolled(node, clean_name(request.name))
         member.logged_software = software
         log.info("node %s (%s) enrolled, software %r", short(node), member.name, request.software_version)
-        ticket = issue_ticket(self._identity, request.node_key, expires_unix_s)
         return enrolment_pb2.EnrolReply(ticket=ticket, expires_unix_s=expires_unix_s)
 
     async def _record(self, node: NodeId, request: enrolment_pb2.EnrolRequest) -> bytes:
@@ -104,7 +119,8 @@ class Enrolments(EnrolmentServicer):
         await asyncio.wrap_future(self._entry_log.append(LogEntry.signed(statement, self._identity)))
         return software
 
-    def _prove(self, request: enrolment_pb2.EnrolRequest) -> NodeId:
+    async def _prove(self, request: enrolment_pb2.EnrolRequest) -> tuple[NodeId, str | None]:
+        """Who it is, and who invited it, once both proofs hold."""
         _check_nonce(request.node_nonce)
         if len(request.name) > MAX_NAME or len(request.software_version) > MAX_VERSION:
             raise EnrolmentFormError(
@@ -122,10 +138,38 @@ class Enrolments(EnrolmentServicer):
             request.software_version,
         )
         proof = EnrolmentProof(request.invite_proof, request.possession_proof)
-        node = check_proof(request.node_key, self._join_secret, statement, proof).node_id
+        found = self._invited_by(statement, proof.invite_proof)
+        if found is None:
+            # The invite may be newer than what is known here.
+            await self._refresh()
+            found = self._invited_by(statement, proof.invite_proof)
+        secret, owner = found or (self._join_secret, None)
+        node = check_proof(request.node_key, secret, statement, proof).node_id
         if (refusal := self._refusal(node)) is not None:
             raise BannedError(refusal, advice="ask the operator what was wrong")
-        return node
+        return node, owner
+
+    def _invited_by(self, statement: bytes, proof: bytes) -> tuple[bytes, str | None] | None:
+        """What the invite carried under which a node proved that it was invited, and whose it is; None when it is unknown."""
+        known: list[tuple[bytes, str | None]] = [(self._join_secret, None)]
+        if self._contributors is not None:
+            known += self._contributors.secrets(self._join_secret)
+        for secret, owner in known:
+            if hmac.compare_digest(hmac.digest(secret, statement, "sha256"), proof):
+                return secret, owner
+        return None
+
+    async def _refresh(self) -> None:
+        """Learns of invites that were made before this call; calls that come together share one look."""
+        if self._contributors is None:
+            return
+        before = self._refreshes
+        async with self._refreshing:
+            if self._refreshed > before:
+                return
+            self._refreshes += 1
+            await asyncio.to_thread(self._contributors.refresh)
+            self._refreshed = self._refreshes
 
 
 _STATUS: tuple[tuple[type[FolkmootError], grpc.StatusCode], ...] = (

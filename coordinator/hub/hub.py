@@ -29,6 +29,8 @@ from ...trust.keys import Identity, fingerprint
 from ...trust.tls import TlsIdentity
 from ..audit.settings import AuditSettings
 from ..audit.standing_book import StandingBook
+from ..books.contributors import Contributors
+from ..books.placement_memory import PlacementMemory
 from ..dispatch.counters import DispatchCounters
 from ..dispatch.directory import Directory
 from ..ledger.public_log import EntryLog
@@ -45,7 +47,6 @@ from .experts_service import ExpertBlobs, ExpertSource
 from .graces import Graces
 from .link import Link
 from .outlook import Outlook
-from .placement_memory import PlacementMemory
 from .reachable import reachable_address
 from .roster import Member, Roster
 from .settings import HubSettings
@@ -75,10 +76,10 @@ class Hub:
         entry_log: EntryLog | None = None,
         scribe: Scribe | None = None,
         own: SelfHosting | None = None,
-        owner_of: Callable[[NodeId], str] = str,
+        contributors: Contributors | None = None,
     ) -> None:
         """`memory` keeps who was told to hold what over a restart; `standings`, who may serve; `entry_log` has who enrolled;
-        `scribe` gives receipts; `own` is what the coordinator hosts itself; `owner_of` says whose a node is."""
+        `scribe` gives receipts; `own` is what the coordinator hosts itself; `contributors` know whose a node is."""
         self.settings = settings
         self.directory = Directory(source.manifest)
         self._identity = identity
@@ -89,6 +90,7 @@ class Hub:
         self._entry_log = entry_log
         self._scribe = scribe
         self._own = own
+        self._contributors = contributors
         self._roster = Roster(self._state_changed)
         self._watchers: list[Callable[[NodeId, StateChange], None]] = []
         self._standings = standings or StandingBook(None, AuditSettings(enabled=False).standing)
@@ -105,7 +107,7 @@ class Hub:
             self._standings,
             Outlook(self.usage),
             own,
-            owner_of,
+            str if contributors is None else contributors.owner_of,
         )
         self._graces = Graces(settings.lost_grace_s, self._give_up)
         sizes = {key: source.manifest.expert_bytes(key) for key in source.manifest.experts}
@@ -140,6 +142,7 @@ class Hub:
             settings.ticket_lifetime_s,
             self.refusal,
             self._entry_log,
+            self._contributors,
         )
         rows = rows_per_frame(self._manifest.hidden)
         attachments = Attachments(

@@ -18,13 +18,13 @@ from ...models.manifest import Manifest
 from ...node_states import NodeState, Wish
 from ...protos.folkmoot.v1 import link_pb2
 from ..audit.standing_book import StandingBook
+from ..books.placement_memory import PlacementMemory, Remembered
 from ..dispatch.directory import Directory
 from ..placement.place import place
 from ..placement.snapshot import NodeCapacity, Target
 from ..placement.transition import Holder, next_assignments
 from ..self_host.hosting import SelfHosting
 from .outlook import Measured, Outlook
-from .placement_memory import PlacementMemory, Remembered
 from .roster import Member, Roster
 from .settings import HubSettings
 

@@ -1,18 +1,17 @@
 """What of receipts and credits goes into the public log, and the proofs that nodes get back.
 
 Guarantees: a batch has the newest receipt of every session that had one since the batch before, each session once; one that the
-log did not take goes into the next. A node is sent the proof of its receipt when the entry is on the disk, or when it attaches
-again; a bounded number waits for that. Credits are logged for each node whose credit has changed. For one thread.
+log did not take, or was not known to have taken when this coordinator ended, goes into the next. Nothing is logged that is not in
+the books. A node is sent the proof of its receipt when the entry is on the disk; the books keep it for one that is away. Credits
+are logged for each node whose credit has changed. For one thread.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final
 
 from ...ids import NodeId
 from ...protos.folkmoot.v1 import link_pb2
@@ -21,15 +20,13 @@ from ...trust.keys import Identity
 from ...trust.log_entries import CreditEntry, LogEntry
 from ...trust.logged_receipts import LoggedReceipt, batch_entry, batch_leaf, batch_of
 from ...trust.receipts import SignedReceipt
-from .credit_book import CreditBook
+from ..books.credit import Credit
+from ..books.receipt_book import ReceiptBook
 from .public_log import EntryLog
 from .receipt_counters import ReceiptCounters
 from .settings import ReceiptSettings
 
 log = logging.getLogger(__name__)
-
-MOST_KEPT_FOR_A_NODE: Final = 16
-MOST_NODES_AWAY: Final = 4096
 
 Deliver = Callable[[NodeId, link_pb2.CoordinatorMessage], bool]
 """Sends a node a message; whether it has a link."""
@@ -51,31 +48,33 @@ class ReceiptBatches:
         self,
         identity: Identity,
         entry_log: EntryLog,
-        credits: CreditBook,
+        book: ReceiptBook,
         settings: ReceiptSettings,
         counters: ReceiptCounters,
     ) -> None:
         self._identity = identity
         self._entry_log = entry_log
-        self._credits = credits
+        self._book = book
         self._settings = settings
         self._counters = counters
         self._changed: dict[bytes, SignedReceipt] = {}
-        self._uncredited: set[NodeId] = set()
-        self._crediting: list[tuple[NodeId, Future[int]]] = []
+        self._uncredited: dict[NodeId, Credit] = {}
+        self._crediting: list[tuple[NodeId, Credit, Future[int]]] = []
         self._appended: _Appended | None = None
         self._logged_s: float | None = None
         self._credited_s: float | None = None
-        self._away: OrderedDict[NodeId, deque[link_pb2.CoordinatorMessage]] = OrderedDict()
 
-    def issued(self, node: NodeId, signed: SignedReceipt) -> None:
-        """A node was given a receipt, and credited with it."""
+    def begin(self) -> None:
+        """Takes up what the public log is not known to have from before. Raises a FolkmootError when the books cannot be read."""
+        owed = self._book.owed()
+        for signed in self._book.unlogged():
+            node = NodeId(signed.receipt.node.hex())
+            self.written(node, signed, owed.get(node, Credit()))
+
+    def written(self, node: NodeId, signed: SignedReceipt, owed: Credit) -> None:
+        """A receipt is in the books, and what its node is owed with it."""
         self._changed[signed.receipt.session] = signed
-        self._uncredited.add(node)
-
-    def attached(self, node: NodeId) -> list[link_pb2.CoordinatorMessage]:
-        """What has waited for a node to come back."""
-        return list(self._away.pop(node, ()))
+        self._uncredited[node] = owed
 
     def tick(self, now_s: float, unix_s: int, deliver: Deliver) -> None:
         """Does what is due."""
@@ -119,34 +118,28 @@ class ReceiptBatches:
                 logged_receipt=link_pb2.LoggedReceipt(logged=logged.encode())
             )
             node = NodeId(signed.receipt.node.hex())
-            if not deliver(node, message):
-                self._keep(node, message)
+            self._book.logged(logged)
+            if deliver(node, message):
+                self._book.shown(logged)
 
     def _log_credits(self, unix_s: int) -> None:
-        for node, future in self._crediting:
+        for node, owed, future in self._crediting:
             if future.done() and (error := future.exception()) is not None:
                 self._unlogged("a credit is", error)
-                self._uncredited.add(node)
+                self._uncredited.setdefault(node, owed)
         self._crediting.clear()
-        for node in sorted(self._uncredited):
-            credit = self._credits.of(node)
+        for node, owed in sorted(self._uncredited.items(), key=lambda one: one[0]):
             statement = CreditEntry(
                 self._identity.public,
                 bytes.fromhex(node),
-                credit.results,
-                credit.rows,
-                credit.row_bytes,
+                owed.results,
+                owed.rows,
+                owed.row_bytes,
                 unix_s,
             )
             entry = LogEntry.signed(statement, self._identity)
-            self._crediting.append((node, self._entry_log.append(entry)))
+            self._crediting.append((node, owed, self._entry_log.append(entry)))
         self._uncredited.clear()
-
-    def _keep(self, node: NodeId, message: link_pb2.CoordinatorMessage) -> None:
-        self._away.setdefault(node, deque(maxlen=MOST_KEPT_FOR_A_NODE)).append(message)
-        self._away.move_to_end(node)
-        if len(self._away) > MOST_NODES_AWAY:
-            self._away.popitem(last=False)
 
     def _unlogged(self, what: str, error: BaseException) -> None:
         self._counters.unlogged += 1

@@ -1,9 +1,9 @@
 """The scribe: keeps every session's books, gives nodes their receipts, and tells the public log.
 
-Guarantees: whoever hands it a result never waits, never wakes a thread and never sees an error; a receipt goes out only after
-what it credits is in the credit book, and on the disk if the disk takes it; the public log is told of all sessions by one
-entry at a time, however much was answered. What stalls, a disk, a node or the log, holds up receipts alone. Memory is bounded;
-what does not fit is counted.
+Guarantees: whoever hands it a result never waits, never wakes a thread and never sees an error; a receipt goes out, and into the
+public log, only after it and what it credits are durable in the books: while these cannot be written, no more receipts are made.
+The log is told of all sessions by one entry at a time, however much was answered. What stalls, a database, a disk, a node or the
+log, holds up receipts alone. Memory is bounded; what does not fit is counted.
 
 Results wait in a queue that is emptied at each tick of the event loop by the scribe's own thread, where all else happens.
 """
@@ -17,27 +17,30 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYetError
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import FolkmootError
+from ...errors import CapacityError, FolkmootError, UnavailableError
 from ...ids import NodeId, SessionId, short
 from ...models.manifest import Manifest
 from ...models.work_meter import WorkMeter
 from ...protos.folkmoot.v1 import link_pb2
-from ...trust.keys import Identity, VerifyingKey
+from ...trust.keys import Identity
 from ...trust.receipts import CreditedResult, ReceiptChain, result_leaf
 from ...trust.statements import ResultStatement
+from ..books.credit import Credit
+from ..books.receipt_book import ReceiptBook
 from ..dispatch.verified_result import VerifiedResult
-from .credit_book import CreditBook
 from .public_log import EntryLog
 from .receipt_batches import ReceiptBatches
 from .receipt_counters import ReceiptCounters
+from .receipted_link import ReceiptedLink
 from .session_book import Issued, SessionBook
 from .settings import ReceiptSettings
 
@@ -45,37 +48,10 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING: Final = 1 << 17
 """Results that wait for a tick."""
-
-
-class ReceiptedLink(Protocol):
-    """A link as the scribe sees it; attributes may be read from any thread, methods belong to the event loop."""
-
-    @property
-    def node(self) -> NodeId:
-        """Whose it is."""
-        ...
-
-    @property
-    def key(self) -> VerifyingKey:
-        """The node's."""
-        ...
-
-    @property
-    def session(self) -> SessionId:
-        """This life of the link."""
-        ...
-
-    def ended_through(self) -> int:
-        """The last frame up to which all have ended."""
-        ...
-
-    def post(self, message: link_pb2.CoordinatorMessage) -> None:
-        """Queues a message; one that cannot be sent any more is forgotten."""
-        ...
-
-    def cut(self, reason: str, *, retry: bool) -> None:
-        """Ends the link on purpose."""
-        ...
+MOST_HELD: Final = 1 << 19
+"""Results of sessions that have ended, while the books cannot be written."""
+FINISH_WITHIN_S: Final = 5.0
+"""How long the books may take at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +73,37 @@ class _Open:
     last: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A receipt that goes out when it is in the books, and what its node is owed with it."""
+
+    link: ReceiptedLink
+    receipt: Issued
+    owed: Credit
+
+
 class Scribe:
     """The receipts of one coordinator. `watch` is for any thread; all other public methods belong to the event loop."""
 
     def __init__(
         self,
-        state: Path,
+        book: ReceiptBook,
         manifest: Manifest,
         identity: Identity,
         entry_log: EntryLog,
         settings: ReceiptSettings,
     ) -> None:
-        """Reads the credit book; starts nothing. Raises CreditFileError when it cannot be read."""
+        """Reads which receipts the log has not; starts nothing. Raises a FolkmootError when the books cannot be read."""
         self.counters = ReceiptCounters()
         self._identity = identity
         self._manifest = manifest
         self._settings = settings
         self._meter = WorkMeter(manifest)
-        self._credits = CreditBook(state)
-        self._batches = ReceiptBatches(identity, entry_log, self._credits, settings, self.counters)
+        self._book = book
+        self._batches = ReceiptBatches(identity, entry_log, book, settings, self.counters)
+        self._batches.begin()
+        self._writing: tuple[list[_Given], Future[None]] | None = None
+        self._returned: list[ReceiptedLink] = []
         self._accepted: deque[_Accepted] = deque()
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -206,8 +194,24 @@ class Scribe:
             return list(self._open.values())
 
     def _attached(self, link: ReceiptedLink) -> None:
-        for message in self._batches.attached(link.node):
-            self._post(link, message)
+        """A node is back: what it should have, and may not have, is sent once the books are up to date."""
+        self._book.flush().add_done_callback(
+            lambda done: self._events.put(partial(self._catch_up, link, done))
+        )
+
+    def _catch_up(self, link: ReceiptedLink, flushed: Future[None]) -> None:
+        if flushed.exception() is not None or self._newest.get(link.node) is not link:
+            return
+        try:
+            proofs = self._book.proofs_for(link.node)
+        except (UnavailableError, CapacityError) as error:
+            log.warning("what node %s is to be sent cannot be read yet: %s", short(link.node), error)
+            self._returned.append(link)
+            return
+        for proof in proofs:
+            message = link_pb2.LoggedReceipt(logged=proof.encode())
+            self._post(link, link_pb2.CoordinatorMessage(logged_receipt=message))
+            self._book.shown(proof)
 
     def _acknowledged(self, link: ReceiptedLink, message: link_pb2.Acknowledgement) -> None:
         opened = self._open.get(link.session)
@@ -221,6 +225,7 @@ class Scribe:
             self._on_loop(partial(link.cut, f"broke the wire contract: {error}", retry=True))
         else:
             self.counters.acknowledged += 1
+            self._book.agreed(link.session, opened.book.acknowledged)
 
     def _tick(self, ended: list[tuple[SessionBook, int]], now_s: float) -> None:
         self._ticked.set()
@@ -228,6 +233,17 @@ class Scribe:
         for book, through in ended:
             book.ended(through, now_s)
         unix_s = int(time.time())
+        if self._writing is None:
+            self._give(self._due(now_s, unix_s))
+        else:
+            self._make_room()
+        returned, self._returned = self._returned, []
+        for link in returned:
+            self._attached(link)
+        self._batches.tick(now_s, unix_s, self._deliver)
+
+    def _due(self, now_s: float, unix_s: int) -> list[tuple[_Open, Issued]]:
+        """Receipts that are due; closes the books of sessions that have ended."""
         issued: list[tuple[_Open, Issued]] = []
         for opened in self._sessions():
             if opened.left_s is None:
@@ -240,19 +256,51 @@ class Scribe:
                 continue
             if receipt is not None:
                 issued.append((opened, receipt))
-        self._give(issued)
-        self._batches.tick(now_s, unix_s, self._deliver)
+        return issued
+
+    def _make_room(self) -> None:
+        """Gives up sessions that have ended, oldest first, when they hold too much."""
+        left = [opened for opened in self._sessions() if opened.left_s is not None]
+        held = sum(opened.book.waiting for opened in left)
+        for opened in left:
+            if held <= MOST_HELD:
+                return
+            held -= opened.book.waiting
+            self.counters.dropped += opened.book.waiting
+            log.error(
+                "%d results of node %s will never be receipted: the books cannot be written for too long",
+                opened.book.waiting,
+                short(opened.link.node),
+            )
+            with self._lock:
+                del self._open[opened.link.session]
 
     def _finish(self) -> None:
         self._take_accepted()
+        self._await_books()
         now_s, unix_s = time.monotonic(), int(time.time())
-        closed = [
-            (opened, opened.book.close(max(opened.last, opened.book.newest), now_s, unix_s))
-            for opened in self._sessions()
-        ]
-        self._give([(opened, receipt) for opened, receipt in closed if receipt is not None])
+        if self._writing is None:
+            closed = [
+                (opened, opened.book.close(max(opened.last, opened.book.newest), now_s, unix_s))
+                for opened in self._sessions()
+            ]
+            self._give([(opened, receipt) for opened, receipt in closed if receipt is not None])
+            self._await_books()
         self._open.clear()
         self._batches.finish(unix_s)
+
+    def _await_books(self) -> None:
+        """Waits for what is being written, for a moment; what takes longer was promised to nobody."""
+        if self._writing is None:
+            return
+        given, future = self._writing
+        try:
+            future.exception(FINISH_WITHIN_S)
+        except NotYetError:
+            results = sum(one.receipt.signed.receipt.count for one in given)
+            log.error("receipts for %d results were not given: the books could not be written", results)
+        else:
+            self._written(given, future)
 
     def _take_accepted(self) -> None:
         for _ in range(len(self._accepted)):
@@ -273,25 +321,36 @@ class Scribe:
                     )
 
     def _give(self, issued: list[tuple[_Open, Issued]]) -> None:
-        """Credits receipts, and only then sends them."""
+        """Puts receipts into the books; they are sent when they are there to stay."""
+        if not issued:
+            return
+        given = []
         for opened, receipt in issued:
-            counted = receipt.signed.receipt.count
-            self._credits.add(opened.link.node, counted, receipt.rows, receipt.row_bytes)
-            self._batches.issued(opened.link.node, receipt.signed)
+            signed = receipt.signed
+            owed = self._book.receipted(signed, signed.receipt.count, receipt.rows, receipt.row_bytes)
+            given.append(_Given(opened.link, receipt, owed))
+        future = self._book.flush()
+        self._writing = (given, future)
+        future.add_done_callback(lambda done: self._events.put(partial(self._written, given, done)))
+
+    def _written(self, given: list[_Given], done: Future[None]) -> None:
+        """Receipts are in the books for good: from here on they may be known."""
+        self._writing = None
+        if (error := done.exception()) is not None:
+            log.error("%d receipts are not given: %s", len(given), error)
+            return
+        for one in given:
+            signed = one.receipt.signed
+            self._batches.written(one.link.node, signed, one.owed)
             self.counters.issued += 1
-            self.counters.results += counted
-            self.counters.omitted += len(receipt.omitted)
-        try:
-            self._credits.save()
-        except OSError as error:
-            log.error("credits cannot be written (%s): they are kept in memory, and tried again", error)
-        for opened, receipt in issued:
+            self.counters.results += signed.receipt.count
+            self.counters.omitted += len(one.receipt.omitted)
             message = link_pb2.Receipt(
-                statement=receipt.signed.receipt.encode(),
-                signature=receipt.signed.signature,
-                omitted=receipt.omitted,
+                statement=signed.receipt.encode(),
+                signature=signed.signature,
+                omitted=one.receipt.omitted,
             )
-            self._post(opened.link, link_pb2.CoordinatorMessage(receipt=message))
+            self._post(one.link, link_pb2.CoordinatorMessage(receipt=message))
 
     def _deliver(self, node: NodeId, message: link_pb2.CoordinatorMessage) -> bool:
         """Sends a message to a node on whatever link it has now; whether it has one."""

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from folkmoot.cli.main import run
+from folkmoot.coordinator.books.credit import Credit
+from folkmoot.coordinator.books.database import Database
 from folkmoot.coordinator.engine.requests import SamplingParams
 from folkmoot.coordinator.ledger import scribe
-from folkmoot.coordinator.ledger.credit_book import CREDIT_FILE, Credit, CreditBook, read_credits
 from folkmoot.coordinator.ledger.settings import ReceiptSettings
 from folkmoot.models.local import LocalExperts
 from folkmoot.models.trunk import Trunk
@@ -24,6 +25,7 @@ from folkmoot.node.daemon import NodeDaemon
 from folkmoot.node.receipt_folder import ReceiptFolder
 from folkmoot.node.receipt_keeper import ReceiptKeeper
 from folkmoot.protos.folkmoot.v1 import link_pb2
+from folkmoot.tests.support.kept_books import owed
 from folkmoot.tests.support.lying_book import Lie, LyingBook
 from folkmoot.tests.support.prepared_models import TinyModel, TinyModels
 from folkmoot.tests.support.running_node import running_node, until
@@ -74,7 +76,7 @@ def kept(node: NodeDaemon) -> list[Receipt]:
 
 def credit(folder: Path, node: NodeDaemon) -> Credit:
     """What the coordinator's book has for a node."""
-    return read_credits(folder / "operator" / CREDIT_FILE).get(node.node_id, Credit())
+    return owed(folder / "operator").get(node.node_id, Credit())
 
 
 def balanced(network: WholeNetwork, node: NodeDaemon, folder: Path) -> bool:
@@ -101,8 +103,8 @@ async def test_an_honest_nodes_receipts_balance_with_the_coordinators_books(
         for node in network.nodes:
             await until(partial(balanced, network, node, tmp_path))
             (receipt,) = kept(node)
-            owed = credit(tmp_path, node)
-            assert (receipt.rows, receipt.row_bytes) == (owed.rows, owed.row_bytes)
+            earned = credit(tmp_path, node)
+            assert (receipt.rows, receipt.row_bytes) == (earned.rows, earned.row_bytes)
             assert receipt.number > 1
             await until(partial(has_proof, node))
             assert node.receipts.disputed == node.receipts.omitted == 0
@@ -179,8 +181,8 @@ async def test_a_node_that_is_lost_and_back_begins_a_new_chain(
             assert len(second) == 1
             assert second[0].total == again.receipts.results
             assert [receipt for receipt in kept(again) if receipt.session == first[0].session] == first
-            owed = credit(tmp_path, again)
-            assert owed.row_bytes == first[0].row_bytes + second[0].row_bytes
+            earned = credit(tmp_path, again)
+            assert earned.row_bytes == first[0].row_bytes + second[0].row_bytes
             assert again.receipts.disputed == 0
 
 
@@ -206,9 +208,9 @@ async def test_the_last_receipt_of_a_session_waits_for_the_node(
             network.nodes[:] = [again]
             await network.settled(1)
             assert await ask(network) == expected
-            owed = verified(network, again)
-            assert owed > results
-    assert credit(tmp_path, node).results == owed, "a coordinator that stops closes its books first"
+            accepted = verified(network, again)
+            assert accepted > results
+    assert credit(tmp_path, node).results == accepted, "a coordinator that stops closes its books first"
 
 
 @pytest.mark.parametrize("claim", ["work not done", "another's signature"])
@@ -246,21 +248,23 @@ async def test_nothing_waits_for_receipts_that_stall(
 ) -> None:
     """The coordinator's disk hangs, then the node's: answers go on, and once the disks do, so do receipts."""
     ledger, contributor, stuck = threading.Event(), threading.Event(), threading.Event()
-    save, keep = CreditBook.save, ReceiptFolder.keep
+    write, keep = Database.write, ReceiptFolder.keep
+    hangs = threading.Event()
 
-    def slow_save(book: CreditBook) -> None:
-        assert ledger.wait(30)
-        save(book)
+    def slow_write(database: Database, work: Any) -> Any:
+        assert not hangs.is_set() or ledger.wait(30)
+        return write(database, work)
 
     def slow_keep(folder: ReceiptFolder, *arguments: Any) -> None:
         stuck.set()
         assert contributor.wait(30)
         keep(folder, *arguments)
 
-    monkeypatch.setattr(CreditBook, "save", slow_save)
+    monkeypatch.setattr(Database, "write", slow_write)
     monkeypatch.setattr(ReceiptFolder, "keep", slow_keep)
     async with whole_network(model.prepared, tmp_path, nodes=1, **QUICK) as network:
         (node,) = network.nodes
+        hangs.set()
         try:
             for _ in range(3):
                 assert await ask(network) == expected

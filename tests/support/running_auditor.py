@@ -59,7 +59,7 @@ class RunningAuditor:
         self.model = model
         self.identity = Identity.generate()
         self.experts = CanonicalExperts(model)
-        self.standings = StandingBook(folder, settings.standing)
+        self.standings = StandingBook(None, settings.standing)
         self.counters = AuditCounters()
         self.sketches = SketchKeeper(folder, self.experts, settings.projections, settings.epoch_s)
         self.log = KeptEntries()

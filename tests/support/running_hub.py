@@ -16,7 +16,7 @@ from folkmoot.coordinator.audit.standing_book import StandingBook
 from folkmoot.coordinator.dispatch.counters import DispatchCounters
 from folkmoot.coordinator.dispatch.network_experts import DispatchSettings, NetworkExperts
 from folkmoot.coordinator.hub.hub import Hub
-from folkmoot.coordinator.hub.placement_memory import PlacementMemory
+from folkmoot.coordinator.books.placement_memory import PlacementMemory
 from folkmoot.coordinator.hub.settings import HubSettings
 from folkmoot.coordinator.hub.snapshot import NodeSnapshot
 from folkmoot.coordinator.ledger.public_log import EntryLog

@@ -4,24 +4,29 @@ logged for those whose credit changed, and are the book's."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from folkmoot.coordinator.ledger.credit_book import CreditBook
-from folkmoot.coordinator.ledger.receipt_batches import MOST_KEPT_FOR_A_NODE, ReceiptBatches
+from folkmoot.coordinator.books.books import Books
+from folkmoot.coordinator.books.receipt_book import MOST_PROOFS
+from folkmoot.coordinator.ledger.receipt_batches import ReceiptBatches
 from folkmoot.coordinator.ledger.receipt_counters import ReceiptCounters
 from folkmoot.coordinator.ledger.settings import ReceiptSettings
 from folkmoot.errors import CapacityError
 from folkmoot.ids import NodeId
 from folkmoot.protos.folkmoot.v1 import link_pb2
+from folkmoot.tests.support.kept_books import books_in
 from folkmoot.trust.keys import Identity
 from folkmoot.trust.log_entries import CreditEntry, LogEntry, ReceiptsEntry
 from folkmoot.trust.logged_receipts import LoggedReceipt
 from folkmoot.trust.receipts import CreditedResult, Receipt, ReceiptChain, SignedReceipt
 
 COORDINATOR = Identity(b"c" * 32)
+NOW = int(time.time())
 SETTINGS = ReceiptSettings(log_every_s=10.0, credit_every_s=100.0)
 
 
@@ -52,11 +57,11 @@ class Pages:
 class Desk:
     """Batches, and the nodes that are there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, books: Books) -> None:
         self.pages = Pages()
-        self.credits = CreditBook(folder)
+        self.book = books.receipts
         self.counters = ReceiptCounters()
-        self.batches = ReceiptBatches(COORDINATOR, self.pages, self.credits, SETTINGS, self.counters)
+        self.batches = ReceiptBatches(COORDINATOR, self.pages, self.book, SETTINGS, self.counters)
         self.there: set[NodeId] = set()
         self.sent: list[tuple[NodeId, LoggedReceipt]] = []
         self.batches.tick(0.0, 5, self.deliver)
@@ -73,16 +78,19 @@ class Desk:
         key = bytes([node]) * 32
         chain = ReceiptChain(COORDINATOR.public, key, bytes([session]) * 32, b"m" * 32)
         before = previous.through if previous else 0
-        receipt = chain.next(previous, [CreditedResult(before + 1, b"l" * 32, 2, 30)], before + 1, 5)
+        receipt = chain.next(
+            previous, [CreditedResult(before + 1, b"l" * 32, 2, 30)], before + 1, NOW + session
+        )
         signed = SignedReceipt.signed(receipt, COORDINATOR)
-        self.credits.add(NodeId(key.hex()), 1, 2, 30)
-        self.batches.issued(NodeId(key.hex()), signed)
+        owed = self.book.receipted(signed, 1, 2, 30)
+        self.batches.written(NodeId(key.hex()), signed, owed)
         return signed
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with books_in(tmp_path) as books:
+        yield Desk(books)
 
 
 def test_one_entry_has_the_newest_receipt_of_each_session(desk: Desk) -> None:
@@ -133,17 +141,42 @@ def test_what_the_log_did_not_take_is_in_the_next_entry(desk: Desk) -> None:
 
 
 def test_proofs_wait_for_a_node_that_is_away(desk: Desk) -> None:
-    for session in range(1, MOST_KEPT_FOR_A_NODE + 3):
+    node = NodeId("01" * 32)
+    for session in range(1, MOST_PROOFS + 3):
         desk.issue(1, session)
         desk.tick(10.0 * session)
         desk.pages.write()
         desk.tick(10.0 * session + 1)
-    waiting = desk.batches.attached(NodeId("01" * 32))
-    sessions = [
-        LoggedReceipt.decode(message.logged_receipt.logged).signed.receipt.session[0] for message in waiting
-    ]
-    assert sessions == list(range(3, MOST_KEPT_FOR_A_NODE + 3))
-    assert desk.batches.attached(NodeId("01" * 32)) == []
+    desk.book.flush().result(60)
+    waiting = desk.book.proofs_for(node)
+    assert [proof.signed.receipt.session[0] for proof in waiting] == list(range(3, MOST_PROOFS + 3))
+    for proof in waiting:
+        desk.book.shown(proof)
+        desk.book.agreed(proof.signed.receipt.session, proof.signed.receipt.number)
+    desk.book.flush().result(60)
+    assert [proof.signed.receipt.session[0] for proof in desk.book.proofs_for(node)] == [1, 2]
+
+
+def test_what_the_log_is_not_known_to_have_is_logged_after_a_restart(tmp_path: Path) -> None:
+    with books_in(tmp_path) as books:
+        desk = Desk(books)
+        logged, newer, last = desk.issue(1, 1), desk.issue(1, 2), desk.issue(2, 3)
+        desk.tick(10.0)
+        desk.pages.write()
+        desk.tick(11.0)
+        newer = desk.issue(1, 2, newer.receipt)
+        last = desk.issue(2, 3, last.receipt)
+    with books_in(tmp_path) as books:
+        desk = Desk(books)
+        desk.batches.begin()
+        desk.tick(200.0)
+        desk.pages.write()
+        desk.there = {NodeId("01" * 32), NodeId("02" * 32)}
+        desk.tick(201.0)
+        assert {proof.signed for _, proof in desk.sent} == {newer, last}
+        assert logged not in {proof.signed for _, proof in desk.sent}
+        credits = [one.statement for one in desk.pages.entries if isinstance(one.statement, CreditEntry)]
+        assert [(credit.node[0], credit.row_bytes) for credit in credits] == [(1, 90), (2, 60)]
 
 
 def test_credits_are_logged_for_those_that_earned_any(desk: Desk) -> None:

@@ -1,9 +1,10 @@
-"""The scribe, without a network: whoever hands it results never waits nor fails, credit is on the disk before its receipt goes out,
+"""The scribe, without a network: whoever hands it results never waits nor fails, credit is durable before its receipt goes out,
 results of sessions that it does not know or that come too late are counted, and a fault ends neither it nor what comes after."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,17 +12,24 @@ from pathlib import Path
 import pytest
 
 from folkmoot.coordinator.ledger import scribe as scribe_module
-from folkmoot.coordinator.ledger.credit_book import CREDIT_FILE, CreditBook, read_credits
 from folkmoot.coordinator.ledger.scribe import Scribe
 from folkmoot.coordinator.ledger.settings import ReceiptSettings
 from folkmoot.ids import NodeId, SessionId
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.tests.support.asked_node import AskedNode
+from folkmoot.tests.support.kept_books import accounts_of, books_in, full_disk, owed
 from folkmoot.tests.support.memory_experts import MemoryExperts
 from folkmoot.tests.support.running_auditor import KeptEntries
 from folkmoot.trust.keys import Identity, VerifyingKey
-from folkmoot.trust.log_entries import CreditEntry
-from folkmoot.trust.receipts import Acknowledgement, Receipt
+from folkmoot.trust.log_entries import CreditEntry, ReceiptsEntry
+from folkmoot.trust.logged_receipts import LoggedReceipt
+from folkmoot.trust.receipts import (
+    Acknowledgement,
+    CreditedResult,
+    Receipt,
+    ReceiptChain,
+    SignedReceipt,
+)
 
 COORDINATOR = Identity(b"c" * 32)
 MODEL = MemoryExperts(hidden=64, intermediate=48)
@@ -38,6 +46,7 @@ class Desk:
         self.through = 0
         self.cuts: list[str] = []
         self.receipts: list[Receipt] = []
+        self.proofs: list[LoggedReceipt] = []
         self.credited: list[int] = []
         self._folder = folder
 
@@ -57,23 +66,29 @@ class Desk:
         return self.through
 
     def post(self, message: link_pb2.CoordinatorMessage) -> None:
-        """Notes a receipt, and what is on the disk by then."""
+        """Notes a receipt, and what is durable by then."""
         if message.HasField("receipt"):
             self.receipts.append(Receipt.decode(message.receipt.statement))
-            self.credited.append(read_credits(self._folder / CREDIT_FILE)[self.node].results)
+            self.credited.append(owed(self._folder)[self.node].results)
+
+        if message.HasField("logged_receipt"):
+            self.proofs.append(LoggedReceipt.decode(message.logged_receipt.logged))
 
     def cut(self, reason: str, *, retry: bool) -> None:
         self.cuts.append(reason)
 
 
 @asynccontextmanager
-async def scribing(folder: Path, log: KeptEntries | None = None) -> AsyncIterator[tuple[Scribe, Desk]]:
-    scribe = Scribe(folder, MODEL.manifest, COORDINATOR, log or KeptEntries(), SOON)
-    scribe.start()
-    try:
-        yield scribe, Desk(folder)
-    finally:
-        await scribe.close()
+async def scribing(
+    folder: Path, log: KeptEntries | None = None, settings: ReceiptSettings = SOON
+) -> AsyncIterator[tuple[Scribe, Desk]]:
+    with books_in(folder) as books:
+        scribe = Scribe(books.receipts, MODEL.manifest, COORDINATOR, log or KeptEntries(), settings)
+        scribe.start()
+        try:
+            yield scribe, Desk(folder)
+        finally:
+            await scribe.close()
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -91,7 +106,7 @@ async def test_credit_is_on_the_disk_before_its_receipt_goes_out(tmp_path: Path)
             desk.through += 4
             await until(lambda: sum(one.count for one in desk.receipts) == desk.through)
         assert desk.credited == [one.total for one in desk.receipts]
-        assert desk.receipts[-1].row_bytes == read_credits(tmp_path / CREDIT_FILE)[desk.node].row_bytes
+        assert desk.receipts[-1].row_bytes == owed(tmp_path)[desk.node].row_bytes
 
 
 async def test_results_of_no_session_or_that_come_too_late_are_counted(tmp_path: Path) -> None:
@@ -111,31 +126,78 @@ async def test_results_of_no_session_or_that_come_too_late_are_counted(tmp_path:
 
 async def test_what_does_not_fit_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scribe_module, "MOST_WAITING", 3)
-    scribe = Scribe(tmp_path, MODEL.manifest, COORDINATOR, KeptEntries(), SOON)
-    desk = Desk(tmp_path)
-    for _ in range(5):
-        scribe.watch(desk.worker.result())
-    assert scribe.counters.dropped == 2
-    await scribe.close()
+    async with scribing(tmp_path) as (scribe, desk):
+        await scribe.close()
+        for _ in range(5):
+            scribe.watch(desk.worker.result())
+        assert scribe.counters.dropped == 2
 
 
-async def test_a_disk_that_fails_keeps_no_receipt_back(
+async def test_no_receipt_goes_out_while_the_books_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(book: CreditBook) -> None:
-        raise OSError(28, "no room")
-
+    """Results go on being accepted; nothing is lost, and nothing is told twice."""
     async with scribing(tmp_path) as (scribe, desk):
-        with monkeypatch.context() as failing:
-            failing.setattr(CreditBook, "save", full)
-            failing.setattr(desk, "post", lambda message: desk.cuts.append("posted"))
+        scribe.attached(desk)
+        with full_disk(monkeypatch):
+            for _ in range(6):
+                scribe.watch(desk.worker.result())
+                desk.through += 1
+            await until(lambda: "not recorded yet" in caplog.text)
+            await until(lambda: not scribe._accepted)
+            assert not desk.receipts
+            assert owed(tmp_path) == {}
+        await until(lambda: desk.receipts and desk.receipts[-1].total == 6)
+        assert desk.credited == [one.total for one in desk.receipts]
+    assert owed(tmp_path)[desk.node].results == 6
+    assert "are written again" in caplog.text
+
+
+async def test_what_was_given_up_for_full_books_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scribe_module, "MOST_HELD", 2)
+    async with scribing(tmp_path) as (scribe, desk):
+        with full_disk(monkeypatch):
             scribe.attached(desk)
             scribe.watch(desk.worker.result())
             desk.through = 1
-            await until(lambda: desk.cuts)
-        await until((tmp_path / CREDIT_FILE).exists)
-    assert read_credits(tmp_path / CREDIT_FILE)[desk.node].results == 1
-    assert "credits cannot be written" in caplog.text
+            await until(lambda: scribe._writing)
+            gone = Desk(tmp_path)
+            scribe.attached(gone)
+            for _ in range(3):
+                scribe.watch(gone.worker.result())
+            gone.through = 3
+            scribe.left(gone)
+            await until(lambda: scribe.counters.dropped == 3)
+        await until(lambda: desk.receipts)
+    assert owed(tmp_path).keys() == {desk.node}
+
+
+async def test_a_node_that_is_back_gets_what_it_could_not_get_before(tmp_path: Path) -> None:
+    """Its link was lost, and then the coordinator was killed, right after its receipt was in the books."""
+    quick = ReceiptSettings(every_s=0.01, settle_s=0.01, tick_s=0.005, log_every_s=0.02)
+    desk = Desk(tmp_path)
+    with books_in(tmp_path) as books:
+        chain = ReceiptChain(COORDINATOR.public, desk.key.raw, desk.session, MODEL.manifest.digest)
+        receipt = chain.next(None, [CreditedResult(1, b"l" * 32, 2, 30)], 1, int(time.time()))
+        books.receipts.receipted(SignedReceipt.signed(receipt, COORDINATOR), 1, 2, 30)
+    log = KeptEntries()
+    async with scribing(tmp_path, log, quick) as (scribe, back):
+        back.worker = desk.worker
+        await until(lambda: scribe.counters.batches == 1)
+        scribe.attached(back)
+        await until(lambda: back.proofs)
+        assert [proof.signed.receipt for proof in back.proofs] == [receipt]
+        assert [type(entry.statement) for entry in log.entries] == [ReceiptsEntry]
+    # It has not agreed with the receipt, so nobody knows that it got it.
+    async with scribing(tmp_path, KeptEntries(), quick) as (scribe, again):
+        again.worker = desk.worker
+        scribe.attached(again)
+        await until(lambda: again.proofs)
+        assert again.proofs == back.proofs
+        assert scribe.counters.batches == 0
+    assert [one.shown for one in accounts_of(tmp_path)] == [1]
 
 
 async def test_a_fault_ends_neither_the_scribe_nor_what_comes_after(
@@ -172,7 +234,7 @@ async def test_the_books_are_closed_at_the_end(tmp_path: Path) -> None:
         scribe.attached(desk)
         for _ in range(5):
             scribe.watch(desk.worker.result())
-    assert read_credits(tmp_path / CREDIT_FILE)[desk.node].results == 5
+    assert owed(tmp_path)[desk.node].results == 5
     credits = [entry.statement for entry in log.entries if isinstance(entry.statement, CreditEntry)]
     assert [credit.results for credit in credits] == [5]
 
@@ -181,16 +243,17 @@ async def test_a_log_that_fails_is_counted_and_receipts_go_on(tmp_path: Path) ->
     log = KeptEntries()
     log.error = OSError(5, "the disk is gone")
     quick = ReceiptSettings(every_s=0.01, settle_s=0.01, tick_s=0.005, log_every_s=0.02, credit_every_s=0.02)
-    scribe = Scribe(tmp_path, MODEL.manifest, COORDINATOR, log, quick)
-    scribe.start()
-    desk = Desk(tmp_path)
-    try:
-        scribe.attached(desk)
-        scribe.watch(desk.worker.result())
-        desk.through = 1
-        await until(lambda: scribe.counters.unlogged >= 2)
-        assert desk.receipts
-        log.error = None
-        await until(lambda: scribe.counters.batches == 1)
-    finally:
-        await scribe.close()
+    with books_in(tmp_path) as books:
+        scribe = Scribe(books.receipts, MODEL.manifest, COORDINATOR, log, quick)
+        scribe.start()
+        desk = Desk(tmp_path)
+        try:
+            scribe.attached(desk)
+            scribe.watch(desk.worker.result())
+            desk.through = 1
+            await until(lambda: scribe.counters.unlogged >= 2)
+            assert desk.receipts
+            log.error = None
+            await until(lambda: scribe.counters.batches == 1)
+        finally:
+            await scribe.close()

@@ -1,0 +1,1 @@
+"""The books: what a coordinator must not forget, in SQL."""
