@@ -48,6 +48,7 @@ from .ledger.receipt_counters import ReceiptCollector
 from .ledger.scribe import Scribe
 from .metrics import NetworkCollector
 from .placement.noted_experts import NotedExperts
+from .probe.assembling import make_prober
 from .self_host.hosting import SelfHosting
 from .settings import CoordinatorSettings
 
@@ -132,6 +133,20 @@ class Coordinator:
             scribe,
             self_hosting(prepared, identity, settings.self_host_bytes),
             books.contributors,
+            await asyncio.to_thread(
+                partial(
+                    make_prober,
+                    settings.state_dir,
+                    prepared,
+                    identity,
+                    self.counters,
+                    standings,
+                    settings.probe,
+                    audited=settings.audit.enabled,
+                    watcher=scribe.watch,
+                    entry_log=public_log,
+                )
+            ),
         )
         hub.subscribe(
             lambda node, change: books.states.changed(

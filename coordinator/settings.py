@@ -23,6 +23,7 @@ from .dispatch.network_experts import DispatchSettings
 from .engine.settings import EngineSettings
 from .hub.settings import DEFAULT_PORT, HubSettings
 from .ledger.settings import ReceiptSettings
+from .probe.settings import ProbeSettings
 
 DEFAULT_API_PORT = 8000
 
@@ -56,6 +57,7 @@ class CoordinatorSettings(ComponentSettings):
         log_format: "text" for people, or "json": one object a line.
         engine: The engine's limits.
         audit: How results are audited, and what follows.
+        probe: How nodes are tried before they get traffic.
         receipts: When nodes get receipts, and what of them is put on record.
         books: Where nodes, owners, standings, receipts and credits are kept.
         api: How the HTTP API behaves; what the model's own generation settings advise when not given.
@@ -86,6 +88,7 @@ class CoordinatorSettings(ComponentSettings):
     log_format: LogFormat = LogFormat.TEXT
     engine: EngineSettings = EngineSettings()
     audit: AuditSettings = AuditSettings()
+    probe: ProbeSettings = ProbeSettings()
     receipts: ReceiptSettings = ReceiptSettings()
     books: BooksSettings = BooksSettings()
     api: ApiSettings | None = None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ..node_states import Lifecycle, NodeState, StateChange
+from ..node_states import MAY_FOLLOW, Lifecycle, NodeState, StateChange
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ class Status:
     def joining(self, details: str) -> None:
         """The node is on its way in; what a coordinator said before is over."""
         self._guided = False
+        if self.state is not NodeState.JOINING and NodeState.JOINING not in MAY_FOLLOW[self.state]:
+            self._life.enter(NodeState.LOST, "left", self._clock())
         self._enter(NodeState.JOINING, details)
 
     def lost(self, why: str) -> None:

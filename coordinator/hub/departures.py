@@ -44,7 +44,6 @@ class Departures:
         self._steward = steward
         self._graces = graces
         self._again: asyncio.TimerHandle | None = None
-        steward.after_turn = self.review
 
     def close(self) -> None:
         """Looks at nobody any more."""

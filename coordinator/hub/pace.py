@@ -112,6 +112,11 @@ class Pace:
             sample = max(frame.service_s, SHORTEST_SERVICE_S) / frame.work
             self._seconds_per_byte = _smooth(self._seconds_per_byte, sample)
 
+    def seeded(self, seconds_per_byte: float) -> None:
+        """What several frames showed together, with nothing else in their way: this counts, and not the last one of them most."""
+        with self._lock:
+            self._seconds_per_byte = seconds_per_byte
+
     def missed(self, now_s: float) -> None:
         """A frame was not answered in time: others are asked first for a while, longer each time."""
         with self._lock:

@@ -79,6 +79,7 @@ class Member:
         cleared: What may serve on this link, because rows whose answers are known came back right; None where nothing is probed.
         proven: What was cleared on any link of this node.
         wish, wish_reason: What its contributor wants, and why.
+        note: What else there is to say of one that is ready.
         may_go: Whether one that drains was told that nothing depends on it any more.
         trouble: What keeps it from where it wants to be; empty when nothing does.
         fetched_bytes, held_bytes: As it reported.
@@ -105,6 +106,7 @@ class Member:
     wish: Wish = Wish.SERVE
     wish_reason: str = ""
     trouble: str = ""
+    note: str = ""
     may_go: bool = False
     fetched_bytes: int = 0
     held_bytes: int = 0
@@ -154,7 +156,7 @@ class Member:
         self.epoch, self.ready, self.refused, self.dropping = 0, frozenset(), frozenset(), {}
         self.cleared = frozenset() if probed else None
         self.wish, self.wish_reason, self.trouble, self.refusal = Wish.SERVE, "", "", ""
-        self.may_go = False
+        self.note, self.may_go = "", False
         self.fetched_bytes = self.held_bytes = 0
         self.counted_on = True
         self.enter(NodeState.JOINING, "attached")
@@ -208,16 +210,19 @@ class Member:
             return NodeState.DOWNLOADING, self._to_get
         if self.unproven:
             return NodeState.PROBING, self.trouble or "what it holds is tried before it serves"
-        return NodeState.READY, self.refusal
+        return NodeState.READY, "; ".join(filter(None, (self.refusal, self.note)))
 
 
 class Roster:
-    """Members by node."""
+    """Members by node.
 
-    def __init__(self, on_change: Callable[[Member, StateChange], None] = _nobody) -> None:
-        """`on_change` is told of each change of a member's state, or of its reason."""
+    Attributes:
+        on_change: Told of each change of the state of members that come from now on, or of the reason for it.
+    """
+
+    def __init__(self) -> None:
         self._members: dict[NodeId, Member] = {}
-        self._on_change = on_change
+        self.on_change: Callable[[Member, StateChange], None] = _nobody
 
     def enrolled(self, node: NodeId, name: str) -> Member:
         """The member of a node that has just enrolled; forgets a lost one without faults when there are too many."""
@@ -225,7 +230,7 @@ class Roster:
         if member is None:
             if len(self._members) >= MAX_MEMBERS:
                 self._forget_one()
-            member = self._members[node] = Member(node, on_change=self._on_change)
+            member = self._members[node] = Member(node, on_change=self.on_change)
         member.name = name or f"node {short(node)}"
         return member
 
@@ -233,7 +238,7 @@ class Roster:
         """A node of this coordinator's last life, which may come back; `find` does not know it until it enrols."""
         member = self._members[node] = Member(
             node,
-            on_change=self._on_change,
+            on_change=self.on_change,
             memory_bytes=memory_bytes,
             usable_bytes=memory_bytes,
             assigned=assigned,

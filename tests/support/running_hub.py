@@ -8,18 +8,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from folkmoot.coordinator.audit.settings import AuditSettings
 from folkmoot.coordinator.audit.standing_book import StandingBook
+from folkmoot.coordinator.books.placement_memory import PlacementMemory
 from folkmoot.coordinator.dispatch.counters import DispatchCounters
 from folkmoot.coordinator.dispatch.network_experts import DispatchSettings, NetworkExperts
 from folkmoot.coordinator.hub.hub import Hub
-from folkmoot.coordinator.books.placement_memory import PlacementMemory
 from folkmoot.coordinator.hub.settings import HubSettings
 from folkmoot.coordinator.hub.snapshot import NodeSnapshot
 from folkmoot.coordinator.ledger.public_log import EntryLog
+from folkmoot.coordinator.probe.assembling import make_prober
+from folkmoot.coordinator.probe.settings import ProbeSettings
 from folkmoot.ids import NodeId
 from folkmoot.models.pool import StepTally
 from folkmoot.trust.keys import Identity
@@ -39,6 +44,15 @@ FAST = {
 }
 
 
+@dataclass(frozen=True)
+class Probing:
+    """That nodes are probed: where a coordinator keeps its state, how, and whether a wrong answer is a verdict."""
+
+    folder: Path
+    settings: ProbeSettings = ProbeSettings()  # noqa: RUF009 - frozen
+    audited: bool = True
+
+
 class RunningHub:
     """A hub and what tests do with it."""
 
@@ -50,10 +64,12 @@ class RunningHub:
         memory: PlacementMemory | None,
         standings: StandingBook | None,
         entry_log: EntryLog | None,
+        probing: Probing | None,
     ) -> None:
         self.model = model
         self.identity = Identity.generate()
         self.counters = DispatchCounters()
+        self.standings = standings or StandingBook(None, AuditSettings(enabled=False).standing)
         self.hub = Hub(
             hub,
             self.identity,
@@ -62,8 +78,19 @@ class RunningHub:
             model,
             self.counters,
             memory,
-            standings,
+            self.standings,
             entry_log,
+            prober=None
+            if probing is None
+            else make_prober(
+                probing.folder,
+                model,
+                self.identity,
+                self.counters,
+                self.standings,
+                probing.settings,
+                audited=probing.audited,
+            ),
         )
         self.pool = NetworkExperts(
             asyncio.get_running_loop(),
@@ -149,6 +176,7 @@ async def running_hub(
     memory: PlacementMemory | None = None,
     standings: StandingBook | None = None,
     entry_log: EntryLog | None = None,
+    probing: Probing | None = None,
     **hub: Any,
 ) -> AsyncIterator[RunningHub]:
     """A hub that listens, with settings for tests; `hub` and `dispatch` override them."""
@@ -159,6 +187,7 @@ async def running_hub(
         memory,
         standings,
         entry_log,
+        probing,
     )
     await running.hub.start()
     try:

@@ -50,7 +50,8 @@ class WholeNetwork:
 
 
 def coordinator_settings(prepared: PreparedModel, folder: Path, **changes: Any) -> CoordinatorSettings:
-    """Free ports, little memory, short waits; newcomers get their share of experts, so that each node is asked soon."""
+    """Free ports, little memory, short waits; newcomers get their share of experts, so that each node is asked soon, and nobody is
+    probed: tests of misconduct count on what happens in traffic."""
     quick: dict[str, Any] = {
         "model": prepared.folder,
         "state_dir": folder / "operator",
@@ -59,6 +60,7 @@ def coordinator_settings(prepared: PreparedModel, folder: Path, **changes: Any) 
         "lost_grace_s": 0.2,
         "expert_wait_s": 1.0,
         "audit": {"probation_experts": 1000},
+        "probe": {"enabled": False},
         "engine": EngineSettings(kv_memory_bytes=8 << 20, not_covered_wait_s=5.0),
     }
     return CoordinatorSettings(**(quick | changes))

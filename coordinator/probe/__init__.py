@@ -1,0 +1,1 @@
+"""Rows with known answers, which a node computes before it gets traffic."""

@@ -1,0 +1,56 @@
+"""Probes, assembled for one coordinator.
+
+Guarantees: none of a prober's parts is shared with audits but standings, the evidence folder and the public log.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...trust.keys import Identity
+from ..audit.canonical_weights import CanonicalExperts
+from ..audit.judge import Judge
+from ..audit.standing_book import StandingBook
+from ..dispatch.counters import DispatchCounters
+from ..dispatch.verified_result import Watcher
+from ..hub.experts_service import ExpertSource
+from ..ledger.public_log import EntryLog
+from .checking import Checker
+from .memory import ProbeMemory
+from .prober import Prober
+from .settings import ProbeSettings
+from .trial import Trials
+
+
+def make_prober(
+    state: Path,
+    source: ExpertSource,
+    identity: Identity,
+    counters: DispatchCounters,
+    standings: StandingBook,
+    settings: ProbeSettings,
+    *,
+    audited: bool,
+    watcher: Watcher | None = None,
+    entry_log: EntryLog | None = None,
+) -> Prober | None:
+    """Whoever tries a coordinator's nodes; None when nobody shall.
+
+    Args:
+        state: The coordinator's state folder.
+        source: The model's experts.
+        identity: The coordinator's.
+        counters: What the probes' frames are counted in, like all others.
+        standings: What is told of verdicts.
+        settings: How nodes are tried.
+        audited: Whether a wrong answer is a verdict, as it is where results are audited.
+        watcher: Is handed every answer that is the node's own: it is work, and gets its receipt.
+        entry_log: Is told of verdicts.
+    """
+    if not settings.enabled:
+        return None
+    experts = CanonicalExperts(source)
+    judge = Judge(state, experts, identity, entry_log=entry_log) if audited else None
+    checker = Checker(identity.public, source.manifest, counters, watcher, judge, standings)
+    trials = Trials(experts, settings.rows)
+    return Prober(source.manifest, trials, checker, counters, settings, ProbeMemory(state, source.manifest))

@@ -1,0 +1,153 @@
+"""Whether answers to a probe are right, and what becomes of a node whose answers are not.
+
+Guarantees: an answer counts only when the node's key signed it for exactly the frame that was sent, as with any result; it is
+wrong only when it differs from the truth by more than `trust.recompute` allows the row. Where results are audited a wrong answer is
+a verdict with its evidence, like any wrong signed result. For one thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from ...errors import TrustError, WireError
+from ...ids import short
+from ...models.manifest import Manifest
+from ...protos.folkmoot.v1 import link_pb2
+from ...trust.audit_statements import OpeningKind
+from ...trust.recompute import Tolerance, compare
+from ..audit.judge import EvidenceNotWrittenError, Judge
+from ..audit.question import Question
+from ..audit.selection import SelectionCaps, cover
+from ..audit.standing_book import StandingBook
+from ..dispatch.acceptance import Expected, accept, reason_of
+from ..dispatch.counters import DispatchCounters
+from ..dispatch.host import SentFrame
+from ..dispatch.part import Part
+from ..dispatch.verified_result import VerifiedResult, Watcher
+from ..hub.pace import SHORTEST_SERVICE_S
+from .trial import TrialFrame
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was seen of a node's speed.
+
+    Attributes:
+        rows: Rows that it answered.
+        work: Bytes of weights that they took.
+        rows_per_second, bytes_per_second: How fast that went, its link included.
+    """
+
+    rows: int
+    work: float
+    rows_per_second: float
+    bytes_per_second: float
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A frame of a probe with what came back."""
+
+    frame: TrialFrame
+    part: Part
+    sent: SentFrame
+    result: link_pb2.Result
+
+
+class WrongAnswerError(TrustError):
+    """A node answered rows wrongly whose answers are known."""
+
+
+class Checker:
+    """Looks at the answers of one coordinator's nodes."""
+
+    def __init__(
+        self,
+        coordinator_key: bytes,
+        manifest: Manifest,
+        counters: DispatchCounters,
+        watcher: Watcher | None,
+        judge: Judge | None,
+        standings: StandingBook,
+    ) -> None:
+        """`watcher` is handed every answer that is the node's own; `judge` finds verdicts, None where nothing is audited."""
+        self._coordinator_key = coordinator_key
+        self._manifest = manifest
+        self._counters = counters
+        self._watcher = watcher
+        self._judge = judge
+        self._standings = standings
+
+    def check(self, asked: Sequence[Asked]) -> Speed | None:
+        """How fast a node answered; None when it is cut off already for what it answered.
+
+        Raises:
+            WrongAnswerError: when an answer is wrong, and no verdict has cut the node off.
+        """
+        for one in asked:
+            if not self._is_right(one):
+                return None
+        service_s = [max(one.sent.service_s, SHORTEST_SERVICE_S) for one in asked]
+        rows = sum(one.sent.rows for one in asked)
+        return Speed(
+            rows,
+            sum(one.sent.work for one in asked),
+            rows / sum(service_s),
+            median(one.sent.work / taken_s for one, taken_s in zip(asked, service_s, strict=True)),
+        )
+
+    def _is_right(self, one: Asked) -> bool:
+        host, sent = one.part.host, one.sent
+        task = one.part.task(self._coordinator_key, self._manifest, one.frame.layer, sent.sequence)
+        try:
+            accepted = accept(one.result, Expected(task, host.key))
+        except (WireError, TrustError) as error:
+            reason = reason_of(error)
+            self._counters.rejected(reason, signed=bool(one.result.signature))
+            host.rejected(sent, error, reason)
+            return False
+        self._counters.verified()
+        host.verified(sent)
+        verified = VerifiedResult(
+            host, task, one.frame.pairs, one.frame.hidden, one.result, accepted.statement
+        )
+        if self._watcher is not None:
+            self._watcher(verified)
+        tolerance = self._judge.tolerance if self._judge is not None else Tolerance()
+        found = compare(accepted.output.numpy(), one.frame.answer, tolerance)
+        if not found.wrong:
+            return True
+        if self._convicted(verified, one.frame):
+            return False
+        expert = int(one.frame.pairs.experts[found.worst])
+        raise WrongAnswerError(
+            f"rows with a known answer came back wrong: layer {one.frame.layer} expert {expert} is off by "
+            f"{found.worst_error:.2%} of its size, allowed are {found.worst_allowed:.2%}"
+        )
+
+    def _convicted(self, verified: VerifiedResult, frame: TrialFrame) -> bool:
+        """Whether a verdict was found, which cuts the node off."""
+        if self._judge is None:
+            return False
+        rows = len(frame.hidden)
+        [selection] = cover(frame.pairs, rows, np.arange(rows), {}, SelectionCaps(rows, rows, rows))
+        question = Question.about(verified, selection, OpeningKind.TIGHT)
+        try:
+            verdict = self._judge.judge(question, frame.answer)
+        except EvidenceNotWrittenError as error:
+            log.error(
+                "node %s answered a probe wrongly, and goes without a verdict: %s",
+                short(verified.host.node),
+                error,
+            )
+            return False
+        if verdict is not None:
+            self._standings.convicted(verified.host.node, verdict.what)
+        return verdict is not None

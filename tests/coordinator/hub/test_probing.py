@@ -1,0 +1,186 @@
+"""Nodes are tried with rows whose answers are known before they get traffic, over the real wire."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from folkmoot.coordinator.audit.judge import EVIDENCE_FOLDER
+from folkmoot.coordinator.probe.settings import ProbeSettings
+from folkmoot.errors import ModelError, UsageError
+from folkmoot.ids import ExpertKey
+from folkmoot.node_states import NodeState, Wish
+from folkmoot.protos.wire_states import state_of
+from folkmoot.tests.support.memory_experts import MemoryExperts
+from folkmoot.tests.support.running_hub import Probing, RunningHub, running_hub
+from folkmoot.tests.support.scripted_node import Fault, ScriptedNode
+
+PATIENCE_S = 60.0
+
+
+class UnreadableExperts(MemoryExperts):
+    """Experts whose files the coordinator has lost."""
+
+    def read_expert(self, key: ExpertKey, offset: int = 0, length: int | None = None) -> bytes:
+        raise ModelError("the disk is gone")
+
+
+def held_back(network: RunningHub, **options: object) -> ScriptedNode:
+    """A node that is about to join, and answers no frame until it is let."""
+    node = ScriptedNode(network.hub.invite, network.model, **options)  # type: ignore[arg-type]
+    node.paused.clear()
+    network.nodes.append(node)
+    return node
+
+
+def state(network: RunningHub, node: ScriptedNode) -> str:
+    """Where a node stands, as the hub sees it."""
+    return network.seen(node).state.value
+
+
+async def until_cut_off(network: RunningHub, node: ScriptedNode) -> str:
+    """Waits until a node was cut off; what it was told."""
+    await network.until(lambda: node.closing is not None, PATIENCE_S)
+    assert node.closing is not None
+    return node.closing.reason
+
+
+async def test_a_node_serves_only_after_it_was_right(tmp_path: Path) -> None:
+    async with running_hub(probing=Probing(tmp_path)) as network:
+        node = held_back(network)
+        await node.join()
+        await network.until(lambda: node.frames and state(network, node) == "probing", PATIENCE_S)
+        assert not network.hub.directory.coverage.covered
+        assert network.seen(node).bytes_per_second is None
+        node.paused.set()
+        await network.until(lambda: network.hub.covered() and state(network, node) == "ready", PATIENCE_S)
+        seen = network.seen(node)
+        assert seen.bytes_per_second is not None
+        assert seen.results_verified == len(node.frames) <= 2
+        assert sum(frame.hidden.shape[0] for frame in node.frames) <= 4 * 2
+        states = [state_of(change.state) for change in node.told]
+        assert states == [NodeState.JOINING, NodeState.DOWNLOADING, NodeState.PROBING, NodeState.READY]
+        await network.check(0)
+
+
+async def test_a_wrong_answer_refuses_the_node_with_evidence_before_it_gets_traffic(tmp_path: Path) -> None:
+    async with running_hub(probing=Probing(tmp_path)) as network:
+        liar = held_back(network, fault=Fault.WRONG)
+        liar.paused.set()
+        await liar.join()
+        reason = await until_cut_off(network, liar)
+        assert "a result that it signed was wrong" in reason
+        assert liar.closing is not None and not liar.closing.retry
+        assert state(network, liar) == "quarantined"
+        assert "off by" in network.seen(liar).reason
+        assert not network.hub.directory.coverage.covered
+        assert list((tmp_path / EVIDENCE_FOLDER).iterdir())
+        await network.join_ready(None)
+        assert len((await network.check(0)).nodes) == 1
+
+
+async def test_where_nothing_is_audited_a_wrong_answer_is_a_fault_like_any_other(tmp_path: Path) -> None:
+    async with running_hub(probing=Probing(tmp_path, audited=False), faults_before_ban=2) as network:
+        liar = await network.join(Fault.WRONG)
+        assert "known answer came back wrong" in await until_cut_off(network, liar)
+        assert liar.closing is not None and liar.closing.retry
+        again = await network.join(Fault.WRONG, identity=liar.identity)
+        await until_cut_off(network, again)
+        assert again.closing is not None and not again.closing.retry
+        assert not (tmp_path / EVIDENCE_FOLDER).exists()
+        assert not network.hub.directory.coverage.covered
+
+
+async def test_an_answer_that_nobody_signed_is_rejected_like_any_other(tmp_path: Path) -> None:
+    async with running_hub(probing=Probing(tmp_path)) as network:
+        nobody = await network.join(Fault.NO_SIGNATURE)
+        assert "signature_missing" in await until_cut_off(network, nobody)
+        assert network.counters.totals().rejected["signature_missing"] >= 1
+        assert not network.hub.directory.coverage.covered
+
+
+async def test_a_node_that_does_not_answer_is_asked_again_and_the_reason_is_said(tmp_path: Path) -> None:
+    async with running_hub(
+        probing=Probing(tmp_path), frame_deadline_s=0.05, misses_before_cut=1000
+    ) as network:
+        node = await network.join(Fault.SILENT)
+        await network.until(lambda: "does not answer" in network.seen(node).reason, PATIENCE_S)
+        assert state(network, node) == "probing" and "timed_out" in network.seen(node).reason
+        node.fault = None
+        await network.until(lambda: state(network, node) == "ready", PATIENCE_S)
+        assert network.seen(node).reason == ""
+
+
+async def test_what_the_coordinator_cannot_read_is_let_through_and_said(tmp_path: Path) -> None:
+    async with running_hub(UnreadableExperts(), probing=Probing(tmp_path)) as network:
+        node = await network.join()
+        await network.until(lambda: state(network, node) == "ready", PATIENCE_S)
+        assert "not probed" in network.seen(node).reason
+        assert network.hub.covered() and not node.frames
+
+
+async def test_a_node_that_comes_back_is_asked_one_thing(tmp_path: Path) -> None:
+    model = MemoryExperts(experts=16)
+    async with running_hub(model, probing=Probing(tmp_path), lost_grace_s=600.0) as network:
+        [node] = await network.join_ready(None)
+        asked = sum(frame.hidden.shape[0] for frame in node.frames)
+        assert asked == 4 * 2
+        await node.leave()
+        await network.until(lambda: state(network, node) == "lost", PATIENCE_S)
+        again = await network.join(identity=node.identity)
+        await network.until(lambda: state(network, again) == "ready", PATIENCE_S)
+        assert sum(frame.hidden.shape[0] for frame in again.frames) == 2
+
+
+async def test_what_a_node_was_right_about_is_remembered_over_a_restart(tmp_path: Path) -> None:
+    model = MemoryExperts(experts=16)
+    async with running_hub(model, probing=Probing(tmp_path)) as network:
+        [node] = await network.join_ready(None)
+    async with running_hub(model, probing=Probing(tmp_path)) as network:
+        again = await network.join(identity=node.identity)
+        await network.until(lambda: state(network, again) == "ready", PATIENCE_S)
+        assert sum(frame.hidden.shape[0] for frame in again.frames) == 2
+
+
+async def test_a_node_that_drains_goes_only_when_the_new_host_was_right(tmp_path: Path) -> None:
+    async with running_hub(probing=Probing(tmp_path), lost_grace_s=600.0, replicas=1) as network:
+        [leaver] = await network.join_ready(None)
+        stayer = held_back(network)
+        await stayer.join()
+        await leaver.wish(Wish.DRAIN)
+        await network.until(lambda: stayer.frames and state(network, stayer) == "probing", PATIENCE_S)
+        assert network.hub.covered() and not leaver.may_go and len(leaver.ready) == 8
+        stayer.paused.set()
+        await network.until(lambda: leaver.may_go, PATIENCE_S)
+        assert network.hub.covered()
+        assert (await network.check(0)).nodes == {stayer.node}
+
+
+async def test_a_node_that_pauses_while_it_is_tried_is_tried_again_when_it_is_back(tmp_path: Path) -> None:
+    async with running_hub(probing=Probing(tmp_path), lost_grace_s=600.0) as network:
+        node = held_back(network)
+        await node.join()
+        await network.until(lambda: node.frames, PATIENCE_S)
+        await node.wish(Wish.PAUSE)
+        await network.until(lambda: state(network, node) == "paused", PATIENCE_S)
+        node.paused.set()
+        await asyncio.to_thread(lambda: None)
+        assert not network.hub.directory.coverage.covered
+        await node.wish(Wish.SERVE)
+        await network.until(lambda: state(network, node) == "ready", PATIENCE_S)
+        assert network.hub.covered()
+
+
+async def test_many_nodes_at_once_are_all_tried(tmp_path: Path) -> None:
+    async with running_hub(MemoryExperts(experts=6), probing=Probing(tmp_path)) as network:
+        nodes = [await network.join(memory_bytes=7 * 1536) for _ in range(6)]
+        await network.until(lambda: all(state(network, node) == "ready" for node in nodes), PATIENCE_S)
+        assert network.hub.covered()
+
+
+@pytest.mark.parametrize("wrong", [{"experts": 0}, {"rows": 0}, {"experts": 9999}, {"busy_share": 0.0}])
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        ProbeSettings(**wrong)  # type: ignore[arg-type]
