@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PIP := $(BIN)/pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-slow test-churn test-native lint type protos bench bench-kernels bench-signing bench-placement bench-trust adversaries innocents clean
+.PHONY: help setup demo test test-slow test-churn test-native lint type protos bench bench-kernels bench-signing bench-placement bench-trust bench-scaling adversaries innocents clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ bench-placement: $(STAMP)  ## plan a thousand nodes for DeepSeek-V3, and measure
 
 bench-trust: $(STAMP)  ## what signatures and audits cost a network with 16 streams; writes build/bench/trust-cost.json
 	$(BIN)/folkmoot-bench trust-cost
+
+bench-scaling: $(STAMP)  ## aggregate tokens a second with 2, 4 and 8 nodes of a fixed speed; writes build/bench/scaling.json
+	$(BIN)/folkmoot-bench scaling
 
 adversaries: $(STAMP)  ## measure how soon each kind of cheating node is caught; writes build/adversaries.json
 	$(BIN)/folkmoot-bench adversaries

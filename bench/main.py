@@ -90,7 +90,7 @@ def measure_placement(quick: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The command: `folkmoot-bench moe-4l`, `kernels`, `signing`, `placement`, `trust-cost`, `adversaries` or `innocents`."""
+    """The command: `folkmoot-bench moe-4l`, `kernels`, `signing`, `placement`, `trust-cost`, `scaling`, `adversaries` or `innocents`."""
     parser = argparse.ArgumentParser(prog="folkmoot-bench", description=__doc__)
     commands = parser.add_subparsers(dest="benchmark", required=True)
     commands.add_parser("moe-4l", help="transformers, local experts and a network of two nodes")
@@ -103,6 +103,7 @@ def main() -> None:
     adversaries.add_argument("--runs", type=_count, help="runs of each adversary without a wire")
     trusted = commands.add_parser("trust-cost", help="what signatures and audits cost a busy network")
     trusted.add_argument("--rounds", type=_count, default=3, help="how often each way is measured, in turns")
+    commands.add_parser("scaling", help="how throughput grows with slow nodes: 2, 4, 8")
     innocents = commands.add_parser("innocents", help="whether honest nodes are ever accused")
     innocents.add_argument("--rows", type=_count, default=100_000, help="honest rows to audit")
     arguments = parser.parse_args()
@@ -132,6 +133,13 @@ def main() -> None:
         report = trust_cost.measure(FOLDER.absolute(), arguments.rounds)
         trust_cost.show(report)
         _write(FOLDER / "trust-cost.json", report)
+        return
+    if name == "scaling":
+        from . import scaling
+
+        report = scaling.measure(FOLDER.absolute())
+        scaling.show(report)
+        _write(FOLDER / "scaling.json", report)
         return
     if name == "kernels":
         report = alone(measure_kernels, arguments.quick)

@@ -1,6 +1,6 @@
-"""Measures a network of two nodes as a user sees it: real processes, TLS, signatures, tokens over HTTP.
+"""Measures a network, of two nodes unless told otherwise, as a user sees it: real processes, TLS, signatures, tokens over HTTP.
 
-Guarantees: a coordinator and two nodes, started as `folkmoot demo` starts them; times are taken where the
+Guarantees: a coordinator and its nodes, started as `folkmoot demo` starts them; times are taken where the
 streamed tokens arrive; a stream that brings another number of tokens than was asked for is an error.
 """
 
@@ -38,6 +38,7 @@ def measure(
     system: str = "network",
     environment: Mapping[str, str] | None = None,
     program: str = PROGRAM,
+    nodes: int = NODES,
 ) -> tuple[list[Row], dict[str, Any]]:
     """Greedy completions of `new_tokens` for the first n prompts at once, for each n of `stream_counts`.
 
@@ -50,11 +51,12 @@ def measure(
         system: What the rows call it.
         environment: What its processes have in theirs besides.
         program: The module that they run.
+        nodes: How many; with none, the environment has the coordinator host all experts itself.
 
     Returns:
         The rows, and the network's counters at the end.
     """
-    local = LocalNetwork(prepared, NODES, state, environment=environment, program=program)
+    local = LocalNetwork(prepared, nodes, state, environment=environment, program=program)
     with local as network, httpx.Client(timeout=TIMEOUT_S) as http:
         network.open()
         with FolkmootClient(network.api_url) as client:

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 SIZE = 0.02
 """The standard deviation of all weights."""
+WORDLESS = 2
+"""Tokens below are padding and a beginning."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,12 @@ def _shards(shape: Shape) -> Iterator[dict[str, torch.Tensor]]:
             tensors[f"{inner}up_proj.weight"] = random(intermediate, hidden)
             tensors[f"{inner}down_proj.weight"] = random(hidden, intermediate)
         yield tensors
+    embedding, head = random(shape.vocabulary, hidden), random(shape.vocabulary, hidden)
+    head[:WORDLESS] = 0  # so that these are never the likeliest, and every token of an answer brings text
     yield {
-        "model.embed_tokens.weight": random(shape.vocabulary, hidden),
+        "model.embed_tokens.weight": embedding,
         "model.norm.weight": torch.ones(hidden, dtype=torch.bfloat16),
-        "lm_head.weight": random(shape.vocabulary, hidden),
+        "lm_head.weight": head,
     }
 
 
@@ -109,7 +113,7 @@ def _write_tokenizer(folder: Path, vocabulary: int) -> None:
     """A word for each token id, so that any sequence of ids is clean text."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    words = {"<pad>": 0, "<s>": 1} | {f"w{token}": token for token in range(2, vocabulary)}
+    words = {"<pad>": 0, "<s>": 1} | {f"w{token}": token for token in range(WORDLESS, vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))

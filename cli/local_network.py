@@ -114,7 +114,7 @@ class LocalNetwork:
         self._coordinator = Child(
             "the coordinator", serve, logs / "coordinator.log", self._environment, self._program
         )
-        memory = max(LEAST_MEMORY_BYTES, int(available_memory_bytes() * MEMORY_SHARE / self._count))
+        memory = max(LEAST_MEMORY_BYTES, int(available_memory_bytes() * MEMORY_SHARE / max(self._count, 1)))
         for number in range(1, self._count + 1):
             name = f"node-{number}"
             join = ["node", "join", "-", "--threads", "1", "--memory", str(memory), "--name", name]
