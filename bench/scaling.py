@@ -1,7 +1,7 @@
 """How aggregate throughput grows with the number of nodes: 2, 4 and 8 real processes, each as slow as it is told, under many streams.
 
 Guarantees: networks of one run differ in the number of their nodes and in nothing else; each is measured in processes of its own that
-end before the next begin; two lanes keep nodes at work while a step is in the trunk; drafts and audits are off, so that all steps
+end before the next begin; four lanes keep nodes at work while others wait for the slowest; drafts and audits are off, so that all steps
 have as many rows and nodes do nothing else. What the coordinator reaches when it hosts all experts itself, and when the nodes are not
 slowed down, is measured in the same run: beyond that no node can help.
 """
@@ -9,6 +9,7 @@ slowed down, is measured in the same run: beyond that no node can help.
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +21,9 @@ from .timing import Row
 SHAPE: Final = random_olmoe.Shape(
     layers=4, hidden=128, intermediate=64, experts=64, top_k=8, heads=4, vocabulary=4000, seed=5
 )
-STREAMS, PROMPT_TOKENS, NEW_TOKENS = 64, 4, 16
+STREAMS, PROMPT_TOKENS, NEW_TOKENS = 64, 2, 12
 NODES: Final = (2, 4, 8)
-PAIRS_PER_S: Final = 800
+PAIRS_PER_S: Final = 600
 """Rows of experts that one node works off in a second."""
 ROW_BYTES: Final = 3 * SHAPE.hidden * SHAPE.intermediate * 2
 ENOUGH: Final = 1.7
@@ -30,7 +31,7 @@ ENOUGH: Final = 1.7
 NEAR_THE_LIMIT: Final = 0.6
 """Of what the coordinator reaches with nodes that are not slowed down: from there on it is what counts."""
 ENVIRONMENT: Final = {
-    "FOLKMOOT_COORDINATOR_ENGINE__LANES": "2",
+    "FOLKMOOT_COORDINATOR_ENGINE__LANES": "4",
     "FOLKMOOT_COORDINATOR_ENGINE__MAX_DRAFT_TOKENS": "0",
     "FOLKMOOT_COORDINATOR_AUDIT__ENABLED": "false",
     "FOLKMOOT_COORDINATOR_FRAME_DEADLINE_S": "120",
@@ -80,7 +81,7 @@ def ideal(nodes: int) -> float:
 def report(curve: list[dict[str, Any]], alone_speed: float, limit: float) -> dict[str, Any]:
     """What came of it: the curve with what each doubling gave, and whether that is enough."""
     doublings = []
-    for before, after in zip(curve, curve[1:], strict=False):
+    for before, after in pairwise(curve):
         gain = after["tokens_per_second"] / before["tokens_per_second"]
         limited = after["tokens_per_second"] >= NEAR_THE_LIMIT * limit
         doublings.append(
@@ -139,7 +140,8 @@ def _prompts() -> list[list[int]]:
     """As many different prompts as streams."""
     return [
         [
-            2 + (7919 * (PROMPT_TOKENS * stream + place)) % (SHAPE.vocabulary - 2)
+            random_olmoe.WORDLESS
+            + (7919 * (PROMPT_TOKENS * stream + place)) % (SHAPE.vocabulary - random_olmoe.WORDLESS)
             for place in range(PROMPT_TOKENS)
         ]
         for stream in range(STREAMS)
