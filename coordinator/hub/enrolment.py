@@ -85,7 +85,11 @@ class Enrolments(EnrolmentServicer):
         except FolkmootError as error:
             await refuse(context, error)
         nonce = self._challenges.issue(request.node_key, request.node_nonce, time.monotonic())
-        return enrolment_pb2.ChallengeReply(coordinator_key=self._identity.public, coordinator_nonce=nonce)
+        return enrolment_pb2.ChallengeReply(
+            coordinator_key=self._identity.public,
+            coordinator_nonce=nonce,
+            unix_time_ms=int(time.time() * 1000),
+        )
 
     async def Enrol(self, request: enrolment_pb2.EnrolRequest, context: Any) -> enrolment_pb2.EnrolReply:
         """The second half: both proofs for a ticket."""

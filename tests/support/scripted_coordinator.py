@@ -52,6 +52,7 @@ class Script:
         change_manifest: Makes the manifest's bytes that are sent of those that should be.
         before_manifest: Awaited before the manifest is sent.
         challenge_key: Whom the coordinator says it is when a node enrols.
+        clock_ahead_s: How far its clock is ahead.
         closing: What is sent instead of a welcome.
         manifest_signer: Who signs the manifest instead of the coordinator.
         max_rows_in_flight, max_rows_per_frame: What the welcome says.
@@ -67,6 +68,7 @@ class Script:
     change_manifest: Callable[[bytes], bytes] = bytes
     before_manifest: asyncio.Event | None = None
     challenge_key: bytes = b""
+    clock_ahead_s: float = 0.0
     closing: link_pb2.Closing | None = None
     manifest_signer: Identity | None = None
     max_rows_in_flight: int = 64
@@ -137,7 +139,11 @@ class ScriptedCoordinator(enrolment_pb2_grpc.EnrolmentServicer, experts_pb2_grpc
         nonce = secrets.token_bytes(32)
         self._nonces.add(nonce)
         key = self.script.challenge_key or self.identity.public
-        return enrolment_pb2.ChallengeReply(coordinator_key=key, coordinator_nonce=nonce)
+        return enrolment_pb2.ChallengeReply(
+            coordinator_key=key,
+            coordinator_nonce=nonce,
+            unix_time_ms=int((time.time() + self.script.clock_ahead_s) * 1000),
+        )
 
     async def Enrol(
         self, request: enrolment_pb2.EnrolRequest, context: grpc.aio.ServicerContext[Any, Any]

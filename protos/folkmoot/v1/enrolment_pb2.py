@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+folkmoot/protos/folkmoot/v1/enrolment.proto\x12\x0b\x66olkmoot.v1\"8\n\x10\x43hallengeRequest\x12\x10\n\x08node_key\x18\x01 \x01(\x0c\x12\x12\n\nnode_nonce\x18\x02 \x01(\x0c\"D\n\x0e\x43hallengeReply\x12\x17\n\x0f\x63oordinator_key\x18\x01 \x01(\x0c\x12\x19\n\x11\x63oordinator_nonce\x18\x02 \x01(\x0c\"\xa7\x01\n\x0c\x45nrolRequest\x12\x10\n\x08node_key\x18\x01 \x01(\x0c\x12\x12\n\nnode_nonce\x18\x02 \x01(\x0c\x12\x19\n\x11\x63oordinator_nonce\x18\x03 \x01(\x0c\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x14\n\x0cinvite_proof\x18\x05 \x01(\x0c\x12\x18\n\x10possession_proof\x18\x06 \x01(\x0c\x12\x18\n\x10software_version\x18\x07 \x01(\t\"4\n\nEnrolReply\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\x16\n\x0e\x65xpires_unix_s\x18\x02 \x01(\x04\x32\x91\x01\n\tEnrolment\x12G\n\tChallenge\x12\x1d.folkmoot.v1.ChallengeRequest\x1a\x1b.folkmoot.v1.ChallengeReply\x12;\n\x05\x45nrol\x12\x19.folkmoot.v1.EnrolRequest\x1a\x17.folkmoot.v1.EnrolReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+folkmoot/protos/folkmoot/v1/enrolment.proto\x12\x0b\x66olkmoot.v1\"8\n\x10\x43hallengeRequest\x12\x10\n\x08node_key\x18\x01 \x01(\x0c\x12\x12\n\nnode_nonce\x18\x02 \x01(\x0c\"Z\n\x0e\x43hallengeReply\x12\x17\n\x0f\x63oordinator_key\x18\x01 \x01(\x0c\x12\x19\n\x11\x63oordinator_nonce\x18\x02 \x01(\x0c\x12\x14\n\x0cunix_time_ms\x18\x03 \x01(\x04\"\xa7\x01\n\x0c\x45nrolRequest\x12\x10\n\x08node_key\x18\x01 \x01(\x0c\x12\x12\n\nnode_nonce\x18\x02 \x01(\x0c\x12\x19\n\x11\x63oordinator_nonce\x18\x03 \x01(\x0c\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x14\n\x0cinvite_proof\x18\x05 \x01(\x0c\x12\x18\n\x10possession_proof\x18\x06 \x01(\x0c\x12\x18\n\x10software_version\x18\x07 \x01(\t\"4\n\nEnrolReply\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\x16\n\x0e\x65xpires_unix_s\x18\x02 \x01(\x04\x32\x91\x01\n\tEnrolment\x12G\n\tChallenge\x12\x1d.folkmoot.v1.ChallengeRequest\x1a\x1b.folkmoot.v1.ChallengeReply\x12;\n\x05\x45nrol\x12\x19.folkmoot.v1.EnrolRequest\x1a\x17.folkmoot.v1.EnrolReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,11 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHALLENGEREQUEST']._serialized_start=60
   _globals['_CHALLENGEREQUEST']._serialized_end=116
   _globals['_CHALLENGEREPLY']._serialized_start=118
-  _globals['_CHALLENGEREPLY']._serialized_end=186
-  _globals['_ENROLREQUEST']._serialized_start=189
-  _globals['_ENROLREQUEST']._serialized_end=356
-  _globals['_ENROLREPLY']._serialized_start=358
-  _globals['_ENROLREPLY']._serialized_end=410
-  _globals['_ENROLMENT']._serialized_start=413
-  _globals['_ENROLMENT']._serialized_end=558
+  _globals['_CHALLENGEREPLY']._serialized_end=208
+  _globals['_ENROLREQUEST']._serialized_start=211
+  _globals['_ENROLREQUEST']._serialized_end=378
+  _globals['_ENROLREPLY']._serialized_start=380
+  _globals['_ENROLREPLY']._serialized_end=432
+  _globals['_ENROLMENT']._serialized_start=435
+  _globals['_ENROLMENT']._serialized_end=580
 # @@protoc_insertion_point(module_scope)

@@ -46,19 +46,23 @@ class ChallengeReply(_message.Message):
 
     COORDINATOR_KEY_FIELD_NUMBER: _builtins.int
     COORDINATOR_NONCE_FIELD_NUMBER: _builtins.int
+    UNIX_TIME_MS_FIELD_NUMBER: _builtins.int
     coordinator_key: _builtins.bytes
     """Ed25519 public key, 32 bytes"""
     coordinator_nonce: _builtins.bytes
     """32 random bytes, valid once and for a minute"""
+    unix_time_ms: _builtins.int
+    """what the coordinator's clock says; nothing but advice depends on it"""
     def __init__(
         self,
         *,
         coordinator_key: _builtins.bytes = ...,
         coordinator_nonce: _builtins.bytes = ...,
+        unix_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator_key", b"coordinator_key", "coordinator_nonce", b"coordinator_nonce"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator_key", b"coordinator_key", "coordinator_nonce", b"coordinator_nonce", "unix_time_ms", b"unix_time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

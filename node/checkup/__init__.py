@@ -1,0 +1,1 @@
+"""Whether a machine is fit to be a node: what `folkmoot node doctor` looks at."""
