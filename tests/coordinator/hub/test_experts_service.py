@@ -85,6 +85,27 @@ async def test_an_expert_comes_from_any_offset(offset: int) -> None:
         assert data == whole[offset:]
 
 
+@pytest.mark.parametrize("length", [1, CHUNK_BYTES, CHUNK_BYTES + 1, 1 << 40])
+async def test_a_stretch_of_an_expert_is_all_that_is_sent_of_it(length: int) -> None:
+    async with running_hub(large()) as network:
+        stub, node = await stub_of(network)
+        stream = stub.Fetch(fetch(network, node.ticket, offset=7, length=length))
+        data = b"".join([chunk.data async for chunk in stream])
+        assert data == network.model.read_expert(KEY)[7 : 7 + length]
+
+
+async def test_nodes_of_other_networks_name_an_expert_by_its_bytes() -> None:
+    async with running_hub(large()) as network:
+        stub, node = await stub_of(network)
+        digest = network.model.manifest.experts[KEY].sha256
+        named = {"manifest_digest": bytes(32), "layer": 99, "expert": 99}
+        stream = stub.Fetch(fetch(network, node.ticket, sha256=bytes.fromhex(digest), **named))
+        assert b"".join([chunk.data async for chunk in stream]) == network.model.read_expert(KEY)
+        for unknown in (bytes(32), b"short"):
+            refusal = await refused(stub.Fetch(fetch(network, node.ticket, sha256=unknown)))
+            assert refusal is grpc.StatusCode.NOT_FOUND
+
+
 async def test_who_has_no_good_ticket_gets_nothing() -> None:
     async with running_hub() as network:
         stub, node = await stub_of(network)
