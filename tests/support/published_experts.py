@@ -5,7 +5,7 @@ Guarantees: the published file holds exactly the experts' canonical bytes, where
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -122,7 +122,7 @@ async def outcomes(source: Downloader, keys: Sequence[ExpertKey]) -> dict[Expert
     return found
 
 
-def check(experts: BareExperts, found: dict[ExpertKey, Outcome]) -> None:
+def check(experts: BareExperts, found: Mapping[ExpertKey, Outcome]) -> None:
     """Every expert is there with the right bytes."""
     for key, outcome in found.items():
         assert isinstance(outcome, Expert), f"{key}: {outcome}"

@@ -26,7 +26,8 @@ def layouts(draw: st.DrawFn) -> tuple[dict[ExpertKey, tuple[ByteRange, ...]], di
         start = ends[file] + draw(st.sampled_from([0, 0, 3]))
         ranges[place] = ByteRange(file, start, length)
         ends[file] = start + length
-    experts, wants = {}, {}
+    experts: dict[ExpertKey, tuple[ByteRange, ...]] = {}
+    wants: dict[ExpertKey, Want] = {}
     for expert in {expert for expert, _ in places}:
         key = ExpertKey(0, expert)
         experts[key] = (ranges[expert, 0], ranges[expert, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -26,7 +27,7 @@ class ByDigest(ScriptedCoordinator):
         self._blobs = ExpertBlobs(InMemory(experts), self.identity.public, streams_per_node=16, threads=1)
 
     async def Fetch(
-        self, request: experts_pb2.FetchRequest, context: grpc.aio.ServicerContext
+        self, request: experts_pb2.FetchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[experts_pb2.Chunk]:
         self.asked.append(request)
         async for chunk in self._blobs.Fetch(request, context):
@@ -68,8 +69,7 @@ async def test_experts_of_another_layer_and_name_are_found_by_their_bytes(
     elsewhere = BareExperts.make(layers=(7, 8))  # the same bytes under other keys, in another manifest
     assert elsewhere.manifest.digest != experts.manifest.digest
     neighbour = await other(elsewhere, tmp_path / "other")
-    settings = {"hub_url": "", "weight_invites": (neighbour.invite,)}
-    async with running_node(own.invite, tmp_path / "node", **settings):
+    async with running_node(own.invite, tmp_path / "node", hub_url="", weight_invites=(neighbour.invite,)):
         link = await own.link()
         await link.settled(link.assign(experts.keys), ready=experts.keys)
         assert link.holdings[-1].bytes_fetched == len(experts.keys) * experts.expert_bytes
