@@ -28,6 +28,7 @@ from .node_options import (
     State,
     Threads,
     Upload,
+    Weights,
     WorkHours,
     given,
 )
@@ -80,6 +81,7 @@ def join(
     state: State = None,
     name: Name = None,
     public_name: PublicName = None,
+    weights: Weights = None,
     log_format: Format = None,
 ) -> None:
     """Join a network, and compute for it, and for those that were joined before, until stopped."""
@@ -90,7 +92,7 @@ def join(
             raise NoInviteError(
                 "standard input holds no invite", advice="pipe it in, or give it as the argument"
             )
-    limits = given(memory, disk, threads, download, upload, hours, name, public_name)
+    limits = given(memory, disk, threads, download, upload, hours, name, public_name, weights)
     from ..node.control import ask, runs
     from ..node.settings import NodeSettings
     from ..trust.invite import Invite
@@ -124,11 +126,12 @@ def start(
     state: State = None,
     name: Name = None,
     public_name: PublicName = None,
+    weights: Weights = None,
     log_format: Format = None,
 ) -> None:
     """Compute for all networks that were joined, until stopped."""
     end_with_parent()
-    limits = given(memory, disk, threads, download, upload, hours, name, public_name)
+    limits = given(memory, disk, threads, download, upload, hours, name, public_name, weights)
     from ..node.settings import NodeSettings
 
     _run(NodeSettings.load(state_dir=state, log_format=log_format, **limits), None)

@@ -30,6 +30,15 @@ Download = Annotated[
 Upload = Annotated[
     str | None, typer.Option(help="Most it uploads, like 1MiB/s or 10Mbit/s; unlimited.", show_default=False)
 ]
+Weights = Annotated[
+    list[Path] | None,
+    typer.Option(
+        parser=folder,
+        metavar="DIR",
+        help="Take experts from this checkpoint or prepared model before asking anybody; may be given again; none.",
+        show_default=False,
+    ),
+]
 WorkHours = Annotated[
     list[str] | None,
     typer.Option(
@@ -71,6 +80,7 @@ def given(
     hours: list[str] | None,
     name: str | None,
     public_name: str | None,
+    weights: list[Path] | None = None,
 ) -> dict[str, Any]:
     """The settings that were given as options, by their names."""
     settings = {
@@ -82,5 +92,6 @@ def given(
         "hours": hours or None,
         "name": name,
         "public_name": public_name,
+        "weights": weights or None,
     }
     return {setting: value for setting, value in settings.items() if value is not None}
