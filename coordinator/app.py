@@ -198,6 +198,7 @@ class Coordinator:
             hub.covered,
             metrics,
         )
+        auditing.call_witnesses(pool, self._books.owner_of)
         auditing.tell_convictions(engine.rewind)
         self.registry.register(ConsequencesCollector(engine.stats))
         metrics.watch(lambda: engine.stats().running, lambda: engine.stats().waiting)

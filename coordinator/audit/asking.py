@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from ..dispatch.challenge import Opened, SentChallenge
+from ..dispatch.challenge import Opened
 from ..dispatch.verified_result import Rivals
 from .counters import AuditCounters
 from .covering import Covering
+from .hearings import Answered, Shown
 from .inbox import Inbox
 from .question import Question
 
@@ -33,7 +34,7 @@ class Answer:
     covering: Covering | None = None
 
 
-Incoming = Answer | Rivals
+Incoming = Answer | Rivals | Answered | Shown
 """What the auditor's thread is handed beside results."""
 
 
@@ -46,11 +47,10 @@ class Asker:
 
     def ask(self, question: Question, deadline_s: float, covering: Covering | None = None) -> None:
         """Sends a question; what comes of it goes to the inbox."""
-        challenge = SentChallenge(
-            question.message(deadline_s),
-            len(question.selection.rows),
-            deadline_s,
-            lambda opened: self._inbox.answer(Answer(question, opened, time.monotonic(), covering)),
+        question.verified.host.ask(
+            question.challenge(
+                deadline_s,
+                lambda opened: self._inbox.answer(Answer(question, opened, time.monotonic(), covering)),
+            )
         )
-        question.verified.host.ask(challenge)
         self._counters.challenged()

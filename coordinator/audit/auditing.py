@@ -12,12 +12,14 @@ from pathlib import Path
 
 from ...ids import NodeId
 from ...trust.keys import Identity
+from ..dispatch.network_experts import NetworkExperts
 from ..dispatch.verified_result import RivalsWatcher, Watcher
 from ..hub.experts_service import ExpertSource
 from ..ledger.public_log import EntryLog
 from .auditor import Auditor
 from .canonical_weights import CanonicalExperts
 from .counters import AuditCounters
+from .hearing import OwnerOf
 from .judge import Judge
 from .orders import OrderBox
 from .preparing import AUDIT_FOLDER
@@ -72,6 +74,11 @@ class Auditing:
         """From now on calls the function, from the auditor's thread, after each verdict against a node."""
         if self._auditor is not None:
             self._auditor.consequences.on_convicted = on_convicted
+
+    def call_witnesses(self, network: NetworkExperts, owner_of: OwnerOf = str) -> None:
+        """From now on two unrelated nodes are asked, through this network, where the weights are not at hand."""
+        if self._auditor is not None:
+            self._auditor.hearings.use(network, owner_of)
 
     def start(self) -> None:
         """Starts its threads, and a task on the running event loop."""

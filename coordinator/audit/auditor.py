@@ -20,7 +20,7 @@ from typing import Final
 
 import torch
 
-from ...errors import FolkmootError
+from ...errors import FolkmootError, ModelError
 from ...ids import ExpertKey, short
 from ..dispatch.choice import expert_work
 from ..dispatch.host import Host
@@ -31,7 +31,8 @@ from .chooser import Chooser
 from .consequences import Consequences
 from .counters import AuditCounters, AuditOutcome
 from .covering import Covering
-from .examiner import Examiner
+from .examiner import Examiner, Finding
+from .hearings import Answered, Hearings, Shown
 from .inbox import Inbox
 from .judge import Judge
 from .line import Line, Waiting
@@ -59,6 +60,7 @@ class Auditor:
 
     Attributes:
         consequences: What follows from audits.
+        hearings: Who is asked when the weights are not at hand.
     """
 
     def __init__(
@@ -83,10 +85,19 @@ class Auditor:
         self._inbox: Inbox[Incoming] = Inbox(settings.memory_bytes)
         self._asker = Asker(self._inbox, counters)
         self.consequences = Consequences(chooser, self._examiner, standings, counters)
+        self.hearings = Hearings(judge, self.consequences.serves, self._inbox.answer, counters, self._draws)
         self._urgent = UrgentAudits(
-            chooser, self._examiner, self.consequences, self._asker, self._inbox, counters
+            chooser,
+            self._examiner,
+            self.consequences,
+            self._asker,
+            self.hearings,
+            self._inbox,
+            counters,
         )
-        self._second_answers = SecondAnswers(chooser, self._examiner, self.consequences, counters)
+        self._second_answers = SecondAnswers(
+            chooser, self._examiner, self.consequences, self.hearings, counters
+        )
         self._room_for_rivals = threading.BoundedSemaphore(MOST_RIVALS)
         self._lines: dict[Host, Line] = {}
         self._own_pace = Pace(settings.busy_share, time.monotonic())
@@ -144,6 +155,8 @@ class Auditor:
                 self._guarded(item.question.verified, partial(self._conclude, item))
             case Answer(covering=Covering() as covering):
                 self._urgent.came_back(item, covering)
+            case Answered() | Shown():
+                self._guarded(None, partial(self._hear, item))
             case Rivals():
                 self._room_for_rivals.release()
                 self._guarded(None, partial(self._compare, item))
@@ -165,6 +178,10 @@ class Auditor:
             self._inbox.release(verified)
         spent_s = min(time.thread_time() - used_s, MOST_COUNTED_S)
         self._own_pace.took(spent_s, began_s, time.monotonic())
+
+    def _hear(self, item: Answered | Shown) -> bool:
+        self.hearings.take(item)
+        return True
 
     def _compare(self, rivals: Rivals) -> bool:
         self._second_answers.compare(rivals)
@@ -255,12 +272,29 @@ class Auditor:
         if not self.consequences.serves(node):
             self._counters.ended(AuditOutcome.ABANDONED)
             return True
-        finding = self._examiner.examine(question, answer.opened)
+        try:
+            finding = self._examiner.examine(question, answer.opened)
+        except ModelError:
+            if not self.hearings.open(question, partial(self._heard, question)):
+                raise
+            return False
+        self._ended(question, finding)
+        return True
+
+    def _heard(self, question: Question, finding: Finding | None) -> None:
+        """Witnesses were asked about a result in place of the weights."""
+        self._inbox.release(question.verified)
+        if finding is None or not self.consequences.serves(question.verified.host.node):
+            self._counters.ended(AuditOutcome.ABANDONED)
+        else:
+            self._ended(question, finding)
+
+    def _ended(self, question: Question, finding: Finding) -> None:
+        node = question.verified.host.node
         self.consequences.ended(node, finding)
         if finding.outcome is not AuditOutcome.WRONG:
             passed = finding.outcome is AuditOutcome.PASSED
             self.consequences.note(node, question.selection.subjects, passed)
-        return True
 
 
 def _named(verified: VerifiedResult | None) -> str:

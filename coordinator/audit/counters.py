@@ -36,6 +36,7 @@ class AuditTotals:
         challenges: That were sent.
         suspected: Openings that did not look like an honest node's.
         dropped: Results that were passed over because too much was waiting.
+        heard: Results that two unrelated nodes were asked about, because the weights were not at hand.
         disagreed: Second answers that differed from the first by more than honest rounding.
         outcomes: Audits that ended, by how.
         unopened: Challenges without an opening that counts, by why.
@@ -49,6 +50,7 @@ class AuditTotals:
     outcomes: dict[str, int]
     unopened: dict[str, int]
     disagreed: int = 0
+    heard: int = 0
 
     def document(self) -> dict[str, Any]:
         """What `/v1/network` says of audits."""
@@ -59,6 +61,7 @@ class AuditTotals:
             "suspected": self.suspected,
             "dropped": self.dropped,
             "disagreed": self.disagreed,
+            "heard": self.heard,
             **{outcome.value: self.outcomes.get(outcome.value, 0) for outcome in AuditOutcome},
             "unopened": dict(sorted(self.unopened.items())),
         }
@@ -70,7 +73,7 @@ class AuditCounters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._results = self._waiting = self._challenges = self._suspected = self._dropped = 0
-        self._disagreed = 0
+        self._disagreed = self._heard = 0
         self._outcomes: Counter[str] = Counter()
         self._unopened: Counter[str] = Counter()
 
@@ -104,6 +107,11 @@ class AuditCounters:
         with self._lock:
             self._disagreed += 1
 
+    def heard(self) -> None:
+        """Two unrelated nodes were asked about a result."""
+        with self._lock:
+            self._heard += 1
+
     def ended(self, outcome: AuditOutcome) -> None:
         """An audit ended."""
         with self._lock:
@@ -126,4 +134,5 @@ class AuditCounters:
                 outcomes=dict(self._outcomes),
                 unopened=dict(self._unopened),
                 disagreed=self._disagreed,
+                heard=self._heard,
             )

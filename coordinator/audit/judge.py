@@ -28,10 +28,11 @@ from ...trust.bias_evidence import BiasEvidence, CountedFrame
 from ...trust.evidence import SUFFIX, Evidence
 from ...trust.keys import Identity
 from ...trust.log_entries import LogEntry
-from ...trust.recompute import Comparison, Recomputed, Tolerance, compare, recompute
+from ...trust.recompute import Recomputed, Tolerance, compare, recompute
 from ...trust.signed_frame import SignedFrame, StatedRouting
 from ...trust.stated_tensors import StatedTensor, StatedType
 from ...trust.statements import manifest_statement
+from ...trust.testimony import Testimony
 from ..dispatch.verified_result import VerifiedResult
 from ..ledger.public_log import EntryLog
 from .bias_watch import CountedRows
@@ -108,13 +109,32 @@ class Judge:
         found = compare(question.output, recomputed, self.tolerance)
         if not found.wrong:
             return None
-        evidence = self._evidence(question.verified, found)
+        verdict = self._verdict(question.verified, VerdictKind.WRONG, found.worst_error, found.worst_allowed)
+        evidence = self._evidence(question.verified, verdict)
         path = self._write(question.verified, evidence.encode())
         self._log(LogEntry(evidence.verdict, evidence.verdict_signature))
         row = int(question.selection.rows[found.worst])
         return Verdict(
             f"a result that it signed was wrong: layer {layer}, row {row} of frame {question.verified.task.sequence} "
             f"is off by {found.worst_error:.2%} of its size, allowed are {found.worst_allowed:.2%}",
+            path,
+        )
+
+    def witnessed(self, question: Question, found: Testimony, witnesses: str) -> Verdict:
+        """The verdict with its evidence when two unrelated nodes agree that a row in question is wrong.
+
+        Raises:
+            EvidenceNotWrittenError: when the evidence cannot be written.
+        """
+        verified, worst = question.verified, int(np.argmax(found.errors))
+        error = float(found.errors[worst])
+        verdict = self._verdict(verified, VerdictKind.WRONG, error, found.allowed)
+        path = self._write(verified, self._evidence(verified, verdict).encode())
+        self._log(LogEntry.signed(verdict, self._identity))
+        return Verdict(
+            f"a result that it signed was wrong: layer {verified.task.layer}, row {int(question.selection.rows[worst])} "
+            f"of frame {verified.task.sequence} is off by {error:.2%} of its size from what {witnesses} agree upon, "
+            f"allowed are {found.allowed:.2%}",
             path,
         )
 
@@ -173,8 +193,7 @@ class Judge:
         if self._entry_log is not None:
             self._entry_log.append(entry).add_done_callback(_tell_unlogged)
 
-    def _evidence(self, verified: VerifiedResult, found: Comparison) -> Evidence:
-        verdict = self._verdict(verified, VerdictKind.WRONG, found.worst_error, found.worst_allowed)
+    def _evidence(self, verified: VerifiedResult, verdict: VerdictStatement) -> Evidence:
         frame = _frame(verified)
         return Evidence(
             frame.task,

@@ -47,6 +47,11 @@ class AuditCollector(Collector):
             "Second answers that differed from the first by more than honest rounding",
             value=totals.disagreed,
         )
+        yield CounterMetricFamily(
+            "folkmoot_audit_hearings",
+            "Results that two unrelated nodes were asked about, for want of weights",
+            value=totals.heard,
+        )
         ended = CounterMetricFamily("folkmoot_audits", "Audits that ended, by how", labels=["outcome"])
         for outcome in AuditOutcome:
             ended.add_metric([outcome.value], totals.outcomes.get(outcome.value, 0))

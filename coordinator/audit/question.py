@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +27,7 @@ from ...trust.audit_statements import ChallengeStatement, OpeningKind, OpeningSt
 from ...trust.expert_arithmetic import Doubles, Floats
 from ...trust.residuals import OpenedExpert
 from ...trust.statements import tensor_digest
+from ..dispatch.challenge import Opened, SentChallenge
 from ..dispatch.verified_result import VerifiedResult
 from .selection import Selection
 
@@ -92,6 +94,10 @@ class Question:
             asked=[int(row) for row in self.selection.rows],
             deadline_ms=int(1000 * deadline_s),
         )
+
+    def challenge(self, deadline_s: float, on_end: Callable[[Opened], None]) -> SentChallenge:
+        """The same as a link takes it; `on_end` is told what came of it."""
+        return SentChallenge(self.message(deadline_s), len(self.selection.rows), deadline_s, on_end)
 
     def read(self, opening: link_pb2.Opening, spec: ExpertSpec, manifest: Manifest) -> list[OpenedExpert]:
         """What the node opened, expert by expert.

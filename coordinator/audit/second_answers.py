@@ -10,10 +10,12 @@ Letters: R rows of the first answer, H hidden size.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import numpy as np
 
-from ...ids import ExpertKey, short
+from ...errors import ModelError
+from ...ids import ExpertKey, NodeId, short
 from ...trust.audit_statements import OpeningKind
 from ...trust.expert_arithmetic import Doubles
 from ...trust.residuals import Stage
@@ -22,7 +24,8 @@ from ..dispatch.verified_result import Rivals, VerifiedResult
 from .chooser import Chooser
 from .consequences import Consequences
 from .counters import AuditCounters, AuditOutcome
-from .examiner import Examiner
+from .examiner import Examiner, Finding
+from .hearings import Hearings
 from .question import Question, signed_output
 
 log = logging.getLogger(__name__)
@@ -36,11 +39,13 @@ class SecondAnswers:
         chooser: Chooser,
         examiner: Examiner,
         consequences: Consequences,
+        hearings: Hearings,
         counters: AuditCounters,
     ) -> None:
         self._chooser = chooser
         self._examiner = examiner
         self._consequences = consequences
+        self._hearings = hearings
         self._counters = counters
 
     def compare(self, rivals: Rivals) -> None:
@@ -68,19 +73,33 @@ class SecondAnswers:
         # Where they differ most first: not all of them may fit.
         ordered = suspect[np.argsort(-(apart[suspect] / np.maximum(scale[suspect], 1e-300)))]
         step_rows = rivals.first[1][ordered]
+        concerned = {verified.host.node for verified, _ in sides}
         for verified, rows in sides:
-            self._look_into(verified, _places(rows, step_rows))
+            self._look_into(verified, _places(rows, step_rows), concerned)
 
-    def _look_into(self, verified: VerifiedResult, rows: Int64s) -> None:
+    def _look_into(self, verified: VerifiedResult, rows: Int64s, concerned: set[NodeId]) -> None:
         """Computes some rows of a result again; those that matter most come first."""
         if not len(rows) or not self._consequences.serves(verified.host.node):
             return
         for selection in self._chooser.covering(verified, np.sort(rows[: self._chooser.most_rows])):
             question = Question.about(verified, selection, OpeningKind.RAW)
-            finding = self._examiner.recompute(question)
+            try:
+                finding = self._examiner.recompute(question)
+            except ModelError:
+                if not self._hearings.open(question, partial(self._heard, verified), concerned):
+                    raise
+                continue
             self._consequences.ended(verified.host.node, finding)
             if finding.outcome is AuditOutcome.WRONG:
                 return
+
+    def _heard(self, verified: VerifiedResult, finding: Finding | None) -> None:
+        """Witnesses were asked about a result in place of the weights."""
+        node = verified.host.node
+        if finding is None or not self._consequences.serves(node):
+            self._counters.ended(AuditOutcome.ABANDONED)
+        else:
+            self._consequences.ended(node, finding)
 
 
 def _apart(rivals: Rivals) -> tuple[Doubles, Doubles]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 
-from ...errors import FolkmootError
+from ...errors import FolkmootError, ModelError
 from ..dispatch.challenge import Opened, Unopened
 from ..dispatch.host import Host
 from ..dispatch.verified_result import Cover, VerifiedResult
@@ -19,6 +20,7 @@ from .consequences import Consequences
 from .counters import AuditCounters, AuditOutcome
 from .covering import AuditImpossibleError, Covering, Urgent, UrgentLine
 from .examiner import Examiner, Finding
+from .hearings import Hearings
 from .inbox import Inbox
 from .question import Question
 
@@ -34,6 +36,7 @@ class UrgentAudits:
         examiner: Examiner,
         consequences: Consequences,
         asker: Asker,
+        hearings: Hearings,
         inbox: Inbox[Incoming],
         counters: AuditCounters,
     ) -> None:
@@ -41,6 +44,7 @@ class UrgentAudits:
         self._examiner = examiner
         self._consequences = consequences
         self._asker = asker
+        self._hearings = hearings
         self._inbox = inbox
         self._counters = counters
         self._lines: dict[Host, UrgentLine] = {}
@@ -104,10 +108,24 @@ class UrgentAudits:
         try:
             finding = self._found(question, opened)
         except Exception as error:
-            log.exception("a result that somebody waits for can be neither audited nor computed again")
-            self._give_up(covering, error)
+            if not isinstance(error, ModelError) or not self._hearings.open(
+                question, partial(self._heard, covering, question, error)
+            ):
+                log.exception("a result that somebody waits for can be neither audited nor computed again")
+                self._give_up(covering, error)
             return
         self._conclude(covering, question, finding)
+
+    def _heard(
+        self, covering: Covering, question: Question, error: Exception, finding: Finding | None
+    ) -> None:
+        """Witnesses were asked about a result in place of the weights, which cannot be had for the reason of the error."""
+        if self._moot(covering):
+            return
+        if finding is None:
+            self._give_up(covering, error)
+        else:
+            self._conclude(covering, question, finding)
 
     def _conclude(self, covering: Covering, question: Question, finding: Finding) -> None:
         node = question.verified.host.node

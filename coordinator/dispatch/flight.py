@@ -17,7 +17,7 @@ import logging
 import queue
 import time
 from collections.abc import Sequence
-from math import ceil, inf
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +26,6 @@ import torch
 from ...errors import CapacityError, ModelError, UnavailableError
 from ...ids import short
 from ...models.pool import StepTally
-from ...protos.codec import encode_tensor
 from ...protos.folkmoot.v1 import link_pb2
 from ..self_host.own_host import OwnHost
 from .answering import Event, LateAnswers, accept_answer
@@ -34,7 +33,7 @@ from .choice import HostEstimate
 from .directory import AnyHost, LayerHosts
 from .host import Ending, Failure, Host, SentFrame
 from .pairs import Pairs
-from .part import OwnPart, Part, Race
+from .part import OwnPart, Part, Race, frame_to
 from .plan import Plan, PlannedFrame, plan
 from .verified_result import Cover
 
@@ -349,19 +348,12 @@ class Flight:
 
     def _prepare(self, planned: PlannedFrame, host: Host) -> SentFrame:
         hidden = self._rows_of(planned)
-        message = link_pb2.CoordinatorMessage()
-        wire = message.frame
-        wire.CopyFrom(planned.local.message)
-        wire.layer = self._layer
-        wire.hidden.CopyFrom(encode_tensor(hidden))
-        deadline_s = host.deadline_s(len(planned.rows))
-        wire.deadline_ms = ceil(deadline_s * 1000)
-        frame = SentFrame(message, len(planned.rows), planned.work, deadline_s, self._on_end)
-        host.reserve(frame)
-        part = Part(self._planned, host, planned, hidden, wire.deadline_ms, time.monotonic())
+        frame = frame_to(host, self._layer, planned, hidden, self._on_end)
+        deadline_ms = frame.message.frame.deadline_ms
+        part = Part(self._planned, host, planned, hidden, deadline_ms, time.monotonic())
         hedging = self._network.hedging
         if hedging.enabled:
-            part.hedge_at_s = part.sent_s + hedging.patience_s(host, planned.work, deadline_s)
+            part.hedge_at_s = part.sent_s + hedging.patience_s(host, planned.work, frame.deadline_s)
         self._parts[frame] = part
         self._planned += 1
         return frame

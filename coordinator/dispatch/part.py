@@ -8,18 +8,19 @@ Letters: R rows of the frame, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 
 import torch
 
 from ...kernels.feed_forward import Group
 from ...models.manifest import Manifest
-from ...protos.codec import raw_bytes, wire_dtype
+from ...protos.codec import encode_tensor, raw_bytes, wire_dtype
+from ...protos.folkmoot.v1 import link_pb2
 from ...trust.statements import TaskStatement, tensor_digest
 from ..self_host.own_host import OwnHost
-from .host import Host
+from .host import Ending, Host, SentFrame
 from .plan import PlannedFrame
 from .verified_result import VerifiedResult
 
@@ -90,6 +91,26 @@ class OwnPart:
     host: OwnHost
     planned: PlannedFrame
     groups: list[Group]
+
+
+def frame_to(
+    host: Host,
+    layer: int,
+    planned: PlannedFrame,
+    hidden: torch.Tensor,
+    on_end: Callable[[SentFrame, Ending], None],
+) -> SentFrame:
+    """The frame that asks a host for what was planned, counted as its work to come; `hidden` [R, H] is its input."""
+    message = link_pb2.CoordinatorMessage()
+    wire = message.frame
+    wire.CopyFrom(planned.local.message)
+    wire.layer = layer
+    wire.hidden.CopyFrom(encode_tensor(hidden))
+    deadline_s = host.deadline_s(len(planned.rows))
+    wire.deadline_ms = ceil(deadline_s * 1000)
+    frame = SentFrame(message, len(planned.rows), planned.work, deadline_s, on_end)
+    host.reserve(frame)
+    return frame
 
 
 class Race:

@@ -13,11 +13,12 @@ import torch
 
 from folkmoot.coordinator.dispatch.challenge import SentChallenge, Unopened
 from folkmoot.coordinator.dispatch.choice import HostEstimate
-from folkmoot.coordinator.dispatch.host import SentFrame
+from folkmoot.coordinator.dispatch.host import Failure, SentFrame
 from folkmoot.coordinator.dispatch.pairs import Pairs
 from folkmoot.coordinator.dispatch.verified_result import VerifiedResult
 from folkmoot.errors import FolkmootError
 from folkmoot.ids import ExpertKey, SessionId
+from folkmoot.kernels.feed_forward import Group, feed_forward
 from folkmoot.kernels.formats import DTYPES
 from folkmoot.kernels.opening import open_expert
 from folkmoot.protos.codec import decode_tensor, encode_tensor, raw_bytes, wire_dtype
@@ -33,6 +34,8 @@ class Misconduct(StrEnum):
     """What a node does wrong."""
 
     SCALED_OUTPUT = "answers 1 % too much"
+    DOUBLED_OUTPUT = "answers twice what is right"
+    REFUSES_FRAMES = "computes nothing"
     TILTED_OUTPUT = "adds 0.3 % of each row's size in one direction"
     WRONG_OPENING = "opens other numbers than it computed with"
     SILENT = "does not open"
@@ -70,6 +73,8 @@ class AskedNode:
         self.session = SessionId(b"s" * 32)
         self.software_version = "test"
         self.asked: list[SentChallenge] = []
+        self.frames: list[SentFrame] = []
+        self.rejections: list[str] = []
         self._coordinator = coordinator
         self._sequence = 0
 
@@ -78,12 +83,18 @@ class AskedNode:
         hidden, experts, gates = self.model.routing(rows, seed=seed, top_k=top_k)
         hidden = hidden.to(DTYPES[self.model.manifest.dtype])
         output = self.model.answer(layer, hidden, experts, gates)
+        return self._signed(layer, hidden, Pairs.of(experts.numpy(), gates.numpy()), output, 1000)
+
+    def _signed(
+        self, layer: int, hidden: torch.Tensor, pairs: Pairs, output: torch.Tensor, deadline_ms: int
+    ) -> VerifiedResult:
         if Misconduct.SCALED_OUTPUT in self.does:
             output = output * 1.01
+        if Misconduct.DOUBLED_OUTPUT in self.does:
+            output = output * 2
         if Misconduct.TILTED_OUTPUT in self.does:
             direction = torch.ones(output.shape[1]) / output.shape[1] ** 0.5
             output = output + 0.003 * output.norm(dim=1, keepdim=True) * direction
-        pairs = Pairs.of(experts.numpy(), gates.numpy())
         self._sequence += 1
         manifest = self.model.manifest
         task = TaskStatement(
@@ -94,11 +105,11 @@ class AskedNode:
             manifest=manifest.digest,
             profile=manifest.profile,
             layer=layer,
-            rows=rows,
+            rows=len(hidden),
             hidden=manifest.hidden,
             routing=pairs.digest,
             input=tensor_digest(wire_dtype(hidden.dtype), hidden.shape, raw_bytes(hidden)),
-            deadline_ms=1000,
+            deadline_ms=deadline_ms,
         )
         digest = tensor_digest(wire_dtype(output.dtype), output.shape, raw_bytes(output))
         statement = ResultStatement(task.digest(), digest, 0)
@@ -178,14 +189,38 @@ class AskedNode:
         return 60.0
 
     def reserve(self, frame: SentFrame) -> None:
-        """Nobody plans with this node."""
+        """It has no queue."""
 
     def send(self, frame: SentFrame) -> None:
-        """Nobody sends it frames."""
-        raise AssertionError("frames are not what this node is for")
+        """Answers a frame at once."""
+        self.frames.append(frame)
+        if Misconduct.REFUSES_FRAMES in self.does:
+            frame.on_end(frame, Failure.OVERLOADED)
+            return
+        wire, manifest = frame.message.frame, self.model.manifest
+        shape = (None, manifest.hidden)
+        hidden = decode_tensor(
+            wire.hidden, dtype=DTYPES[manifest.dtype], shape=shape, max_bytes=1 << 30, what="hidden"
+        )
+        pairs = Pairs(
+            np.frombuffer(bytearray(wire.experts.data), "<i4"),
+            np.frombuffer(bytearray(wire.rows.data), "<i4"),
+            np.frombuffer(bytearray(wire.gates.data), "<f4"),
+        )
+        output = feed_forward(
+            [
+                Group(self.model.expert(ExpertKey(wire.layer, expert)), rows, gates)
+                for expert, rows, gates in pairs.by_expert
+            ],
+            hidden,
+        )
+        result = self._signed(wire.layer, hidden, pairs, output, wire.deadline_ms)
+        frame.sequence = result.task.sequence
+        frame.on_end(frame, result.result)
 
     def verified(self, frame: SentFrame) -> None:
-        """Nobody sends it frames."""
+        """Its answer was right."""
 
     def rejected(self, frame: SentFrame, error: FolkmootError, reason: str) -> None:
-        """Nobody sends it frames."""
+        """Its answer was thrown away."""
+        self.rejections.append(reason)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +20,14 @@ from folkmoot.trust.audit_statements import VerdictKind, VerdictStatement
 from folkmoot.trust.bias import round_to, rounded_answers, weigh_bias
 from folkmoot.trust.bias_evidence import MAX_ROWS, BiasEvidence, CountedFrame
 from folkmoot.trust.evidence_check import Outcome, PublicModel, Step, check_bytes
-from folkmoot.trust.expert_arithmetic import Activation, Doubles, ExpertForm, ExpertRows, ExpertWeights
+from folkmoot.trust.expert_arithmetic import (
+    Activation,
+    Doubles,
+    ExpertForm,
+    ExpertRows,
+    ExpertWeights,
+    Floats,
+)
 from folkmoot.trust.keys import Identity
 from folkmoot.trust.recompute import Tolerance, recompute
 from folkmoot.trust.signed_frame import MalformedEvidenceError, SignedFrame, StatedRouting
@@ -57,10 +63,10 @@ def routing(rows: int) -> StatedRouting:
 
 
 def tilted(output: Doubles) -> Doubles:
-    return output + 0.003 * np.linalg.norm(output, axis=1, keepdims=True) * DIRECTION
+    return np.asarray(output + 0.003 * np.linalg.norm(output, axis=1, keepdims=True) * DIRECTION)
 
 
-def signed_frame(sequence: int, rows: Doubles, output: Doubles, signer: Identity = NODE) -> SignedFrame:
+def signed_frame(sequence: int, rows: Floats, output: Doubles, signer: Identity = NODE) -> SignedFrame:
     shape = rows.shape
     sent = StatedTensor(StatedType.FLOAT32, shape, rows.astype("<f4").tobytes())
     signed = StatedTensor(StatedType.FLOAT32, shape, output.astype("<f4").tobytes())
@@ -73,7 +79,8 @@ def signed_frame(sequence: int, rows: Doubles, output: Doubles, signer: Identity
         DIGEST,
         "float32-accumulate/1",
         LAYER,
-        *shape,
+        len(rows),
+        HIDDEN,
         routed.digest(),
         sent.digest(),
         5000,
@@ -152,7 +159,7 @@ def test_rows_that_were_picked_for_their_rounding_prove_nothing() -> None:
     rows = heavy_rows(4000, 64, 1)
     small = [random_expert(FORM, 64, 96, number) for number in range(2)]
     exact = recompute(FORM, small.__getitem__, rows, all_pairs(len(rows)))
-    honest = np.float32(rounded_answers(FORM, small.__getitem__, rows, all_pairs(len(rows)))[-1])
+    honest = rounded_answers(FORM, small.__getitem__, rows, all_pairs(len(rows)))[-1].astype(np.float32)
     errors = (honest - exact.output) / exact.sizes[:, None]
     _, _, directions = np.linalg.svd(errors, full_matrices=False)
     picked = np.sort(np.argsort(-(errors @ directions[0]))[:120])
@@ -168,7 +175,7 @@ def test_rows_that_are_nearly_the_same_prove_nothing() -> None:
     one = heavy_rows(1, HIDDEN, 1)
     rows = np.repeat(one, 120, axis=0)
     rows[:, 7] *= 1 + np.arange(120) * 1e-6
-    honest = np.float32(rounded_answers(FORM, weights, rows, all_pairs(120))[-1])
+    honest = rounded_answers(FORM, weights, rows, all_pairs(120))[-1].astype(np.float32)
     found = weigh_bias(FORM, weights, rows, honest, all_pairs(120), Tolerance())
     assert found.enough and found.drift > Tolerance().drift
     assert not found.biased
@@ -294,7 +301,7 @@ def test_rows_that_cannot_count_are_not_written(rows: tuple[int, ...]) -> None:
 def test_rounding_to_eight_bits_is_that_of_bfloat16(numbers: list[float]) -> None:
     values = np.array(numbers, np.float32)
     bits = values.view(np.uint32).astype(np.uint64)
-    nearest: npt.NDArray[np.uint64] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16
+    nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16
     expected = nearest.astype(np.uint32).view(np.float32)
     small = np.isfinite(values) & np.isfinite(expected)
     assert round_to(values.astype(np.float64), 8)[small].tolist() == expected[small].tolist()

@@ -18,7 +18,12 @@ from folkmoot.tests.support.running_auditor import running_auditor
 from folkmoot.trust.evidence_check import Outcome, PublicModel, check_bytes
 from folkmoot.trust.standing import Status
 
-OPENINGS = set(Misconduct) - {Misconduct.SCALED_OUTPUT, Misconduct.TILTED_OUTPUT}
+OPENINGS = set(Misconduct) - {
+    Misconduct.SCALED_OUTPUT,
+    Misconduct.DOUBLED_OUTPUT,
+    Misconduct.TILTED_OUTPUT,
+    Misconduct.REFUSES_FRAMES,
+}
 HARMLESS = {
     Misconduct.SILENT: ("late", True),
     Misconduct.REFUSES: ("refused", True),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ from folkmoot.coordinator.audit.inbox import Inbox
 from folkmoot.coordinator.audit.judge import Judge
 from folkmoot.coordinator.audit.selection import SelectionCaps, cover
 from folkmoot.coordinator.dispatch.pairs import Pairs
-from folkmoot.coordinator.dispatch.verified_result import Cover, VerifiedResult
-from folkmoot.errors import FolkmootError, ModelError
+from folkmoot.errors import ModelError
 from folkmoot.ids import ExpertKey, NodeId
 from folkmoot.tests.support.asked_node import AskedNode, Misconduct
 from folkmoot.tests.support.memory_experts import MemoryExperts
-from folkmoot.tests.support.running_auditor import PATIENCE_S, running_auditor
+from folkmoot.tests.support.running_auditor import running_auditor
+from folkmoot.tests.support.waiting_step import WaitingStep, covered
 from folkmoot.trust.audit_policy import AuditSubject
 from folkmoot.trust.standing import Status
 
@@ -32,40 +31,6 @@ SELDOM: dict[str, Any] = {
     "lowest_rate": 1e-6,
     "busy_share": 1e-6,
 }
-
-
-class WaitingStep:
-    """An `AuditedStep` that remembers what it is told."""
-
-    def __init__(self, rows: int = 3) -> None:
-        self.rows = np.ones(rows, np.bool_)
-        self.wanted = True
-        self.passes = 0
-        self.errors: list[FolkmootError] = []
-        self._told = threading.Condition()
-
-    def passed(self) -> None:
-        with self._told:
-            self.passes += 1
-            self._told.notify_all()
-
-    def impossible(self, error: FolkmootError) -> None:
-        with self._told:
-            self.errors.append(error)
-            self._told.notify_all()
-
-    def wait(self, passes: int = 0, errors: int = 0) -> None:
-        with self._told:
-            assert self._told.wait_for(
-                lambda: self.passes == passes and len(self.errors) == errors, PATIENCE_S
-            ), (self.passes, self.errors)
-
-
-def covered(result: VerifiedResult, step: WaitingStep, rows: list[int] | None = None) -> VerifiedResult:
-    """The result, with rows that somebody waits for: all of them when none are named."""
-    chosen = range(result.task.rows) if rows is None else rows
-    result.cover = Cover(step, np.array(chosen, np.int64))
-    return result
 
 
 def test_every_row_is_asked_about_and_whoever_waits_is_told_once(tmp_path: Path) -> None:
