@@ -129,6 +129,17 @@ class Child:
         if self._process.poll() is None:
             self._process.terminate()
 
+    def wait(self, timeout_s: float) -> int:
+        """Waits until it has ended by itself, and returns its exit code.
+
+        Raises:
+            TimeoutError: when it still runs after so long.
+        """
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{self.name} still runs after {timeout_s:.0f} s") from None
+
     def end(self) -> int:
         """Ends it, by force if it takes too long, waits until it is gone, and returns its exit code."""
         self.ask_to_end()

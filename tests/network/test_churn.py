@@ -1,4 +1,4 @@
-"""Nodes join, leave, are killed and come back, in a seeded random order, under constant load from the official client: no request
+"""Nodes join, are drained, stopped and killed, and come back, in a seeded random order, under constant load from the official client: no request
 fails, no token is wrong, and coverage is never lost while every expert has a live host."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ENVIRONMENT = {
     # Nodes that are slow because all of them share two cores are not lost.
     "FOLKMOOT_COORDINATOR_FRAME_DEADLINE_S": "60",
 }
-SEED = 20260
+SEED = 20262
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,7 @@ def test_four_nodes_for_a_moment(model: TinyModel, tmp_path: Path) -> None:
     happened = churn(
         model, tmp_path, NAMES[:4], least=2, streams=3, tokens=24, changes=6, lasting_s=6.0
     ).happened
-    assert happened[Change.START] >= 1
-    assert happened[Change.KILL] + happened[Change.STOP] >= 2
+    assert set(happened) == set(Change)
 
 
 @pytest.mark.churn

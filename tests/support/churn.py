@@ -1,6 +1,7 @@
 """Nodes that come and go, in a seeded random order.
 
-Guarantees: a node goes only when the witness surely knows another host of everything, so that every expert has a live host at all times;
+Guarantees: a node goes without being drained only when the witness surely knows another host of everything, so that every expert has a
+live host at all times;
 what happens next depends on the seed and on what is up, never on the clock; all waiting is for conditions, with a limit.
 """
 
@@ -25,6 +26,8 @@ class Change(StrEnum):
     """SIGKILL: it is gone in the middle of whatever it does."""
     STOP = "stopped"
     """SIGTERM: it says goodbye, and goes."""
+    DRAIN = "drained"
+    """`folkmoot node drain`: it hands over what it has, and goes; nobody has to be sure of others' before."""
     START = "started"
     """It comes, for the first time or with what it has on its disk."""
 
@@ -56,7 +59,7 @@ class Churn:
         if can_come and (not can_go or self._draw.random() < len(self._down) / len(self._network.names)):
             self._start(self._draw.choice(self._down))
         elif can_go:
-            self._end(self._draw.choice([Change.KILL, Change.STOP]))
+            self._end(self._draw.choice([Change.KILL, Change.STOP, Change.DRAIN]))
 
     def everybody_back(self) -> None:
         """Starts whoever is down."""
@@ -73,13 +76,21 @@ class Churn:
     def _end(self, change: Change) -> None:
         """One node goes, the first in a random order that may."""
         candidates = self._draw.sample(self._up, len(self._up))
-        name = self._first(lambda: next(filter(self._witness.may_end, candidates), None))
+        if change is Change.DRAIN:
+            name = candidates[0]
+            self._witness.goes(name)
+        else:
+            name = self._first(lambda: next(filter(self._witness.may_end, candidates), None))
         self._up.remove(name)
         self._down.append(name)
-        if change is Change.KILL:
-            self._network.kill(name)
-        else:
-            self._network.stop(name)
+        match change:
+            case Change.KILL:
+                self._network.kill(name)
+            case Change.STOP:
+                self._network.stop(name)
+            case Change.DRAIN:
+                ends = self._network.drain(name)
+                assert set(ends.values()) == {"relieved"}, ends
         self._note(change, name)
 
     def _first(self, find: Callable[[], str | None]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from folkmoot.cli.child import Child
 from folkmoot.client import FolkmootClient
+from folkmoot.node.control import ask
 from folkmoot.trust.invite import Invite
 
 PATIENCE_S = 90.0
@@ -97,6 +98,16 @@ class ProcessNetwork:
     def stop(self, name: str) -> int:
         """SIGTERM, as an operator stops it; returns its exit code."""
         return self._children.pop(name).end()
+
+    def drain(self, name: str) -> Any:
+        """`folkmoot node drain`: it hands over what it has, and goes; returns how each of its coordinators let it go."""
+        ends = ask(self._folder / name, "drain", timeout_s=PATIENCE_S, at_once=False, stay=False)
+        child = self._children.pop(name)
+        try:
+            child.wait(PATIENCE_S)
+        finally:
+            child.end()
+        return ends
 
     def heal(self) -> None:
         """Starts whatever does not run, and waits until the network is whole."""

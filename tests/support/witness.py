@@ -74,9 +74,17 @@ class Witness:
             ]
             if self._everything.difference(*others):
                 return False
-            for known in (self._processes, self._sure, self._before):
-                known.pop(name, None)
+            self._forget(name)
             return True
+
+    def goes(self, name: str) -> None:
+        """A node is not counted on any more from now on, though it may still serve."""
+        with self._lock:
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        for known in (self._processes, self._sure, self._before):
+            known.pop(name, None)
 
     def _watch(self) -> None:
         with FolkmootClient(self._api_url) as client:
