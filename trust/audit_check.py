@@ -1,7 +1,7 @@
 """The check of an opening: do the residuals look like an honest node's?
 
-Guarantees: a pure function of residuals and thresholds; an opening passes only if, in each stage, both the mean over
-rows and the largest row stay within the limits of its kind. What fails is a suspicion, which accuses nobody: a
+Guarantees: a pure function of residuals and thresholds; an opening passes only if, in each stage, the mean over rows, the largest
+row and the factor by which all rows seem too long stay within the limits of its kind. What fails is a suspicion, which accuses nobody: a
 float64 recomputation decides. Readings stay with the coordinator, and a result prints none of them.
 """
 
@@ -24,19 +24,26 @@ class StageReading:
         stage: Which.
         overall: Root of the mean square over projections and rows: the estimated relative error of all rows together.
         worst: The largest row's.
-        overall_limit, worst_limit: What was allowed.
+        scaling: By how much all rows together seem too long, or too short: what errors that point anywhere hardly show.
+        overall_limit, worst_limit, scaling_limit: What was allowed.
     """
 
     stage: Stage
     overall: float
     worst: float
+    scaling: float
     overall_limit: float
     worst_limit: float
+    scaling_limit: float
 
     @property
     def within(self) -> bool:
-        """Whether both are allowed."""
-        return self.overall <= self.overall_limit and self.worst <= self.worst_limit
+        """Whether all are allowed."""
+        return (
+            self.overall <= self.overall_limit
+            and self.worst <= self.worst_limit
+            and self.scaling <= self.scaling_limit
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +78,16 @@ def check_opening(residuals: Residuals, thresholds: Thresholds, kind: OpeningKin
                 f"an audit of {rows} rows is too large", advice=f"ask for {MAX_ROWS} at most"
             )
         by_row = part.by_row
+        factor, length = part.scaling()
         readings.append(
             StageReading(
                 stage,
                 overall=float(np.sqrt(np.mean(np.square(by_row)))),
                 worst=float(np.max(by_row)),
+                scaling=abs(factor),
                 overall_limit=limits.overall_of(rows),
                 worst_limit=limits.worst_of(rows),
+                scaling_limit=limits.scaling_of(length),
             )
         )
     failed = tuple(reading.stage for reading in readings if not reading.within)

@@ -42,7 +42,8 @@ def calibrate(
     samples: Mapping[str, Mapping[tuple[OpeningKind, Stage], Blocks]],
     rate: float = DEFAULT_RATE,
 ) -> Thresholds:
-    """Thresholds at a false-positive rate for each stage; of several rows, half of it for their mean and half for the largest.
+    """Thresholds at a false-positive rate for each stage: a half of it for how long errors are (of several rows, of that a half for their
+    mean and a half for the largest), a half for what they have in common with what was expected.
 
     Args:
         samples: By source (an arithmetic that honest nodes may have, such as bfloat16 on a CPU), then by kind and stage.
@@ -70,6 +71,7 @@ def _larger(one: StageLimits, other: StageLimits) -> StageLimits:
         one.columns,
         tuple(map(max, one.overall, other.overall)),
         tuple(map(max, one.worst, other.worst)),
+        max(one.lengthening, other.lengthening),
     )
 
 
@@ -87,17 +89,24 @@ def _stage_limits(source: str, blocks: Blocks, rate: float) -> StageLimits:
     # A row's error and its projections vary within a block too; what varies between blocks does not average out.
     between = max(whole - within, 0.0)
 
+    along = np.square(np.concatenate([block.lengthening for block in blocks]))
+
     def worst(rows: int) -> float:
-        share = rate if rows == 1 else rate / 2 / rows
+        share = rate / 2 if rows == 1 else rate / 4 / rows
         return max(gamma_quantile(mean, whole, share), _tail_quantile(every, share))
 
     def overall(rows: int) -> float:
-        return worst(1) if rows == 1 else gamma_quantile(mean, between + within / rows, rate / 2)
+        return worst(1) if rows == 1 else gamma_quantile(mean, between + within / rows, rate / 4)
+
+    lengthening = max(
+        gamma_quantile(float(along.mean()), float(along.var()), rate / 2), _tail_quantile(along, rate / 2)
+    )
 
     return StageLimits(
         columns.pop(),
         tuple(max(FLOOR, math.sqrt(overall(rows))) for rows in ROW_COUNTS),
         tuple(max(FLOOR, math.sqrt(worst(rows))) for rows in ROW_COUNTS),
+        max(FLOOR, math.sqrt(lengthening)),
     )
 
 

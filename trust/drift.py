@@ -3,7 +3,7 @@
 Guarantees: a pure accumulator; adding in another order changes nothing but roundings. One audit cannot tell a bias of
 0.3 % from honest rounding, whose sign changes from row to row; over many rows honest rounding averages out and a bias
 stays. Two kinds are measured: of scale (all outputs too large or too small by a factor) and of direction (the same
-small vector added, relative to the output). A bias below `SMALLEST` is not looked for.
+small vector added, relative to the output). A bias below `SMALLEST_BIAS` is not looked for.
 
 An accumulator belongs to one node and one layer in one epoch, for other projections point elsewhere, and takes each
 distinct input once: the same row repeated rounds the same way each time, and would look like a bias of direction.
@@ -21,10 +21,8 @@ import numpy as np
 
 from .calibration import gamma_quantile
 from .expert_arithmetic import Doubles
-from .residuals import Residuals, Stage, StageResiduals
+from .residuals import SMALLEST_BIAS, Residuals, Stage, StageResiduals
 
-SMALLEST: Final = 0.001
-"""A bias that is a residual risk."""
 FEWEST_ROWS: Final = 64
 """Fewer say nothing."""
 
@@ -111,15 +109,15 @@ class DriftAccumulator:
         return replace(self, stages=stages)
 
     def biased(self, rate: float) -> dict[Stage, Bias]:
-        """The stages that show a bias larger than `SMALLEST`, and than honest rounding shows at this rate."""
+        """The stages that show a bias larger than `SMALLEST_BIAS`, and than honest rounding shows at this rate."""
         found = {}
         for stage, sums in self.stages.items():
             if sums.rows < FEWEST_ROWS:
                 continue
             bias = sums.bias(rate)
             by_chance = NormalDist().inv_cdf(1 - rate / 2) * bias.scale_noise
-            if abs(bias.scale) > max(SMALLEST, by_chance) or bias.direction > max(
-                SMALLEST, bias.direction_limit
+            if abs(bias.scale) > max(SMALLEST_BIAS, by_chance) or bias.direction > max(
+                SMALLEST_BIAS, bias.direction_limit
             ):
                 found[stage] = bias
         return found

@@ -11,9 +11,11 @@ projections.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 import numpy as np
 
@@ -21,6 +23,10 @@ from ..errors import TrustError
 from .expert_arithmetic import Doubles, ExpertForm, ExpertRows, Floats, activate, sizes
 from .projections import Projections
 from .sketch import ExpertSketch, SketchError
+
+SMALLEST_BIAS: Final = 0.001
+"""A bias that nobody looks for: it is a residual risk."""
+_TINY: Final = 1e-300
 
 
 class OpeningShapeError(TrustError):
@@ -67,6 +73,27 @@ class StageResiduals:
     def by_row(self) -> Doubles:
         """The estimated relative error of each row: the root of its mean square over projections."""
         return np.asarray(np.sqrt(np.mean(np.square(self.errors), axis=1)))
+
+    @property
+    def lengthening(self) -> Doubles:
+        """What each row's errors have in common with what was expected: as large as one projection's error where errors point
+        anywhere, and larger where a row is longer or shorter than it should be, by the more the longer what was expected is.
+        """
+        along, length = self._along()
+        return np.asarray(along / np.maximum(length, _TINY))
+
+    def scaling(self) -> tuple[float, float]:
+        """By which factor all rows together seem too long, less 1, and the length of what that was seen by."""
+        along, length = self._along()
+        total = float(np.square(length).sum())
+        return float(along.sum()) / max(total, _TINY), math.sqrt(total)
+
+    def _along(self) -> tuple[Doubles, Doubles]:
+        """For each row its errors times what was expected, infinite where an error is, and the length of the latter."""
+        length = np.sqrt(np.square(self.expected).sum(axis=1))
+        finite = np.asarray(np.isfinite(self.errors).all(axis=1))
+        along = (np.where(finite[:, None], self.errors, 0.0) * self.expected).sum(axis=1)
+        return np.where(finite, along, np.inf), length
 
 
 Residuals = Mapping[Stage, StageResiduals]

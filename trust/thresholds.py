@@ -17,9 +17,9 @@ from typing import Any, Final
 from ..errors import TrustError
 from .audit_statements import OpeningKind
 from .projections import MAX_COUNT
-from .residuals import Stage
+from .residuals import SMALLEST_BIAS, Stage
 
-FORMAT: Final = "folkmoot-thresholds/1"
+FORMAT: Final = "folkmoot-thresholds/2"
 ROW_COUNTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """The numbers of rows that thresholds are made for."""
 MAX_ROWS: Final = ROW_COUNTS[-1]
@@ -39,11 +39,13 @@ class StageLimits:
         columns: Residuals of one row: k, or 2k where gate and up stand side by side.
         overall: Of the root of the mean square over projections and rows.
         worst: Of the largest row's root of the mean square over projections.
+        lengthening: Of what errors have in common with what was expected, for any number of rows.
     """
 
     columns: int
     overall: tuple[float, ...]
     worst: tuple[float, ...]
+    lengthening: float
 
     def overall_of(self, rows: int) -> float:
         """The limit of the mean of so many rows: that of the next smaller number, for means of fewer rows vary more."""
@@ -52,6 +54,10 @@ class StageLimits:
     def worst_of(self, rows: int) -> float:
         """The limit of the largest of so many rows: that of the next larger number."""
         return self.worst[bisect.bisect_left(ROW_COUNTS, rows)]
+
+    def scaling_of(self, length: float) -> float:
+        """The limit of a factor that was seen by projections of this length; never less than what nobody looks for."""
+        return max(SMALLEST_BIAS, self.lengthening / length) if length > 0 else math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +83,9 @@ class Thresholds:
             for numbers in (limits.overall, limits.worst):
                 if len(numbers) != len(ROW_COUNTS):
                     raise ThresholdsError(f"a stage has limits for {len(ROW_COUNTS)} numbers of rows")
-                if not all(math.isfinite(number) and number > 0 for number in numbers):
-                    raise ThresholdsError("a limit is not finite and positive")
+            numbers = (*limits.overall, *limits.worst, limits.lengthening)
+            if not all(math.isfinite(number) and number > 0 for number in numbers):
+                raise ThresholdsError("a limit is not finite and positive")
 
     def limits_of(self, kind: OpeningKind, stage: Stage) -> StageLimits:
         """What a stage allows.
@@ -106,6 +113,7 @@ class Thresholds:
                     "columns": limits.columns,
                     "overall": list(limits.overall),
                     "worst": list(limits.worst),
+                    "lengthening": limits.lengthening,
                 }
                 for (kind, stage), limits in self.limits.items()
             },
@@ -138,10 +146,13 @@ class Thresholds:
         limits = {}
         for name, numbers in document["limits"].items():
             kind, _, stage = name.partition("/")
-            if set(numbers) != {"columns", "overall", "worst"}:
+            if set(numbers) != {"columns", "overall", "worst", "lengthening"}:
                 raise ValueError("unknown or missing limits")
             limits[OpeningKind[kind.upper()], Stage(stage)] = StageLimits(
-                _whole(numbers["columns"]), _numbers(numbers["overall"]), _numbers(numbers["worst"])
+                _whole(numbers["columns"]),
+                _numbers(numbers["overall"]),
+                _numbers(numbers["worst"]),
+                _number(numbers["lengthening"]),
             )
         sources = {name: _whole(rows) for name, rows in document["sources"].items()}
         return cls(_number(document["rate"]), sources, limits)

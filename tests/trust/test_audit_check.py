@@ -19,6 +19,7 @@ from folkmoot.trust.calibration import calibrate
 from folkmoot.trust.expert_arithmetic import Activation, ExpertForm, ExpertRows, ExpertWeights
 from folkmoot.trust.projections import derive_projections
 from folkmoot.trust.residuals import (
+    SMALLEST_BIAS,
     OpenedExpert,
     OpeningShapeError,
     Residuals,
@@ -176,7 +177,7 @@ def test_other_projections_sketches_are_refused() -> None:
 def some_thresholds(limit: float) -> Thresholds:
     flat = (limit,) * len(ROW_COUNTS)
     limits = {
-        (kind, stage): StageLimits(8 if stage is Stage.OPENED else 4, flat, flat)
+        (kind, stage): StageLimits(8 if stage is Stage.OPENED else 4, flat, flat, limit)
         for kind in OpeningKind
         for stage in Stage
     }
@@ -211,6 +212,29 @@ def test_one_bad_row_among_many_is_suspected_by_the_largest() -> None:
     assert isinstance(found, Suspicion)
     assert found.stages == (Stage.OUTPUT,)
     assert found.readings[1].overall < 0.5 < found.readings[1].worst
+
+
+def test_a_factor_that_all_rows_share_is_suspected_before_they_are_long() -> None:
+    expected = np.random.default_rng(0).normal(size=(64, 8))
+    noise = 0.1 * np.random.default_rng(1).normal(size=(64, 8))
+    limits = some_thresholds(0.5)
+    for factor, suspected in ((0.0, ()), (0.05, (Stage.OPENED,)), (-0.05, (Stage.OPENED,))):
+        errors = noise + factor * expected
+        found = check_opening({Stage.OPENED: StageResiduals(errors, expected)}, limits, OpeningKind.RAW)
+        (reading,) = found.readings
+        assert reading.scaling == pytest.approx(abs(factor), abs=0.01)
+        assert reading.overall < reading.overall_limit and reading.worst < reading.worst_limit
+        assert (found.stages if isinstance(found, Suspicion) else ()) == suspected
+
+
+def test_a_bias_that_nobody_looks_for_is_none_of_an_opening_either() -> None:
+    expected = np.random.default_rng(0).normal(size=(1000, 8))
+    found = check_opening(
+        {Stage.OPENED: StageResiduals(0.9 * SMALLEST_BIAS * expected, expected)},
+        some_thresholds(0.01),
+        OpeningKind.RAW,
+    )
+    assert isinstance(found, Passed)
 
 
 def test_results_print_no_numbers() -> None:

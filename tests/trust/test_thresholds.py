@@ -30,7 +30,8 @@ def block(errors: Any) -> StageResiduals:
 
 
 def gaussian(size: float, rows: int, columns: int, seed: int = 0) -> StageResiduals:
-    return block(size * np.random.default_rng(seed).normal(size=(rows, columns)))
+    errors, expected = np.random.default_rng(seed).normal(size=(2, rows, columns))
+    return StageResiduals(size * errors, expected)
 
 
 @pytest.mark.parametrize(("degrees", "rate"), CHI_SQUARE)
@@ -43,10 +44,24 @@ def test_the_gamma_quantile_is_the_chi_squares(degrees: int, rate: float) -> Non
 def test_false_positives_come_at_the_rate_asked_for(columns: int, rows: int) -> None:
     """Of Gaussian residuals; at 1 % so that a count shows it."""
     limits = calibrate({"a": {KEY: [gaussian(0.003, 4000, columns)]}}, rate=0.01).limits[KEY]
-    fresh = gaussian(0.003, 2000 * rows, columns, seed=1).by_row.reshape(2000, rows)
-    overall = np.sqrt(np.mean(np.square(fresh), axis=1))
-    suspected = (overall > limits.overall_of(rows)) | (fresh.max(axis=1) > limits.worst_of(rows))
-    assert 0.001 < suspected.mean() < 0.02
+    fresh = gaussian(0.003, 2000 * rows, columns, seed=1)
+    audits = [
+        StageResiduals(fresh.errors[start : start + rows], fresh.expected[start : start + rows])
+        for start in range(0, 2000 * rows, rows)
+    ]
+    long = [
+        np.sqrt(np.mean(np.square(audit.by_row))) > limits.overall_of(rows)
+        or audit.by_row.max() > limits.worst_of(rows)
+        for audit in audits
+    ]
+    scaled = [
+        abs(factor) > limits.scaling_of(length) for factor, length in (audit.scaling() for audit in audits)
+    ]
+    assert 0.0005 < np.mean(long) < 0.01
+    assert np.mean(scaled) < 0.01
+    assert (
+        rows * columns > 16 or np.mean(scaled) > 0.001
+    )  # of many rows a bias that nobody looks for hides it
 
 
 def test_rows_that_resemble_each_other_widen_the_mean() -> None:
@@ -92,7 +107,7 @@ def test_sources_of_two_widths_are_refused() -> None:
 
 @given(st.integers(1, ROW_COUNTS[-1]))
 def test_limits_between_counts_are_the_wider_ones(rows: int) -> None:
-    limits = StageLimits(8, tuple(map(float, reversed(ROW_COUNTS))), tuple(map(float, ROW_COUNTS)))
+    limits = StageLimits(8, tuple(map(float, reversed(ROW_COUNTS))), tuple(map(float, ROW_COUNTS)), 1.0)
     assert limits.worst_of(rows) >= rows > limits.worst_of(rows) / 2
     at = [float(count) for count in ROW_COUNTS if count <= rows]
     assert limits.overall_of(rows) == limits.overall[len(at) - 1]
@@ -102,6 +117,7 @@ LIMITS = st.builds(
     StageLimits,
     st.integers(1, 128),
     *[st.lists(st.floats(1e-12, 1e9), min_size=len(ROW_COUNTS), max_size=len(ROW_COUNTS)).map(tuple)] * 2,
+    st.floats(1e-12, 1e9),
 )
 KEYS = st.tuples(st.sampled_from(OpeningKind), st.sampled_from(Stage))
 THRESHOLDS = st.builds(
@@ -157,11 +173,13 @@ def edited(change: Callable[[dict[str, Any]], object]) -> str:
     [
         edited(lambda document: document.update(more=1)),
         edited(lambda document: document.pop("rate")),
-        edited(lambda document: document.update(format="folkmoot-thresholds/2")),
+        edited(lambda document: document.update(format="folkmoot-thresholds/1")),
         edited(lambda document: document.update(rate=0)),
         edited(lambda document: document.update(rate=True)),
         edited(lambda document: document["limits"]["raw/output"]["worst"].pop()),
         edited(lambda document: document["limits"]["raw/output"].update(columns=0)),
+        edited(lambda document: document["limits"]["raw/output"].pop("lengthening")),
+        edited(lambda document: document["limits"]["raw/output"].update(lengthening=0)),
         edited(lambda document: document["limits"].update({"raw/other": {}})),
         edited(lambda document: document["sources"].update(a=-1)),
         some_thresholds().encode().replace('"rate": 0.0001', '"rate": NaN'),
@@ -171,7 +189,7 @@ def edited(change: Callable[[dict[str, Any]], object]) -> str:
         "9" * 60_000,
         " " * (MAX_JSON_BYTES + 1),
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_thresholds_that_are_not_quite_thresholds_are_refused(text: str) -> None:
     with pytest.raises(ThresholdsError):
