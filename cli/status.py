@@ -76,7 +76,7 @@ def show(network: dict[str, Any]) -> None:
         emit(own_line(network))
     if "audits" in network:
         emit(audits_line(network))
-    head = ("node", "name", "state", "experts", "held", "round trip", "verified", "rejected")
+    head = ("node", "name", "state", "since", "experts", "held", "round trip", "verified", "rejected")
     rows = [_row(node) for node in network["nodes"]]
     if not rows:
         emit("no node has joined yet")
@@ -93,6 +93,9 @@ def _row(node: dict[str, Any]) -> tuple[str, ...]:
         node["id"][:SHORT_ID],
         node["name"],
         _state(node),
+        time.strftime("%m-%d %H:%M:%S", time.localtime(node["since_unix_s"]))
+        if "since_unix_s" in node
+        else "-",
         f"{node['experts']}/{node['experts_assigned']}",
         f"{format_bytes(node['held_bytes'])} of {format_bytes(node['memory_bytes'])}",
         "-" if round_trip is None else f"{round_trip:.1f} ms",

@@ -218,14 +218,14 @@ class NodeDaemon:
         """
         again = self.wishes.wish is Wish.DRAIN
         ending = self.wishes.drain(reason)
-        if again:
-            self.wishes.go_at_once()
         others: list[asyncio.Future[Any]] = [] if self._living is None else [self._living]
-        await asyncio.wait([ending, *others], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not again:
+            await asyncio.wait([ending, *others], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
             self.wishes.go_at_once()
             await asyncio.wait([ending, *others], timeout=GO_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
-        return ending.result() if ending.done() else DrainEnd.AT_ONCE
+            self.wishes.gone(ending)
+        return ending.result()
 
     def _make_executor(self, session: Session, manifest: Manifest, send: Send) -> Executor:
         self.welcomed = True

@@ -65,6 +65,11 @@ class Wishes:
         """The coordinator lets the node go."""
         self._end(DrainEnd.AT_ONCE if self._at_once else DrainEnd.RELIEVED)
 
+    def gone(self, drain: asyncio.Future[DrainEnd]) -> None:
+        """Nobody answers any more: whoever waits for this drain need not."""
+        if drain is self._drain:
+            self._end(DrainEnd.AT_ONCE)
+
     @property
     def message(self) -> link_pb2.NodeMessage:
         """The wish on the wire."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,11 +33,11 @@ from folkmoot.tests.support.whole_network import WholeNetwork, coordinator_setti
 NEW_TOKENS = 8
 PROMPT = random_tokens(12, 3)
 PATIENCE_S = 60.0
-PATIENT = {
+PATIENT: dict[str, Any] = {
     "engine": EngineSettings(kv_memory_bytes=8 << 20, not_covered_wait_s=PATIENCE_S),
     "lost_grace_s": 600.0,
 }
-PROBED = {"probe": {"enabled": True}}
+PROBED: dict[str, Any] = {"probe": {"enabled": True}}
 
 
 @pytest.fixture(scope="module")

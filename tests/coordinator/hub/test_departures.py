@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from folkmoot.ids import ExpertKey
 from folkmoot.node_states import NodeState, Wish
@@ -11,7 +12,7 @@ from folkmoot.tests.support.memory_experts import MemoryExperts
 from folkmoot.tests.support.running_hub import RunningHub, running_hub
 from folkmoot.tests.support.scripted_node import ScriptedNode
 
-PATIENT = {"lost_grace_s": 600.0}
+PATIENT: dict[str, Any] = {"lost_grace_s": 600.0}
 
 
 def state(network: RunningHub, node: ScriptedNode) -> str:
