@@ -129,7 +129,9 @@ class Batch:
         self._make_room = make_room
         self._growing: dict[ExpertKey, Growth] = {}
         self._given_up: set[tuple[str, ExpertKey]] = set()
-        self._troubles: dict[ExpertKey, FolkmootError] = {}
+        self._troubles: dict[bool, dict[ExpertKey, FolkmootError]] = {True: {}, False: {}}
+        """What happened last, with the last resort and with others. The coordinator is told of the first: others are not its
+        business, nor what this node calls them."""
         self._wrong: Counter[tuple[str, ExpertKey]] = Counter()
         self._barren: Counter[tuple[str, ExpertKey]] = Counter()
         self._paces: dict[str, Pace] = {}
@@ -150,7 +152,7 @@ class Batch:
                 if wait_s > self._patience_s:
                     for key in list(self._missing):
                         self._forget(key)
-                        yield key, self._troubles.get(key) or SourceLostError("no source has it now")
+                        yield key, self._trouble(key)
                 self._patience_s -= wait_s
                 if self._missing:
                     await asyncio.sleep(wait_s)
@@ -264,7 +266,7 @@ class Batch:
         wrong = WrongBytesError(
             f"{key}: the source's bytes do not have the manifest's SHA-256", advice="tell the operator"
         )
-        self._troubles[key] = wrong
+        self._troubles[source.last_resort or not alone][key] = wrong
         if alone and not source.last_resort:
             raise SourceLiedError(f"its bytes of {key} do not have the manifest's SHA-256")
         whose = (source.name if alone else "", key)
@@ -280,7 +282,7 @@ class Batch:
     ) -> None:
         """What follows from a source's failure: another try, or another source."""
         for key in keys:
-            self._troubles[key] = error
+            self._troubles[source.last_resort][key] = error
         standings, manifest = self._order.standings, self._manifest
         match error:
             case NotOfferedError():
@@ -329,6 +331,11 @@ class Batch:
             if source.name in growth.brought_by:
                 growth.partial.discard()
                 self._close(key)
+
+    def _trouble(self, key: ExpertKey) -> FolkmootError:
+        """Why there is no way left to an expert."""
+        found = self._troubles[True].get(key) or self._troubles[False].get(key)
+        return found or SourceLostError("no source has it now")
 
     def _give_up(self, source: WeightSource, keys: Sequence[ExpertKey]) -> None:
         self._given_up.update((source.name, key) for key in keys)

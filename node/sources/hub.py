@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
@@ -22,8 +23,9 @@ import httpx
 from ... import __version__
 from ...ids import ExpertKey
 from ...models.manifest import Manifest
+from ..remote import readable
 from .file_ranges import FileRequest, Splitter, joined, parts_of
-from .hub_address import Door, door_to, hub_url, next_url, origin
+from .hub_address import Door, HubAddressError, door_to, hub_url, next_url, origin
 from .weight_source import (
     Piece,
     SourceBusyError,
@@ -55,7 +57,7 @@ class ModelHub:
         connect_s: How long it may take to be reached.
 
     Raises:
-        HubAddressError: when the address is none.
+        HubAddressError: when the address is none, or a token would go there unencrypted.
     """
 
     remote = True
@@ -74,6 +76,11 @@ class ModelHub:
     ) -> None:
         self._base = hub_url(address)
         self.name = f"the model hub {self._base.host}"
+        if token and self._base.scheme != "https" and not _is_this_machine(self._base.host):
+            raise HubAddressError(
+                f"a token would cross the network in the open to {self._base.host}",
+                advice="give the hub's https address",
+            )
         self._token = token
         self._trusted_hosts = frozenset(trusted_hosts)
         self._timeout = httpx.Timeout(stall_s, connect=connect_s)
@@ -187,11 +194,12 @@ class ModelHub:
         if status >= 500:
             raise SourceLostError(f"{self.name} answers {status}")
         if status != 206:
-            raise SourceUnfitError(f"it answers {status} for {file}")
+            raise SourceUnfitError(f"it answers {status} for {readable(file)}")
         said = answer.headers.get("content-range", "")
         wanted = f"bytes {request.offset}-{request.offset + request.length - 1}/"
         if said not in (f"{wanted}{size}", f"{wanted}*"):
-            raise SourceUnfitError(f"it sends {said[:80] or 'an unknown part'} of {file} for {wanted}{size}")
+            part = readable(said)[:80] or "an unknown part"
+            raise SourceUnfitError(f"it sends {part} of {readable(file)} for {wanted}{size}")
         if answer.headers.get("content-encoding", "identity") != "identity":
             raise SourceUnfitError("it sends files in an encoding that was not asked for")
 
@@ -210,3 +218,12 @@ class ModelHub:
         if isinstance(error, httpx.TimeoutException):
             return SourceSilentError(f"{self.name} says nothing")
         return SourceLostError(f"{self.name}: {str(error) or 'the connection ended'}")
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -7,13 +7,18 @@ bytes of files were sent is on record, whatever went wrong. Faults strike reques
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
+
+from folkmoot.trust.tls import TlsIdentity
 
 PIECE_BYTES = 1024
 
@@ -124,9 +129,16 @@ class _Server(ThreadingHTTPServer):
     block_on_close = True
     allow_reuse_address = True
 
-    def __init__(self, state: RangeServer) -> None:
+    def __init__(self, state: RangeServer, certificate: TlsIdentity | None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.state = state
+        if certificate is not None:
+            with TemporaryDirectory() as folder:
+                chain = Path(folder) / "chain.pem"
+                chain.write_bytes(certificate.key_pem + certificate.certificate_pem)
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(chain)
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that go away are what these tests are about."""
@@ -235,11 +247,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def range_server(files: Mapping[str, bytes], script: Script | None = None) -> Iterator[RangeServer]:
-    """Serves these files, by their paths without the first slash, while the context lasts."""
+def range_server(
+    files: Mapping[str, bytes], script: Script | None = None, certificate: TlsIdentity | None = None
+) -> Iterator[RangeServer]:
+    """Serves these files, by their paths without the first slash, while the context lasts; over TLS, with a certificate."""
     state = RangeServer(dict(files), script or Script())
-    server = _Server(state)
-    state.address = f"http://127.0.0.1:{server.server_address[1]}"
+    server = _Server(state, certificate)
+    state.address = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="range-server"
     )

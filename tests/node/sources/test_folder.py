@@ -94,6 +94,17 @@ async def test_what_a_folder_does_not_have_right_comes_from_the_next_source(
     assert own.asked == experts.keys[(1 if damage == "shorter" else 0) : 4]
 
 
+async def test_the_coordinator_is_not_told_of_the_contributors_folders(
+    experts: BareExperts, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = LocalFolder(checkpoint, stall_s=60)
+    assert folder.offers(experts.manifest, experts.keys[0])
+    (checkpoint / "experts.bin").unlink()
+    own = OwnCoordinator(experts, answers=False)
+    found = await outcomes(downloader(experts, tmp_path / "store", folder, own), experts.keys[:1])
+    assert [str(outcome) for outcome in found.values()] == ["the coordinator does not serve experts"]
+
+
 async def test_a_node_takes_experts_from_the_folders_that_it_was_told_of(
     experts: BareExperts, checkpoint: Path, tmp_path: Path
 ) -> None:
