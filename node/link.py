@@ -335,7 +335,7 @@ class Link:
         receipts.follow(executor.receipts)
         executor.start()
         self._executor = executor
-        self._downloader = resources.premises.weights.downloader(manifest, resources.store, self._source)
+        self._downloader = await resources.premises.weights.downloader(manifest, resources.store, self._source)
         self._keeper = Keeper(
             resources.shelf,
             self._downloader,

@@ -61,8 +61,10 @@ class Weights:
             if invite != settings.invite
         ]
 
-    def downloader(self, manifest: Manifest, store: ExpertStore, own: WeightSource) -> Downloader:
+    async def downloader(self, manifest: Manifest, store: ExpertStore, own: WeightSource) -> Downloader:
         """What gets experts of a model, asking the node's own coordinator last."""
+        for folder in self._folders:
+            await folder.look(manifest)
         order = SourceOrder(manifest, [*self._folders, *self._hubs, *self._others, own], self._standings)
         return Downloader(manifest, store, order, self._manners, self._limit, self._claims)
 

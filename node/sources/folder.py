@@ -63,12 +63,12 @@ class LocalFolder:
 
     def offers(self, manifest: Manifest, key: ExpertKey) -> bool:
         """Whether files of the right names and sizes are there, or a prepared model lists the expert's SHA-256."""
-        return key in self._of(manifest)
+        return key in self._places.get(manifest.digest, {})
 
     async def fetch(self, manifest: Manifest, wants: Sequence[Want]) -> AsyncGenerator[Piece, None]:
         """What is wanted, one expert after another."""
         for want in wants:
-            place = self._of(manifest)[want.key]
+            place = self._places[manifest.digest][want.key]
             for part in parts_of(want, place.ranges):
                 for done in range(0, part.length, PIECE_BYTES):
                     count = min(PIECE_BYTES, part.length - done)
@@ -88,13 +88,18 @@ class LocalFolder:
                         raise NotOfferedError(f"{place.files[part.file]} has become shorter")
                     yield Piece(part.key, part.canonical + done, data)
 
-    def _of(self, manifest: Manifest) -> dict[ExpertKey, Place]:
-        """What the folder has of a model, as far as names and sizes tell; looked up once for each model."""
-        if manifest.digest not in self._places:
-            found = self._published(manifest) or self._prepared(manifest)
-            log.info("%s has %d of %d experts", self.name, len(found), len(manifest.experts))
-            self._places[manifest.digest] = found
-        return self._places[manifest.digest]
+    async def look(self, manifest: Manifest) -> None:
+        """Finds out what the folder has of a model, as far as names and sizes tell. Until then it offers nothing."""
+        if manifest.digest in self._places:
+            return
+        try:
+            async with asyncio.timeout(self._stall_s):
+                found = await abandonable(lambda: self._published(manifest) or self._prepared(manifest))
+        except TimeoutError:
+            log.warning("%s does not answer within %g s: it is not asked", self.name, self._stall_s)
+            return
+        log.info("%s has %d of %d experts", self.name, len(found), len(manifest.experts))
+        self._places[manifest.digest] = found
 
     def _published(self, manifest: Manifest) -> dict[ExpertKey, Place]:
         files = tuple(self._folder / file.name for file in manifest.files)

@@ -50,6 +50,17 @@ def test_prepare_then_inspect(
         assert word in text
 
 
+def test_where_it_is_published_is_shown(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, place = str(tmp_path / "prepared"), f"owner/name@{'ab' * 20}"
+    assert run(["model", "prepare", str(checkpoint), "--out", out, "--published-at", place]) == 0
+    assert run(["model", "inspect", out]) == 0
+    assert f"published  {place}" in capsys.readouterr().out
+    assert run(["model", "prepare", str(checkpoint), "--out", out, "--published-at", "owner/name@main"]) == 2
+    assert "pins no revision" in capsys.readouterr().err
+
+
 def test_a_signature_that_is_not_the_manifests_is_told(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def checkpoint(experts: BareExperts, tmp_path: Path) -> Path:
     return folder
 
 
+async def looked_at(folder: Path, experts: BareExperts) -> LocalFolder:
+    """The folder as a source that knows what it has."""
+    source = LocalFolder(folder, stall_s=60)
+    await source.look(experts.manifest)
+    return source
+
+
 def prepared_in(folder: Path, experts: BareExperts, expert_folder: Path) -> Path:
     """A prepared model whose experts lie in another folder."""
     folder.mkdir()
@@ -46,7 +54,7 @@ async def test_a_published_checkpoint_brings_everything_and_no_byte_is_fetched(
     experts: BareExperts, checkpoint: Path, tmp_path: Path
 ) -> None:
     own = OwnCoordinator(experts)
-    source = downloader(experts, tmp_path / "store", LocalFolder(checkpoint, stall_s=60), own)
+    source = downloader(experts, tmp_path / "store", await looked_at(checkpoint, experts), own)
     check(experts, await outcomes(source, experts.keys))
     assert (source.traffic.fetched_bytes, own.asked) == (0, [])
     assert source.traffic.brought_bytes == len(file_of(experts))
@@ -58,7 +66,7 @@ async def test_a_prepared_model_brings_experts_of_the_same_bytes_whatever_it_is_
     renamed = replace(experts, manifest=replace(experts.manifest, name="another name"))
     prepared = prepared_in(tmp_path / "prepared", renamed, checkpoint)
     own = OwnCoordinator(experts)
-    source = downloader(experts, tmp_path / "store", LocalFolder(prepared, stall_s=60), own)
+    source = downloader(experts, tmp_path / "store", await looked_at(prepared, experts), own)
     check(experts, await outcomes(source, experts.keys))
     assert not own.asked
 
@@ -70,7 +78,7 @@ async def test_what_a_folder_does_not_have_right_comes_from_the_next_source(
     damage: str, experts: BareExperts, checkpoint: Path, tmp_path: Path
 ) -> None:
     file = checkpoint / "experts.bin"
-    folder = LocalFolder(checkpoint, stall_s=60)
+    folder = await looked_at(checkpoint, experts)
     assert folder.offers(experts.manifest, experts.keys[0])
     match damage:
         case "wrong bytes":
@@ -88,7 +96,7 @@ async def test_what_a_folder_does_not_have_right_comes_from_the_next_source(
             (tmp_path / "other").mkdir()
             (tmp_path / "other" / "manifest.json").write_text("{}")
             (tmp_path / "other" / "source.json").write_text("{}")
-            folder = LocalFolder(tmp_path / "other", stall_s=60)
+            folder = await looked_at(tmp_path / "other", experts)
     own = OwnCoordinator(experts)
     check(experts, await outcomes(downloader(experts, tmp_path / "store", folder, own), experts.keys[:4]))
     assert own.asked == experts.keys[(1 if damage == "shorter" else 0) : 4]
@@ -97,7 +105,7 @@ async def test_what_a_folder_does_not_have_right_comes_from_the_next_source(
 async def test_the_coordinator_is_not_told_of_the_contributors_folders(
     experts: BareExperts, checkpoint: Path, tmp_path: Path
 ) -> None:
-    folder = LocalFolder(checkpoint, stall_s=60)
+    folder = await looked_at(checkpoint, experts)
     assert folder.offers(experts.manifest, experts.keys[0])
     (checkpoint / "experts.bin").unlink()
     own = OwnCoordinator(experts, answers=False)
@@ -118,6 +126,22 @@ async def test_a_node_takes_experts_from_the_folders_that_it_was_told_of(
         assert link.holdings[-1].bytes_fetched == 0
     assert not coordinator.fetches
     await coordinator.stop()
+
+
+async def test_a_folder_that_hangs_is_given_up(
+    experts: BareExperts, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung, let_go = await looked_at(checkpoint, experts), threading.Event()
+    hung._stall_s = 0.1
+    monkeypatch.setattr("folkmoot.node.sources.folder._read", lambda *_: let_go.wait(60))
+    own = OwnCoordinator(experts)
+    check(experts, await outcomes(downloader(experts, tmp_path / "store", hung, own), experts.keys))
+    monkeypatch.setattr("folkmoot.node.sources.folder._size", lambda *_: let_go.wait(60))
+    never_seen = LocalFolder(checkpoint, stall_s=0.1)
+    await never_seen.look(experts.manifest)
+    assert not never_seen.offers(experts.manifest, experts.keys[0])
+    let_go.set()
+    assert own.asked == experts.keys
 
 
 async def test_a_folder_that_is_not_there_keeps_the_node_from_starting(
