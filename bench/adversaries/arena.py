@@ -43,6 +43,7 @@ from ...trust.keys import Identity
 from ...trust.recompute import PROFILE_TOLERANCE
 from ...trust.standing import Status
 from ...trust.tls import TlsIdentity
+from .audited import AuditedRequests
 from .evidence import verifies
 from .kinds import Adversary
 from .model import Oracle
@@ -122,10 +123,12 @@ class Arena:
             model.manifest,
             identity.public,
             self._dispatched,
-            DispatchSettings(),
+            # A second answer would catch many of them before an audit does, and audits are what is measured.
+            DispatchSettings(hedge_share=0.0),
             self._watch,
         )
         self._honest: NodeDaemon | None = None
+        self._requests = AuditedRequests(model, self._pool, self.hub, self.auditing)
 
     async def start(self) -> None:
         """Listens, and waits for an honest node that holds every expert."""
@@ -137,10 +140,12 @@ class Arena:
         # As if it had hours of work before it: it is planned with only where nobody else holds an expert, or has failed.
         (honest,) = self.hub.directory.layer(0).nodes
         honest.reserve(SentFrame(link_pb2.CoordinatorMessage(), 1, BUSY_BYTES, DEADLINE_S, _nothing))
+        await self._requests.start()
 
     async def stop(self) -> None:
         """Ends everything."""
         self.hub.directory.close()
+        await asyncio.to_thread(self._requests.close)
         await self.auditing.close()
         if self._honest is not None:
             await self._honest.stop()
@@ -160,6 +165,21 @@ class Arena:
         try:
             await self.ready(node)
             return await self._fight(node, seed, cap)
+        finally:
+            await node.stop()
+
+    async def ask_audited(self, adversary: Adversary) -> bool | None:
+        """Lets one adversary in, and asks for audited answers: whether they are the honest ones; None when it was never asked."""
+        node = AdversaryNode(self._node_settings(adversary.name.lower()), adversary=adversary)
+        await node.start()
+        try:
+            await self.ready(node)
+            before = self._dispatched.totals()
+            equal = await self._requests.equal()
+            after = self._dispatched.totals()
+            failed = sum(after.failed.values()) - sum(before.failed.values())
+            rejected = after.results_rejected - before.results_rejected
+            return equal if self._seen[node.node_id] or failed or rejected else None
         finally:
             await node.stop()
 

@@ -54,7 +54,7 @@ def measure(
     """Measures them with the model below `folder`."""
     model = prepared(folder)
     with tempfile.TemporaryDirectory(prefix="folkmoot-adversaries-") as scratch:
-        bouts = asyncio.run(_bouts(folder, Path(scratch) / "network", extent, adversaries))
+        bouts, audited = asyncio.run(_on_the_wire(folder, Path(scratch) / "network", extent, adversaries))
         measured = []
         for adversary in adversaries:
             many: Rehearsed | None = None
@@ -63,20 +63,29 @@ def measure(
                 _tell(f"{adversary.name.lower()}: {extent.runs} runs without a wire")
                 runs = min(extent.runs, FEWER_RUNS) if adversary in SELDOM else extent.runs
                 many = rehearse(model, Path(scratch) / "sketches", adversary, runs, cap, SEED)
-            measured.append(Measured(adversary, bouts[adversary], extent.bout_calls, many, cap))
+            measured.append(
+                Measured(adversary, bouts[adversary], extent.bout_calls, many, cap, audited[adversary])
+            )
     return measured
 
 
-async def _bouts(
+async def _on_the_wire(
     folder: Path, scratch: Path, extent: Extent, adversaries: Sequence[Adversary]
-) -> dict[Adversary, list[Bout]]:
+) -> tuple[dict[Adversary, list[Bout]], dict[Adversary, list[bool | None]]]:
+    """Bouts, and whether audited answers were the honest ones."""
     fought: dict[Adversary, list[Bout]] = {adversary: [] for adversary in adversaries}
+    audited: dict[Adversary, list[bool | None]] = {adversary: [] for adversary in adversaries}
     async with arena(prepared(folder), scratch) as network:
         for adversary in adversaries:
             _tell(f"{adversary.name.lower()}: {extent.bouts} on the wire")
             for number in range(extent.bouts):
                 fought[adversary].append(await network.fight(adversary, SEED + number, extent.bout_calls))
-    return fought
+        # After all bouts: audits that end because nobody waits any more are not counted one by one.
+        for adversary in adversaries:
+            _tell(f"{adversary.name.lower()}: {extent.bouts} times audited answers")
+            for _ in range(extent.bouts):
+                audited[adversary].append(await network.ask_audited(adversary))
+    return fought, audited
 
 
 def _tell(what: str) -> None:

@@ -13,7 +13,7 @@ class Fate(Enum):
     """What becomes of a cheat, however often it takes."""
 
     VERDICT = "an audit fails, a recomputation shows that what it signed is wrong, and the evidence convinces anyone"
-    STRIKES = "its openings are missed, late or not its own, which proves nothing by itself"
+    STRIKES = "its openings are not its own, though its results are right, which proves nothing against it"
     REJECTED = "its results are rejected one by one, before they count"
 
 
@@ -53,10 +53,7 @@ class Adversary(StrEnum):
 
 
 _FATES = {
-    Adversary.NO_OPENING: Fate.STRIKES,
-    Adversary.LATE_OPENING: Fate.STRIKES,
     Adversary.FORGED_OPENING: Fate.STRIKES,
-    Adversary.REPLAYED_OPENING: Fate.STRIKES,
     Adversary.REPLAY: Fate.REJECTED,
     Adversary.REORDER: Fate.REJECTED,
     Adversary.FORGED_SIGNATURE: Fate.REJECTED,

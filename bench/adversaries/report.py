@@ -41,6 +41,7 @@ class Measured:
     wire_cap: int
     rehearsed: Rehearsed | None
     rehearsal_cap: int
+    audited: Sequence[bool | None] = ()
 
     @property
     def verdicts(self) -> dict[str, int]:
@@ -54,7 +55,13 @@ class Measured:
         return all(bout.evidence and all(bout.evidence) for bout in convicted) if convicted else None
 
     @property
-    def answers_equal(self) -> bool | None:
+    def audited_answers_equal(self) -> bool | None:
+        """Whether audited answers were the honest ones, token for token; None when none was asked of it."""
+        asked = [equal for equal in self.audited if equal is not None]
+        return all(asked) if asked else None
+
+    @property
+    def retried_answers_equal(self) -> bool | None:
         """Whether each answer of a call whose result was rejected or missing is the honest one; None without such calls.
 
         Answers of calls that are audited afterwards are given before the audit, so nothing is compared of them.
@@ -66,14 +73,18 @@ class Measured:
     def faults(self) -> list[str]:
         """What is not as promised; empty when all is."""
         found = []
-        wanted = {Fate.VERDICT: (QUARANTINED,), Fate.STRIKES: (QUARANTINED, STRUCK)}.get(self.adversary.fate)
+        wanted = {Fate.VERDICT: (QUARANTINED,), Fate.STRIKES: (STRUCK,)}.get(self.adversary.fate)
         for verdict, count in self.verdicts.items():
             if not (verdict in wanted if wanted else verdict.startswith("rejected")):
                 found.append(f"{count} of {len(self.bouts)} runs on the wire: {verdict}")
         if self.evidence_verified is False:
             found.append("evidence does not verify")
-        if self.answers_equal is False:
+        if self.retried_answers_equal is False:
             found.append("answers are not the honest ones")
+        if self.audited_answers_equal is False:
+            found.append("audited answers are not the honest ones")
+        if self.audited and self.audited_answers_equal is None:
+            found.append("audited answers never asked it")
         if any(bout.innocents_accused for bout in self.bouts):
             found.append("an honest node was accused")
         rehearsed = self.rehearsed
@@ -100,7 +111,8 @@ class Measured:
             "calls_until_caught_p99": quantile(many, 0.99),
             "verdicts": self.verdicts,
             "evidence_verified": self.evidence_verified,
-            "audited_answers_equal": self.answers_equal,
+            "audited_answers_equal": self.audited_answers_equal,
+            "retried_answers_equal": self.retried_answers_equal,
             "as_promised": not self.faults,
             "faults": self.faults,
             "wire": {
@@ -134,7 +146,7 @@ def table(measured: Sequence[Measured]) -> str:
     """The table for people."""
     lines = [
         f"{'adversary':<22}{'wire':>6}{'median':>8}{'p99':>7}{'<=228':>8}{'suspected':>11}{'convicted':>11}"
-        f"  {'evidence':<10}{'answers':<9}{'outcome':<30}as promised"
+        f"  {'evidence':<10}{'audited':<9}{'outcome':<30}as promised"
     ]
     for one in measured:
         wire = quantile([bout.calls for bout in one.bouts], 0.5)
@@ -152,12 +164,12 @@ def table(measured: Sequence[Measured]) -> str:
         outcome = ", ".join(f"{count} {verdict}" for verdict, count in one.verdicts.items())
         lines.append(
             f"{one.adversary.name.lower():<22}{_calls(wire, one.wire_cap):>6}{many[0]:>8}{many[1]:>7}{many[2]:>8}"
-            f"{many[3]:>11}{many[4]:>11}  {_yes(one.evidence_verified):<10}{_yes(one.answers_equal):<9}{outcome:<30}"
+            f"{many[3]:>11}{many[4]:>11}  {_yes(one.evidence_verified):<10}{_yes(one.audited_answers_equal):<9}{outcome:<30}"
             f"{'yes' if not one.faults else 'NO: ' + '; '.join(one.faults)}"
         )
     lines.append(
         "wire: median calls of newcomers on a real network. median, p99, <=228: calls of trusted nodes audited at 2 %, without a "
-        "wire. suspected, convicted: of the audits there, each of one row. answers: of calls whose result was rejected or missing."
+        "wire. suspected, convicted: of the audits there, each of one row. audited: whether audited answers were the honest ones."
     )
     return "\n".join(lines)
 

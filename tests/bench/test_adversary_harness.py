@@ -22,8 +22,19 @@ def test_each_fate_is_measured(tmp_path: Path) -> None:
     assert convicted.verdicts == {QUARANTINED: 1}
     assert convicted.evidence_verified is True
     # True when the verdict fell in the middle of a call, whose rows then went to the honest node.
-    assert convicted.answers_equal in (None, True)
+    assert convicted.retried_answers_equal in (None, True)
+    assert all(one.audited_answers_equal is True for one in (convicted, struck, rejected))
     document = convicted.document()
+    wanted = {
+        "adversary",
+        "runs",
+        "calls_until_caught_median",
+        "calls_until_caught_p99",
+        "verdicts",
+        "evidence_verified",
+        "audited_answers_equal",
+    }
+    assert wanted <= set(document)
     assert document["calls_from"] == "simulation" and document["runs"] == 10
     assert document["wire"]["calls_until_caught_median"] <= 2
     assert document["wire"]["wrong_answers_until_caught"] >= 1
@@ -31,7 +42,7 @@ def test_each_fate_is_measured(tmp_path: Path) -> None:
     assert 1 < document["calls_until_caught_median"] < 300
     assert struck.verdicts == {STRUCK: 1} and struck.rehearsed is None and struck.evidence_verified is None
     assert rejected.verdicts == {"rejected: signature_wrong": 1}
-    assert rejected.answers_equal is True and rejected.document()["calls_until_caught_p99"] == 2
+    assert rejected.retried_answers_equal is True and rejected.document()["calls_until_caught_p99"] == 2
     assert not [one.faults for one in (convicted, struck, rejected) if one.faults]
     assert "int8_channel" in table([convicted, struck, rejected])
 
@@ -62,9 +73,19 @@ def bout(verdict: str, calls: int | None = 1, **changes: object) -> Bout:
 def test_what_is_not_as_promised_is_said(
     adversary: Adversary, ended: Bout, rehearsed: Rehearsed | None
 ) -> None:
-    measured = Measured(adversary, [ended], 20, rehearsed, 600)
+    measured = Measured(adversary, [ended], 20, rehearsed, 600, [True])
     assert measured.faults and measured.document()["as_promised"] is False
     assert "NO: " in table([measured])
+
+
+@pytest.mark.parametrize("audited", [[False], [None], [True, False]])
+def test_audited_answers_that_are_not_the_honest_ones_are_said(audited: list[bool | None]) -> None:
+    ended = bout(QUARANTINED, evidence=(True,))
+    assert not Measured(Adversary.ZEROS, [ended], 20, None, 600, [True, None]).faults
+    measured = Measured(Adversary.ZEROS, [ended], 20, None, 600, audited)
+    assert measured.faults and measured.document()["audited_answers_equal"] is not True
+    assert not Measured(Adversary.FORGED_OPENING, [bout(STRUCK)], 20, None, 600, [True]).faults
+    assert Measured(Adversary.FORGED_OPENING, [ended], 20, None, 600, [True]).faults, "its results are right"
 
 
 def test_runs_that_did_not_end_have_no_number() -> None:
