@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -228,7 +229,7 @@ class Database:
             event.listen(engine, "connect", _set_up_file)
             event.listen(engine, "begin", _begin_file)
         else:
-            event.listen(engine, "connect", _set_up_server)
+            event.listen(engine, "connect", partial(_set_up_server, self._busy_s))
         return engine
 
     def _named(self, error: SQLAlchemyError | OSError) -> FolkmootError:
@@ -242,6 +243,8 @@ class Database:
             )
         if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or code in _DAMAGED_STATES:
             return self._damaged(said)
+        if code == "SQLITE_ERROR":  # a wrong statement, which sqlite3 calls operational
+            return BooksFaultError(f"{self.where} do not take what was to be written ({said})")
         lost = isinstance(error, DriverOperationalError | DriverInterfaceError | OSError)
         if lost or (isinstance(error, DBAPIError) and error.connection_invalidated) or _is_passing(code):
             return BooksUnavailableError(
@@ -316,8 +319,9 @@ def _begin_file(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _set_up_server(connection: Any, _: object) -> None:
+def _set_up_server(busy_s: float, connection: Any, _: object) -> None:
     with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = {max(1, int(1000 * busy_s))}")
         for statement in _POSTGRES:
             cursor.execute(statement)
     connection.commit()

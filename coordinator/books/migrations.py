@@ -16,7 +16,7 @@ from .errors import ForeignBooksError
 
 VERSION_TABLE: Final = "versions"
 _TYPES: Final = {
-    "sqlite": {"bytes": "BLOB", "whole": "TEXT", "real": "FLOAT"},
+    "sqlite": {"bytes": "BLOB", "whole": "TEXT", "real": "DOUBLE"},
     "postgresql": {"bytes": "BYTEA", "whole": "NUMERIC(60, 0)", "real": "DOUBLE PRECISION"},
 }
 

@@ -13,7 +13,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Dialect,
-    Float,
+    Double,
     ForeignKey,
     Integer,
     LargeBinary,
@@ -126,7 +126,7 @@ standings = Table(
     Column("name", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("reason", Text, nullable=False),
-    Column("since_s", Float(53), nullable=False),
+    Column("since_s", Double, nullable=False),
     Column("passed", Integer, nullable=False),
     Column("strikes", Text, nullable=False),
 )

@@ -1,6 +1,6 @@
 """A real PostgreSQL server of the tests' own, on a Unix socket in a folder that nobody else can enter.
 
-Guarantees: it listens on no network; every `database` is new; `close` ends it and removes its files. The binaries are those of the
+Guarantees: it listens on no network; every `database` is empty and one test's own until that gives it back; `close` ends it and removes its files. The binaries are those of the
 wheel `pgserver`, or, where there is none for this Python, of the PATH. The server refuses to be root: where the tests are, it
 runs as `nobody`.
 """
@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import psycopg
 
@@ -35,6 +36,7 @@ class PostgresServer:
         self._data = self._folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
+        self._free: list[str] = []
         self._as_user: dict[str, Any] = {"cwd": self._folder}
         if os.geteuid() == 0:
             user = pwd.getpwnam(_UNPRIVILEGED)
@@ -94,21 +96,35 @@ class PostgresServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def database(self) -> str:
-        """The URL of a new, empty database."""
+        """The URL of an empty database."""
+        if self._free:
+            return self._free.pop()
         self._databases += 1
         name = f"books{self._databases}"
         self.ask(f"CREATE DATABASE {name}")
         return f"postgresql://{_ADMIN}@/{name}?host={self._folder}"
 
+    def give_back(self, url: str) -> None:
+        """Empties a database for the next: making one takes longer."""
+        self.cut(url)
+        self.ask("DROP SCHEMA public CASCADE", _name(url))
+        self.ask("CREATE SCHEMA public", _name(url))
+        self._free.append(url)
+
+    def admit(self, url: str, *, connections: bool) -> None:
+        """Whether a database may be connected to; ends all connections if not."""
+        self.ask(f"ALTER DATABASE {_name(url)} ALLOW_CONNECTIONS {str(connections).lower()}")
+        if not connections:
+            self.cut(url)
+
     def cut(self, url: str) -> None:
         """Ends every connection to a database."""
-        name = url.rpartition("/")[2].partition("?")[0]
-        self.ask(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        self.ask(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{_name(url)}'")
 
-    def ask(self, statement: str) -> None:
+    def ask(self, statement: str, database: str = _ADMIN) -> None:
         """Runs a statement as the server's administrator."""
         with psycopg.connect(
-            host=str(self._folder), user=_ADMIN, dbname="postgres", autocommit=True
+            host=str(self._folder), user=_ADMIN, dbname=database, autocommit=True
         ) as connection:
             connection.execute(statement.encode())
 
@@ -144,6 +160,10 @@ class PostgresServer:
         copy = self._folder / "programs"
         shutil.copytree(programs.parent, copy, symlinks=True)
         return copy / programs.name
+
+
+def _name(url: str) -> str:
+    return urlsplit(url).path.removeprefix("/")
 
 
 def _programs() -> Path:

@@ -16,6 +16,7 @@ import torch
 
 from folkmoot.coordinator.audit.settings import AuditSettings
 from folkmoot.coordinator.audit.standing_book import StandingBook
+from folkmoot.coordinator.books.contributors import Contributors
 from folkmoot.coordinator.books.placement_memory import PlacementMemory
 from folkmoot.coordinator.dispatch.counters import DispatchCounters
 from folkmoot.coordinator.dispatch.network_experts import DispatchSettings, NetworkExperts
@@ -65,6 +66,7 @@ class RunningHub:
         standings: StandingBook | None,
         entry_log: EntryLog | None,
         probing: Probing | None,
+        contributors: Contributors | None,
     ) -> None:
         self.model = model
         self.identity = Identity.generate()
@@ -80,6 +82,7 @@ class RunningHub:
             memory,
             self.standings,
             entry_log,
+            contributors=contributors,
             prober=None
             if probing is None
             else make_prober(
@@ -177,6 +180,7 @@ async def running_hub(
     standings: StandingBook | None = None,
     entry_log: EntryLog | None = None,
     probing: Probing | None = None,
+    contributors: Contributors | None = None,
     **hub: Any,
 ) -> AsyncIterator[RunningHub]:
     """A hub that listens, with settings for tests; `hub` and `dispatch` override them."""
@@ -188,6 +192,7 @@ async def running_hub(
         standings,
         entry_log,
         probing,
+        contributors,
     )
     await running.hub.start()
     try:

@@ -16,12 +16,15 @@ OpenBooks = Callable[[], Books]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest) -> BooksSettings:
+def settings(request: pytest.FixtureRequest) -> Iterator[BooksSettings]:
     """Books that nobody has opened yet."""
     if request.param == "sqlite":
-        return BooksSettings(busy_s=0.2)
+        yield BooksSettings(busy_s=0.2)
+        return
     server: PostgresServer = request.getfixturevalue("postgres")
-    return BooksSettings(url=server.database())
+    url = server.database()
+    yield BooksSettings(url=url, busy_s=0.2)
+    server.give_back(url)
 
 
 @pytest.fixture

@@ -1,0 +1,232 @@
+"""When the books cannot be written, because they are locked, the disk is full, the connection is lost or the server is killed, nothing
+that uses them waits or fails, it is said what is not recorded, and once they can be written all of it is, and nothing twice."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, event
+
+from folkmoot.coordinator.books import writer as writer_module
+from folkmoot.coordinator.books.books import Books
+from folkmoot.coordinator.books.credit import Credit
+from folkmoot.coordinator.books.database import BOOKS_FILE
+from folkmoot.coordinator.books.errors import BooksFullError, BooksUnavailableError
+from folkmoot.coordinator.books.settings import BooksSettings
+from folkmoot.ids import NodeId
+from folkmoot.tests.support.kept_books import accounts_of, full_disk, owed
+from folkmoot.tests.support.postgres_server import PostgresServer
+from folkmoot.trust.keys import Identity
+from folkmoot.trust.receipts import CreditedResult, Receipt, ReceiptChain, SignedReceipt
+
+COORDINATOR = Identity(b"c" * 32)
+PATIENCE_S = 60.0
+KEY = b"n" * 32
+NODE = NodeId(KEY.hex())
+
+
+class Outage(Enum):
+    """One way in which books cannot be written."""
+
+    FILE_LOCKED = auto()
+    FILE_FULL = auto()
+    TABLE_LOCKED = auto()
+    CONNECTION_LOST = auto()
+    SERVER_KILLED = auto()
+
+
+class Session:
+    """One session of one node."""
+
+    def __init__(self) -> None:
+        self.last: Receipt | None = None
+        self._chain = ReceiptChain(COORDINATOR.public, KEY, b"s" * 32, b"m" * 32)
+
+    def receipt(self, books: Books) -> None:
+        """One more receipt, for one result."""
+        through = self.last.through + 1 if self.last else 1
+        self.last = self._chain.next(
+            self.last, [CreditedResult(through, b"l" * 32, 2, 30)], through, int(time.time())
+        )
+        books.receipts.receipted(SignedReceipt.signed(self.last, COORDINATOR), 1, 2, 30)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+class Trouble:
+    """Makes an outage, and ends it."""
+
+    def __init__(
+        self,
+        outage: Outage,
+        books: Books,
+        settings: BooksSettings,
+        folder: Path,
+        server: PostgresServer | None,
+    ):
+        self._outage, self._books, self._settings, self._folder = outage, books, settings, folder
+        self._server = server
+        self._file: sqlite3.Connection | None = None
+        self._client: psycopg.Connection | None = None
+
+    def begin(self) -> None:
+        match self._outage:
+            case Outage.FILE_LOCKED:
+                self._file = sqlite3.connect(self._folder / BOOKS_FILE, isolation_level=None)
+                self._file.execute("BEGIN IMMEDIATE")
+            case Outage.FILE_FULL:
+                event.listen(self._books._database._engine, "begin", self._fill)
+            case Outage.TABLE_LOCKED:
+                self._client = psycopg.connect(self._settings.url)
+                self._client.execute("LOCK TABLE credits IN ACCESS EXCLUSIVE MODE")
+            case Outage.CONNECTION_LOST:
+                assert self._server is not None
+                self._server.admit(self._settings.url, connections=False)
+            case Outage.SERVER_KILLED:
+                assert self._server is not None
+                self._server.kill()
+
+    def end(self) -> None:
+        match self._outage:
+            case Outage.FILE_LOCKED:
+                assert self._file is not None
+                self._file.close()
+            case Outage.FILE_FULL:
+                event.remove(self._books._database._engine, "begin", self._fill)
+            case Outage.TABLE_LOCKED:
+                assert self._client is not None
+                self._client.close()
+            case Outage.CONNECTION_LOST:
+                assert self._server is not None
+                self._server.admit(self._settings.url, connections=True)
+            case Outage.SERVER_KILLED:
+                assert self._server is not None
+                self._server.start()
+
+    @staticmethod
+    def _fill(connection: object) -> None:
+        # The file may not grow any more: SQLite says what it says when the disk is full.
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("outage", Outage, ids=lambda outage: outage.name)
+def test_nothing_is_lost_nor_counted_twice(
+    outage: Outage,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = None
+    settings = BooksSettings(busy_s=0.2)
+    if not outage.name.startswith("FILE"):
+        server = PostgresServer() if outage is Outage.SERVER_KILLED else request.getfixturevalue("postgres")
+        if outage is Outage.SERVER_KILLED:
+            request.addfinalizer(server.close)
+            server.start()
+        settings = BooksSettings(url=server.database(), busy_s=0.2)
+    books = Books(settings, tmp_path, COORDINATOR.public)
+    request.addfinalizer(books.close)
+    session = Session()
+    session.receipt(books)
+    books.receipts.flush().result(PATIENCE_S)
+    trouble = Trouble(outage, books, settings, tmp_path, server)
+    trouble.begin()
+    try:
+        waiting = []
+        began_s = time.monotonic()
+        # More than fits into what a file has free inside: a full one takes nothing from here on.
+        for number in range(400):
+            books.states.changed(NODE, "ready", f"{number} {'x' * 400}", number)
+        for _ in range(50):
+            session.receipt(books)
+            waiting.append(books.receipts.flush())
+            assert books.owner_of(NODE) == NODE
+            assert books.leaderboard()["contributors"][0]["results"] == 1, (
+                "nothing is told that is not durable"
+            )
+        assert time.monotonic() - began_s < PATIENCE_S / 2
+        until(lambda: books.writer.fault is not None)
+        assert isinstance(books.writer.fault, BooksUnavailableError | BooksFullError)
+        late = books.contributors.enrolled(NODE, "oak", "0.1", None, b"t", (1, 10**10))
+        with pytest.raises((BooksUnavailableError, BooksFullError)):
+            late.result(PATIENCE_S)
+        assert not any(future.done() for future in waiting)
+        until(lambda: "not recorded yet, and tried again" in caplog.text)
+        assert "of receipts and credits" in caplog.text
+    finally:
+        trouble.end()
+    for future in waiting:
+        future.result(PATIENCE_S)
+    assert owed(tmp_path, settings) == {NODE: Credit(51, 102, 51 * 30)}
+    (account,) = accounts_of(tmp_path, settings)
+    assert account.receipt.receipt == session.last
+    assert account.credit == Credit(51, 102, 51 * 30)
+    until(lambda: "are written again" in caplog.text)
+
+
+def test_what_is_refused_keeps_nothing_else_back(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session()
+    staged = books.states._changes
+    monkeypatch.setattr(staged, "_write", lambda connection, taken: connection.exec_driver_sql("nonsense"))
+    books.states.changed(NODE, "ready", "", 1)
+    session.receipt(books)
+    books.receipts.flush().result(PATIENCE_S)
+    assert books.receipts.owed()[NODE].results == 1
+    assert books.writer.failures > 0
+    assert books.writer.waiting == 1
+    monkeypatch.undo()
+    until(lambda: not books.writer.waiting)
+
+
+def test_changes_that_come_together_are_written_together(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many threads that wait share few transactions."""
+    writes: list[object] = []
+    write = books._database.write
+
+    def counted(work: Callable[[Connection], object]) -> object:
+        writes.append(work)
+        return write(work)
+
+    monkeypatch.setattr(books._database, "write", counted)
+
+    def enrol(number: int) -> None:
+        for each in range(10):
+            node = NodeId(f"{number:032x}{each:032x}")
+            books.contributors.enrolled(node, "n", "0.1", None, node.encode(), (1, 10**10)).result(PATIENCE_S)
+
+    threads = [threading.Thread(target=enrol, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(books.contributors.known()) == 160
+    assert len(writes) < 160
+
+
+def test_what_cannot_be_written_in_the_end_is_said(
+    books: Books, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer_module, "CLOSE_WITHIN_S", 0.3)
+    session = Session()
+    with full_disk(monkeypatch):
+        session.receipt(books)
+        flushed = books.receipts.flush()
+        books.writer.close(0.3)
+        assert isinstance(flushed.exception(PATIENCE_S), BooksUnavailableError)
+        assert isinstance(books.receipts.flush().exception(PATIENCE_S), BooksUnavailableError)
+    assert "these are lost" in caplog.text
+    assert "2 of receipts and credits" in caplog.text
