@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from folkmoot.cli.child import Child
 from folkmoot.client import FolkmootClient
-from folkmoot.node.control import ask
+from folkmoot.node.control import ask, runs
 from folkmoot.trust.invite import Invite
 
 PATIENCE_S = 90.0
@@ -101,7 +101,13 @@ class ProcessNetwork:
 
     def drain(self, name: str) -> Any:
         """`folkmoot node drain`: it hands over what it has, and goes; returns how each of its coordinators let it go."""
-        ends = ask(self._folder / name, "drain", timeout_s=PATIENCE_S, at_once=False, stay=False)
+        state = self._folder / name
+        deadline = time.monotonic() + PATIENCE_S
+        while not (runs(state) and ask(state, "status")["coordinators"]):
+            self.check()
+            assert time.monotonic() < deadline, f"{name} takes no orders"
+            time.sleep(POLL_S)
+        ends = ask(state, "drain", timeout_s=PATIENCE_S, at_once=False, stay=False)
         child = self._children.pop(name)
         try:
             child.wait(PATIENCE_S)

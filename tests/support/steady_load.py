@@ -123,5 +123,5 @@ class SteadyLoad:
             return f"{len(tokens)} tokens of {len(question.answer)}"
         for place, (token, wanted) in enumerate(zip(tokens, question.answer, strict=True)):
             if wanted is not None and token != wanted:
-                return f"token {place} is {token}, not {wanted}"
+                return f"token {place} is {token!r}, not {wanted!r}"
         return None
