@@ -53,9 +53,9 @@ class StepTally:
         nodes: Nodes whose verified results the step consumed.
         layers: Expert calls that returned, one for each MoE layer of the model in a whole step.
         results_verified: Results whose signature was checked and found right.
-        results_own: Parts of answers that the coordinator computed itself.
         results_rejected: Results that were thrown away.
         retries: Frames that were sent again to another replica.
+        results_own: Parts of answers that the coordinator computed itself.
         audits: Results that have rows of `audited`, and were handed to whoever audits them.
         audited: What the pool is told of rows that must be audited; None when there are none.
         step: What the pool is told of the step's number; 0 when it has none.
@@ -64,9 +64,9 @@ class StepTally:
     nodes: set[NodeId] = field(default_factory=set)
     layers: int = 0
     results_verified: int = 0
-    results_own: int = 0
     results_rejected: int = 0
     retries: int = 0
+    results_own: int = 0
     audits: int = 0
     audited: AuditedStep | None = None
     step: int = 0

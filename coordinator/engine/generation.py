@@ -79,9 +79,9 @@ class Generation:
                 set(tally.nodes),
                 tally.layers,
                 tally.results_verified,
-                tally.results_own,
                 tally.results_rejected,
                 tally.retries,
+                tally.results_own,
             )
 
     def cancel(self) -> None:

@@ -44,6 +44,7 @@ def test_chat_answers_whole(bench: ApiBench) -> None:
             "verify": "signed",
             "nodes": sorted(NODES),
             "results_verified": 7,
+            "results_own": 0,
             "results_rejected": 1,
             "retries": 1,
             "audits_passed": 0,

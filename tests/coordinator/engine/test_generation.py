@@ -150,8 +150,8 @@ def test_a_thread_that_waits_too_long_is_told_and_cancels() -> None:
 
 def test_steps_are_accounted_together() -> None:
     reader = Reader()
-    reader.generation.account(StepTally({NodeId("a"), NodeId("b")}, 2, 4, 1, 0))
-    reader.generation.account(StepTally({NodeId("b"), NodeId("c")}, 2, 4, 0, 3))
-    assert reader.generation.tally == StepTally({NodeId("a"), NodeId("b"), NodeId("c")}, 4, 8, 1, 3)
+    reader.generation.account(StepTally({NodeId("a"), NodeId("b")}, 2, 4, 1, 0, 5))
+    reader.generation.account(StepTally({NodeId("b"), NodeId("c")}, 2, 4, 0, 3, 6))
+    assert reader.generation.tally == StepTally({NodeId("a"), NodeId("b"), NodeId("c")}, 4, 8, 1, 3, 11)
     reader.generation.tally.nodes.clear()
     assert len(reader.generation.tally.nodes) == 3
