@@ -80,6 +80,7 @@ class Script:
 
     Attributes:
         fault: None to do everything right.
+        draw: Chooses for each request what goes wrong, instead of `fault`.
         times: How many more requests it strikes; None for all.
         drop_after: After how many bytes of an answer a connection ends or falls silent.
         slow_s: The time between two pieces.
@@ -89,6 +90,7 @@ class Script:
     """
 
     fault: Fault | None = None
+    draw: Callable[[], Fault | None] | None = None
     times: int | None = None
     drop_after: int = 0
     slow_s: float = 0.2
@@ -112,6 +114,8 @@ class RangeServer:
     def strikes(self) -> Fault | None:
         """What goes wrong with the next request."""
         with self.lock:
+            if self.script.draw is not None:
+                return self.script.draw()
             if self.script.fault is None or self.script.times == 0:
                 return None
             if self.script.times is not None:
@@ -218,9 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        script, sent = state.script, 0
+        script, sent, drop_after = state.script, 0, state.script.drop_after
         for start in range(0, len(body), PIECE_BYTES):
-            if fault in (Fault.DROPS, Fault.SILENT_MIDWAY) and sent >= script.drop_after:
+            if fault in (Fault.DROPS, Fault.SILENT_MIDWAY) and sent >= drop_after:
                 if fault is Fault.SILENT_MIDWAY:
                     state.stopping.wait(60)
                 self.close_connection = True
@@ -231,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
                 script.before_piece(state.bytes_sent)
             piece = body[start : start + PIECE_BYTES]
             if fault is Fault.DROPS:
-                piece = piece[: script.drop_after - sent]
+                piece = piece[: drop_after - sent]
             self.wfile.write(piece)
             self.wfile.flush()
             sent += len(piece)
