@@ -241,6 +241,8 @@ class _Handler(BaseHTTPRequestHandler):
             sent += len(piece)
             with state.lock:
                 state.bytes_sent += len(piece)
+        if sent < len(body):
+            self.close_connection = True
 
     def _empty(self, status: int, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
