@@ -12,7 +12,7 @@ import torch
 
 from folkmoot.kernels.backend import Processor
 from folkmoot.kernels.feed_forward import Group
-from folkmoot.node import daemon
+from folkmoot.node import premises
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.protos.folkmoot.v1.link_pb2 import Refusal
 from folkmoot.tests.support.bare_experts import BareExperts
@@ -170,7 +170,7 @@ async def test_a_node_computes_with_the_backend_that_was_chosen(
             return super().feed_forward(groups, hidden)
 
     gpu = Gpu()
-    monkeypatch.setattr(daemon, "choose_backend", lambda: gpu)
+    monkeypatch.setattr(premises, "choose_backend", lambda: gpu)
     caplog.set_level(logging.INFO)
     async with running_node(coordinator.invite, tmp_path / "node"):
         link = await coordinator.link()
