@@ -51,11 +51,12 @@ class Consequences:
 
     def ended(self, node: NodeId, finding: Finding) -> None:
         """An audit of a node's result has ended."""
-        self._counters.ended(finding.outcome)
         if finding.outcome is AuditOutcome.WRONG:
             self._convict(node, finding.verdict)
         elif finding.unopened in STRIKES:
             self._standings.struck(node, STRIKES[finding.unopened])
+        # Whoever sees it counted may rely on what has followed.
+        self._counters.ended(finding.outcome)
 
     def note(self, node: NodeId, subjects: Iterable[AuditSubject], passed: bool) -> None:
         """Nothing wrong was found with these."""
