@@ -44,7 +44,9 @@ def verbs(process: NodeProcess) -> Mapping[str, Handler]:
 
 
 def _text(request: Mapping[str, Any], field: str, default: str | None = None) -> str:
-    value = request.get(field, default)
+    value = request.get(field)
+    if value is None:
+        value = default
     if not isinstance(value, str):
         raise BadRequestError(
             f"the request lacks a text {field!r}", advice="run the same version as the node"
