@@ -103,9 +103,9 @@ async def test_what_is_paused_for_long_gets_a_second_host_elsewhere() -> None:
 async def test_a_node_that_drains_serves_until_others_have_what_it_holds_and_is_then_let_go() -> None:
     async with running_hub(replicas=1, **PATIENT) as network:
         leaver, stayer = await network.join_ready(None, None)
+        await network.until(lambda: len(leaver.ready) == len(stayer.ready) == 4, 60.0)
         stayer.reports_ready = False
         had = set(leaver.ready)
-        assert had
         await leaver.wish(Wish.DRAIN, "moving house")
         await until_state(network, leaver, "draining")
         await network.until(lambda: had < set(stayer.assigned), 60.0)
