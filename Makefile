@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PIP := $(BIN)/pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-slow test-churn test-native lint type protos bench bench-kernels bench-signing bench-placement bench-trust bench-scaling adversaries innocents clean
+.PHONY: help setup demo test test-slow test-churn test-books test-native lint type protos bench bench-kernels bench-signing bench-placement bench-trust bench-scaling adversaries innocents clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test-slow: $(DEV_STAMP)  ## run the tests that take minutes each
 
 test-churn: $(DEV_STAMP)  ## twelve nodes join, leave, are killed and come back under load for five minutes
 	$(BIN)/pytest -m churn -s tests/network/test_churn.py
+
+test-books: $(DEV_STAMP)  ## kill a coordinator and a keeper of books 200 times each, with SQLite and with PostgreSQL, and balance the books
+	$(BIN)/pytest -m books -q
 
 SANITIZED := -std=gnu11 -O1 -g -Wall -Wextra -Werror -fno-sanitize-recover=all -Ikernels/native -DFOLKMOOT_WORTH_BYTES=1024
 NATIVE_SOURCES := tests/kernels/native_driver.c $(wildcard kernels/native/*.c)

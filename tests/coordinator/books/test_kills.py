@@ -1,0 +1,100 @@
+"""SIGKILL to a process that keeps books, at random points: whatever it had told anybody is there, receipts and credits balance, and it
+opens again."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from folkmoot.coordinator.audit.standing_book import Record
+from folkmoot.coordinator.books.books import Books
+from folkmoot.coordinator.books.credit import Credit
+from folkmoot.coordinator.books.database import Database
+from folkmoot.coordinator.books.settings import BooksSettings
+from folkmoot.coordinator.books.standings import all_standings
+from folkmoot.coordinator.books.tables import tickets
+from folkmoot.ids import NodeId
+from folkmoot.tests.support.book_keeper import COORDINATOR, NODES, TOLD, keep, node_id
+from folkmoot.tests.support.kept_books import accounts_of, owed
+
+SEED = 20_261
+PATIENCE_S = 60.0
+LONGEST_S = 0.15
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.002)
+
+
+def check_books(settings: BooksSettings, folder: Path, told: list[str]) -> None:
+    sessions = accounts_of(folder, settings)
+    numbers = {one.session: one.receipt.receipt.number for one in sessions}
+    sums: dict[NodeId, Credit] = {}
+    for one in sessions:
+        sums[one.node] = sums.get(one.node, Credit()) + one.credit
+    assert sums == owed(folder, settings)
+    database = Database(settings, folder)
+    kept = set(database.read(lambda connection: connection.execute(select(tickets.c.ticket)).scalars().all()))
+    standings: dict[NodeId, Record] = database.read(all_standings)
+    database.close()
+    bans: dict[str, tuple[int, int]] = {}
+    for line in told:
+        kind, *fields = line.split()
+        match kind:
+            case "receipt":
+                assert numbers[fields[0]] >= int(fields[1])
+            case "ticket":
+                assert hashlib.sha256(bytes.fromhex(fields[0])).hexdigest() in kept
+            case "ban":
+                bans[fields[0]] = (int(fields[1]), int(fields[2]))
+    for number, when in bans.items():
+        life, turn = standings[node_id(int(number))].standing.reason.split()
+        assert (int(life), int(turn)) >= when
+
+
+def check(points: int, settings: BooksSettings, folder: Path) -> None:
+    draw = random.Random(SEED)
+    Books(settings, folder, COORDINATOR.public).close()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["folkmoot.tests.support.book_keeper"])
+    told = folder / TOLD
+    told.touch()
+    checked = 0
+    for point in range(points):
+        before = told.stat().st_size
+        keeper = context.Process(target=keep, args=(folder, settings.url, point))
+        keeper.start()
+        until(lambda: told.stat().st_size > before or not keeper.is_alive())  # noqa: B023 - used at once
+        time.sleep(draw.uniform(0, LONGEST_S))
+        assert keeper.is_alive(), f"it ended by itself: {keeper.exitcode}"
+        keeper.kill()
+        keeper.join()
+        text = told.read_text()
+        whole = text[checked : text.rfind("\n") + 1]
+        check_books(settings, folder, whole.splitlines())
+        if not text.endswith("\n"):
+            with told.open("a") as file:
+                file.write("\n")
+        checked = told.stat().st_size
+    assert len(accounts_of(folder, settings)) == points * NODES
+
+
+@pytest.mark.timeout(600)
+def test_a_few_kills_lose_nothing_that_was_told(settings: BooksSettings, tmp_path: Path) -> None:
+    check(10, settings, tmp_path)
+
+
+@pytest.mark.books
+@pytest.mark.timeout(3600)
+def test_200_kills_lose_nothing_that_was_told(settings: BooksSettings, tmp_path: Path) -> None:
+    check(200, settings, tmp_path)

@@ -1,0 +1,73 @@
+"""A process that does nothing but keep books, as fast as it can, and tells in a file what it may tell: to be killed.
+
+Guarantees: what stands in the file was durable before; a line that was cut short is none.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Final
+
+from folkmoot.coordinator.audit.standing_book import StandingBook
+from folkmoot.coordinator.books.books import Books
+from folkmoot.coordinator.books.settings import BooksSettings
+from folkmoot.ids import NodeId
+from folkmoot.trust.keys import Identity
+from folkmoot.trust.receipts import CreditedResult, Receipt, ReceiptChain, SignedReceipt
+from folkmoot.trust.standing import StandingSettings
+
+COORDINATOR: Final = Identity(b"c" * 32)
+TOLD: Final = "told"
+NODES: Final = 3
+ROWS, ROW_BYTES = 3, 1 << 50
+"""What each result comes to."""
+
+
+def node_id(number: int) -> NodeId:
+    """One of the nodes."""
+    return NodeId((bytes([number]) * 32).hex())
+
+
+def keep(folder: Path, url: str, life: int) -> None:
+    """Keeps books for ever: receipts of each node, tickets, verdicts."""
+    books = Books(BooksSettings(url=url), folder, COORDINATOR.public)
+    standings = StandingBook(books.standings, StandingSettings())
+    told = os.open(folder / TOLD, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    sessions = [_Session(number, life) for number in range(NODES)]
+    waiting: list[tuple[Future[None], str]] = []
+    for turn in itertools.count():
+        for number, session in enumerate(sessions):
+            receipt = session.next()
+            books.receipts.receipted(SignedReceipt.signed(receipt, COORDINATOR), 1, ROWS, ROW_BYTES)
+            waiting.append((books.receipts.flush(), f"receipt {receipt.session.hex()} {receipt.number}"))
+            ticket = f"{life} {turn} {number}".encode()
+            enrolled = books.contributors.enrolled(
+                node_id(number), "n", "0.1", None, ticket, (1, int(time.time()) + 10**6)
+            )
+            waiting.append((enrolled, f"ticket {ticket.hex()}"))
+        standings.banned(node_id(turn % NODES), f"{life} {turn}")
+        os.write(told, f"ban {turn % NODES} {life} {turn}\n".encode())
+        for future, line in waiting:
+            future.result()
+            os.write(told, f"{line}\n".encode())
+        waiting.clear()
+
+
+class _Session:
+    """Receipts of one node's session in one life of the process."""
+
+    def __init__(self, number: int, life: int) -> None:
+        session = life.to_bytes(16) + number.to_bytes(16)
+        self._chain = ReceiptChain(COORDINATOR.public, bytes([number]) * 32, session, b"m" * 32)
+        self._last: Receipt | None = None
+
+    def next(self) -> Receipt:
+        """One more."""
+        through = self._last.through + 1 if self._last else 1
+        result = CreditedResult(through, b"l" * 32, ROWS, ROW_BYTES)
+        self._last = self._chain.next(self._last, [result], through, int(time.time()))
+        return self._last
