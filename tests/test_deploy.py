@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*/*.service"))
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+TYPED = re.compile(r"(?<![\w-])folkmoot ((?:node|coordinator|model|ask|chat|status|log) [^;&|#\n]*)")
+"""A command in a block of a page, up to its comment or the next one."""
 ENV_PREFIXES: dict[str, type[ComponentSettings]] = {
     "FOLKMOOT_NODE_": NodeSettings,
     "FOLKMOOT_COORDINATOR_": CoordinatorSettings,
@@ -99,6 +101,15 @@ def test_the_image_is_built_from_what_is_there() -> None:
     pinned = re.findall(r'"(torch==[^"]+)"', (ROOT / "pyproject.toml").read_text())
     assert len(pinned) == 1
     assert pinned[0] in lines
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/contributing.md", "docs/deploying.md"])
+def test_what_pages_tell_people_to_type_is_taken(page: str) -> None:
+    fences = re.findall(r"^```$(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    typed = [command for fence in fences for command in TYPED.findall(fence)]
+    for command in typed:
+        check_command(shlex.split(command))
+    assert len(typed) > 2 or page == "docs/contributing.md"
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: f"{path.parent.name}-{path.name}")
