@@ -154,7 +154,8 @@ class Prober:
         try:
             trials = await self._in_thread(self._make, keys)
         except ModelError as error:
-            log.warning("node %s is not probed: %s", short(member.node), error)
+            level = logging.WARNING if not member.note else logging.DEBUG
+            log.log(level, "node %s is not probed: %s", short(member.node), error)
             member.note = "not probed, because the coordinator cannot read its own weights"
             probed.proved(member, trying, None)
             return ""
