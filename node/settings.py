@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
+from huggingface_hub import constants
 from pydantic import Field
 from pydantic_settings import NoDecode, SettingsConfigDict
 
@@ -21,7 +22,8 @@ from .hours import Hours
 from .limits import parse_rate
 from .machine import default_memory_bytes, default_threads
 
-DEFAULT_HUB = "https://huggingface.co"
+DEFAULT_HUB = constants.ENDPOINT
+"""The one that transformers downloads from; the environment's `HF_ENDPOINT` names another."""
 PSEUDONYM = "pseudonym"
 """As a public name: one that is made from the node's key."""
 
