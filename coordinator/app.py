@@ -145,6 +145,7 @@ class Coordinator:
                     audited=settings.audit.enabled,
                     watcher=scribe.watch,
                     entry_log=public_log,
+                    on_convicted=auditing.convicted_elsewhere,
                 )
             ),
         )

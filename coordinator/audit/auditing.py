@@ -75,6 +75,11 @@ class Auditing:
         if self._auditor is not None:
             self._auditor.consequences.on_convicted = on_convicted
 
+    def convicted_elsewhere(self, node: NodeId) -> None:
+        """A verdict was found against a node by somebody else, and the node stands accordingly. Any thread."""
+        if self._auditor is not None:
+            self._auditor.consequences.on_convicted(node)
+
     def call_witnesses(self, network: NetworkExperts, owner_of: OwnerOf = str) -> None:
         """From now on two unrelated nodes are asked, through this network, where the weights are not at hand."""
         if self._auditor is not None:

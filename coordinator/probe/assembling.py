@@ -5,8 +5,10 @@ Guarantees: none of a prober's parts is shared with audits but standings, the ev
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from ...ids import NodeId
 from ...trust.keys import Identity
 from ..audit.canonical_weights import CanonicalExperts
 from ..audit.judge import Judge
@@ -33,6 +35,7 @@ def make_prober(
     audited: bool,
     watcher: Watcher | None = None,
     entry_log: EntryLog | None = None,
+    on_convicted: Callable[[NodeId], None] = lambda node: None,
 ) -> Prober | None:
     """Whoever tries a coordinator's nodes; None when nobody shall.
 
@@ -46,11 +49,12 @@ def make_prober(
         audited: Whether a wrong answer is a verdict, as it is where results are audited.
         watcher: Is handed every answer that is the node's own: it is work, and gets its receipt.
         entry_log: Is told of verdicts.
+        on_convicted: Is told of nodes against which there is a verdict, on the prober's thread.
     """
     if not settings.enabled:
         return None
     experts = CanonicalExperts(source)
     judge = Judge(state, experts, identity, entry_log=entry_log) if audited else None
-    checker = Checker(identity.public, source.manifest, counters, watcher, judge, standings)
+    checker = Checker(identity.public, source.manifest, counters, watcher, judge, standings, on_convicted)
     trials = Trials(experts, settings.rows)
     return Prober(source.manifest, trials, checker, counters, settings, ProbeMemory(state, source.manifest))

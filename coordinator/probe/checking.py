@@ -8,14 +8,14 @@ a verdict with its evidence, like any wrong signed result. For one thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
 from ...errors import TrustError, WireError
-from ...ids import short
+from ...ids import NodeId, short
 from ...models.manifest import Manifest
 from ...protos.folkmoot.v1 import link_pb2
 from ...trust.audit_statements import OpeningKind
@@ -76,14 +76,17 @@ class Checker:
         watcher: Watcher | None,
         judge: Judge | None,
         standings: StandingBook,
+        on_convicted: Callable[[NodeId], None],
     ) -> None:
-        """`watcher` is handed every answer that is the node's own; `judge` finds verdicts, None where nothing is audited."""
+        """`watcher` is handed every answer that is the node's own; `judge` finds verdicts, None where nothing is audited;
+        `on_convicted` hears of them once the node stands accordingly."""
         self._coordinator_key = coordinator_key
         self._manifest = manifest
         self._counters = counters
         self._watcher = watcher
         self._judge = judge
         self._standings = standings
+        self._on_convicted = on_convicted
 
     def check(self, asked: Sequence[Asked]) -> Speed | None:
         """How fast a node answered; None when it is cut off already for what it answered.
@@ -150,4 +153,5 @@ class Checker:
             return False
         if verdict is not None:
             self._standings.convicted(verified.host.node, verdict.what)
+            self._on_convicted(verified.host.node)
         return verdict is not None

@@ -47,11 +47,12 @@ FAST = {
 
 @dataclass(frozen=True)
 class Probing:
-    """That nodes are probed: where a coordinator keeps its state, how, and whether a wrong answer is a verdict."""
+    """That nodes are probed: where a coordinator keeps its state, how, whether a wrong answer is a verdict, and who hears of one."""
 
     folder: Path
     settings: ProbeSettings = ProbeSettings()  # noqa: RUF009 - frozen
     audited: bool = True
+    on_convicted: Callable[[NodeId], None] = lambda node: None
 
 
 class RunningHub:
@@ -93,6 +94,7 @@ class RunningHub:
                 self.standings,
                 probing.settings,
                 audited=probing.audited,
+                on_convicted=probing.on_convicted,
             ),
         )
         self.pool = NetworkExperts(

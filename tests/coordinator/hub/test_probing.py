@@ -10,7 +10,7 @@ import pytest
 from folkmoot.coordinator.audit.judge import EVIDENCE_FOLDER
 from folkmoot.coordinator.probe.settings import ProbeSettings
 from folkmoot.errors import ModelError, UsageError
-from folkmoot.ids import ExpertKey
+from folkmoot.ids import ExpertKey, NodeId
 from folkmoot.node_states import NodeState, Wish
 from folkmoot.protos.wire_states import state_of
 from folkmoot.tests.support.memory_experts import MemoryExperts
@@ -66,7 +66,8 @@ async def test_a_node_serves_only_after_it_was_right(tmp_path: Path) -> None:
 
 
 async def test_a_wrong_answer_refuses_the_node_with_evidence_before_it_gets_traffic(tmp_path: Path) -> None:
-    async with running_hub(probing=Probing(tmp_path)) as network:
+    convicted: list[NodeId] = []
+    async with running_hub(probing=Probing(tmp_path, on_convicted=convicted.append)) as network:
         liar = held_back(network, fault=Fault.WRONG)
         liar.paused.set()
         await liar.join()
@@ -77,6 +78,7 @@ async def test_a_wrong_answer_refuses_the_node_with_evidence_before_it_gets_traf
         assert "off by" in network.seen(liar).reason
         assert not network.hub.directory.coverage.covered
         assert list((tmp_path / EVIDENCE_FOLDER).iterdir())
+        await network.until(lambda: convicted == [liar.node], PATIENCE_S)
         await network.join_ready(None)
         assert len((await network.check(0)).nodes) == 1
 
