@@ -132,8 +132,14 @@ class Members:
         if speed is not None:
             self._steward.measured(member, speed.bytes_per_second)
         self._steward.route(member)
+        if member.wish is Wish.SERVE and not member.counted_on:
+            self._steward.counts_on(member, counted_on=True)
         self._steward.look_again()
         self._tell_coverage()
+
+    def stalled(self, member: Member) -> None:
+        """A node does not answer what it is tried with: others are given what it should hold, until it does."""
+        self._steward.counts_on(member, counted_on=False)
 
     def refuted(self, link: Link, error: FolkmootError) -> None:
         """What a node answered when it was tried was wrong."""

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import ceil
@@ -46,6 +46,8 @@ T = TypeVar("T")
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Before a node that did not answer is asked again; each time twice as long."""
+MOST_FAILURES = 3
+"""After so many in a row others are given what the node does not serve."""
 LONGEST_WAIT_S = 5.0
 """Between two probes of a node that still downloads."""
 CROWD = 8
@@ -60,6 +62,10 @@ class Probed(Protocol):
 
     def proved(self, member: Member, keys: frozenset[ExpertKey], speed: Speed | None) -> None:
         """What was asked of these was right, or could not be asked; the speed if it says something of the node."""
+        ...
+
+    def stalled(self, member: Member) -> None:
+        """It has been asked several times, and does not answer."""
         ...
 
     def refuted(self, link: Link, error: FolkmootError) -> None:
@@ -130,17 +136,20 @@ class Prober:
             del self._tasks[link], self._complete[link]
 
     async def _probe_all(self, member: Member, link: Link, probed: Probed) -> None:
-        loop, pause_s = asyncio.get_running_loop(), FIRST_PAUSE_S
+        loop, pause_s, failed = asyncio.get_running_loop(), FIRST_PAUSE_S, 0
         while trying := _trying(member, link):
             began_s = loop.time()
             trouble = await self._probe(member, link, trying, probed)
             if trouble:
                 member.trouble = f"{trouble}; it is asked again in {pause_s:g} s"
                 member.settle()
+                failed += 1
+                if failed == MOST_FAILURES:
+                    probed.stalled(member)
                 await _wait(link.closed, pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 continue
-            pause_s = FIRST_PAUSE_S
+            pause_s, failed = FIRST_PAUSE_S, 0
             if member.state is NodeState.DOWNLOADING:
                 complete = self._complete[link]
                 complete.clear()
@@ -150,9 +159,8 @@ class Prober:
     async def _probe(self, member: Member, link: Link, trying: frozenset[ExpertKey], probed: Probed) -> str:
         """Asks about some of what is to be tried; why nothing came of it, or nothing."""
         most = 1 if len(self._tasks) >= CROWD else self._settings.experts
-        keys = draw(trying, member.proven, self._trials.known, most, self._chance)
         try:
-            trials = await self._in_thread(self._make, keys)
+            trials = await self._in_thread(self._make, trying, member.proven, most)
         except ModelError as error:
             level = logging.WARNING if not member.note else logging.DEBUG
             log.log(level, "node %s is not probed: %s", short(member.node), error)
@@ -188,7 +196,7 @@ class Prober:
             short(member.node),
             member.name,
             speed.rows,
-            len(keys),
+            len(trials),
             speed.rows_per_second,
         )
         self._remember(member.node, trying)
@@ -196,7 +204,8 @@ class Prober:
         probed.proved(member, trying, speed if speed.work >= TELLING_BYTES else None)
         return ""
 
-    def _make(self, keys: Sequence[ExpertKey]) -> list[Trial]:
+    def _make(self, trying: frozenset[ExpertKey], proven: frozenset[ExpertKey], most: int) -> list[Trial]:
+        keys = draw(trying, proven, self._trials.known, most, self._chance)
         return [self._trials.of(key) for key in keys]
 
     async def _ask(

@@ -1,7 +1,7 @@
 """Rows for an expert with the answer that they must have.
 
 Guarantees: a trial's rows are random and its answer is computed in float64 from canonical bytes that were checked; what is kept of
-trials is bounded. For one thread; whether a trial is at hand any thread may ask.
+trials is bounded. For one thread.
 
 Letters: r rows of one expert, R rows of a frame, H hidden size.
 """
@@ -109,8 +109,8 @@ class Trials:
 
     @property
     def known(self) -> frozenset[ExpertKey]:
-        """The experts whose trials are at hand; any thread."""
-        return frozenset(self._kept.copy())
+        """The experts whose trials are at hand."""
+        return frozenset(self._kept)
 
     def of(self, key: ExpertKey) -> Trial:
         """The trial of an expert.

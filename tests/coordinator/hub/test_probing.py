@@ -115,6 +115,23 @@ async def test_a_node_that_does_not_answer_is_asked_again_and_the_reason_is_said
         assert network.seen(node).reason == ""
 
 
+async def test_what_a_node_does_not_serve_goes_to_others_until_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("folkmoot.coordinator.probe.prober.LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr("folkmoot.coordinator.probe.prober.FIRST_PAUSE_S", 0.01)
+    async with running_hub(probing=Probing(tmp_path), replicas=1, lost_grace_s=600.0) as network:
+        stuck = await network.join(Fault.OVERLOADED)
+        await network.until(lambda: len(stuck.ready) == 8, PATIENCE_S)
+        willing = await network.join()
+        await network.until(lambda: len(willing.ready) == 8 and network.hub.covered(), PATIENCE_S)
+        assert "overloaded" in network.seen(stuck).reason
+        stuck.fault = None
+        await network.until(lambda: state(network, stuck) == "ready", PATIENCE_S)
+        await network.until(lambda: len(stuck.ready) == len(willing.ready) == 4, PATIENCE_S)
+        assert network.hub.covered()
+
+
 async def test_what_the_coordinator_cannot_read_is_let_through_and_said(tmp_path: Path) -> None:
     async with running_hub(UnreadableExperts(), probing=Probing(tmp_path)) as network:
         node = await network.join()
