@@ -5,6 +5,8 @@ both answers are compared in the end."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from math import inf
 
@@ -28,6 +30,7 @@ from folkmoot.coordinator.dispatch.pairs import Pairs
 from folkmoot.coordinator.dispatch.part import Part, Race
 from folkmoot.coordinator.dispatch.plan import Plan, PlannedFrame
 from folkmoot.coordinator.dispatch.verified_result import Rivals, VerifiedResult
+from folkmoot.coordinator.self_host.own_host import OwnHost
 from folkmoot.errors import UsageError
 from folkmoot.models.pool import StepTally
 from folkmoot.tests.support.asked_node import AskedNode
@@ -39,7 +42,7 @@ MODEL = MemoryExperts()
 HOST = AskedNode(MODEL, bytes(32))
 PAIRS = Pairs.of(np.zeros((2, 1), np.int64), np.ones((2, 1), np.float32))
 FAST = HostEstimate(0.001, 1e-12)
-EAGER = {"hedge_share": 0.5, "hedge_least_s": 0.05}
+EAGER = {"hedge_share": 0.5, "hedge_least_s": 0.5}
 
 
 def frames(count: int, work: float = 100.0) -> Plan:
@@ -151,69 +154,94 @@ def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
         DispatchSettings(**wrong)  # type: ignore[arg-type]
 
 
-async def warm(network: RunningHub) -> None:
-    """So many calls that both nodes are measured and second frames can be afforded."""
-    for seed in range(2 * FEWEST):
-        await network.check(seed % 2, seed=seed)
+def know(network: RunningHub) -> None:
+    """As if both nodes had long answered frames of every size at once, and many frames had been sent."""
+    hedging = network.pool.hedging
+    hedging.sent(1000, 1e12)
+    for host in network.hub.directory.layer(0).hosts:
+        assert not isinstance(host, OwnHost)
+        for size in range(40):
+            for _ in range(2 * FEWEST):
+                hedging.took(host, 1.5 * 2**size, 0.001)
 
 
-async def stalled(network: RunningHub, nodes: list[ScriptedNode]) -> tuple[ScriptedNode, StepTally]:
-    """Calls until one of the nodes was asked while it was stalled; the answer came all the same."""
-    slow = nodes[0]
-    slow.paused.clear()
-    before, seed = len(slow.frames), 100
-    while len(slow.frames) == before:
-        seed += 1
-        tally = await network.check(seed % 2, seed=seed)
-    return slow, tally
+@asynccontextmanager
+async def stalled() -> AsyncIterator[tuple[RunningHub, ScriptedNode, ScriptedNode, asyncio.Task[StepTally]]]:
+    """A network of two nodes, of which the one that a call has asked first does not answer, nor yet the other."""
+    slow = {"frame_deadline_s": 60.0, "silence_s": 120.0}
+    async with running_hub(dispatch=EAGER | {"expert_wait_s": 60.0}, **slow) as network:
+        nodes = await network.join_ready(None, None)
+        know(network)
+        for node in nodes:
+            node.paused.clear()
+        call = asyncio.create_task(network.check(0, seed=500))
+        await network.until(lambda: any(node.frames for node in nodes), limit_s=60)
+        first, second = sorted(nodes, key=lambda node: -len(node.frames))
+        yield network, first, second, call
 
 
 async def test_a_node_that_stalls_holds_no_answer_up_and_is_compared_later() -> None:
-    async with running_hub(dispatch=EAGER | {"expert_wait_s": 60.0}, frame_deadline_s=60.0) as network:
+    async with stalled() as (network, slow, other, call):
         rivals: list[Rivals] = []
         seen: list[VerifiedResult] = []
         network.pool.rivals_watcher, network.pool.watcher = rivals.append, seen.append
-        nodes = await network.join_ready(None, None)
-        await warm(network)
-        seen.clear()
-        slow, tally = await stalled(network, nodes)
-        assert slow.node not in tally.nodes and tally.retries == 0
+        other.paused.set()
+        tally = await call
+        assert tally.nodes == {other.node} and tally.retries == 0
         totals = network.counters.totals()
-        assert totals.hedges >= 1 and totals.hedges_won >= 1
+        assert (totals.hedges, totals.hedges_won, totals.retries) == (1, 1, 0)
         assert not rivals, "the other answer is not there yet"
         slow.paused.set()
         await network.until(lambda: rivals, limit_s=60)
-        sides = [rivals[0].first, *rivals[0].seconds]
-        assert rivals[0].first[0].host.node == slow.node != rivals[0].seconds[0][0].host.node
-        pairs = [sum(len(result.pairs) for result, _ in side) for side in (sides[:1], sides[1:])]
-        assert pairs[0] == pairs[1]
-        lost = next(result for result in seen if result.host.node == slow.node)
+        (found,) = rivals
+        assert found.first[0].host.node == slow.node and found.seconds[0][0].host.node == other.node
+        assert len(found.first[0].pairs) == sum(len(result.pairs) for result, _ in found.seconds)
+        assert found.first[1].tolist() == found.seconds[0][1].tolist()
+        (lost,) = (result for result in seen if result.host.node == slow.node)
         assert (lost.step, lost.cover) == (0, None), "it is credited and may be audited; no step consumed it"
-        assert network.counters.totals().hedges_compared == len(rivals)
+        assert network.counters.totals().hedges_compared == 1
 
 
 async def test_when_the_second_fails_too_the_first_counts() -> None:
-    async with running_hub(dispatch=EAGER | {"expert_wait_s": 60.0}, frame_deadline_s=60.0) as network:
-        nodes = await network.join_ready(None, None)
-        await warm(network)
-        slow, other = nodes
-        slow.paused.clear()
+    async with stalled() as (network, slow, other, call):
         other.fault = Fault.OVERLOADED
-        call = asyncio.create_task(network.check(0, seed=500))
+        other.paused.set()
         await network.until(lambda: network.counters.totals().failed.get("overloaded"), limit_s=60)
         slow.paused.set()
         assert (await call).nodes == {slow.node}
+        assert network.counters.totals().hedges_won == 0
+
+
+async def test_when_the_first_fails_the_second_is_waited_for() -> None:
+    async with stalled() as (network, slow, other, call):
+        await network.until(lambda: network.counters.totals().hedges, limit_s=60)
+        await slow.leave()
+        await network.until(lambda: network.counters.totals().failed.get("link_lost"), limit_s=60)
+        other.paused.set()
+        tally = await call
+        assert tally.nodes == {other.node} and tally.retries == 0, "what is out already is not sent again"
+
+
+async def test_a_second_answer_that_was_forged_is_rejected_and_not_compared() -> None:
+    async with stalled() as (network, slow, other, call):
+        other.paused.set()
+        await call
+        slow.fault = Fault.OTHER_KEY
+        slow.paused.set()
+        await network.until(lambda: network.seen(slow).results_rejected, limit_s=60)
+        assert network.counters.totals().rejected == {"signature_wrong": 1}
+        assert network.counters.totals().hedges_compared == 0
 
 
 async def test_without_a_share_nobody_is_asked_twice() -> None:
     async with running_hub(dispatch={"hedge_share": 0.0}, frame_deadline_s=60.0) as network:
         nodes = await network.join_ready(None, None)
-        await warm(network)
+        know(network)
         for node in nodes:
             node.paused.clear()
         call = asyncio.create_task(network.check(0, seed=500))
-        await network.until(lambda: any(len(node.frames) > FEWEST for node in nodes), limit_s=60)
-        await asyncio.sleep(0.2)  # longer than anybody would be waited for
+        await network.until(lambda: any(node.frames for node in nodes), limit_s=60)
+        await asyncio.sleep(0.8)  # longer than anybody would be waited for
         assert network.counters.totals().hedges == 0
         for node in nodes:
             node.paused.set()
