@@ -168,8 +168,8 @@ def know(network: RunningHub) -> None:
 @asynccontextmanager
 async def stalled() -> AsyncIterator[tuple[RunningHub, ScriptedNode, ScriptedNode, asyncio.Task[StepTally]]]:
     """A network of two nodes, of which the one that a call has asked first does not answer, nor yet the other."""
-    slow = {"frame_deadline_s": 60.0, "silence_s": 120.0}
-    async with running_hub(dispatch=EAGER | {"expert_wait_s": 60.0}, **slow) as network:
+    patient = EAGER | {"expert_wait_s": 60.0}
+    async with running_hub(dispatch=patient, frame_deadline_s=60.0, silence_s=120.0) as network:
         nodes = await network.join_ready(None, None)
         know(network)
         for node in nodes:
