@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from folkmoot.cli.main import run
@@ -116,6 +117,11 @@ async def test_an_honest_nodes_receipts_balance_with_the_coordinators_books(
         await until(lambda: counters.acknowledged == counters.issued)
         assert counters.results == sum(verified(network, node) for node in network.nodes)
         assert counters.late == counters.dropped == counters.refused == counters.unlogged == 0
+        async with httpx.AsyncClient(base_url=network.coordinator.api_url, timeout=60) as client:
+            board = (await client.get("/v1/leaderboard")).json()
+        assert {one["name"]: one["results"] for one in board["contributors"]} == {
+            node.settings.name: verified(network, node) for node in network.nodes
+        }
         visit = ["log", "verify", network.coordinator.api_url, "--state", str(tmp_path), "--entries"]
         credits = [
             f"credit of node {node.node_id[:12]}: {verified(network, node)} results" for node in network.nodes

@@ -38,23 +38,27 @@ def keep(folder: Path, url: str, life: int) -> None:
     standings = StandingBook(books.standings, StandingSettings())
     told = os.open(folder / TOLD, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     sessions = [_Session(number, life) for number in range(NODES)]
-    waiting: list[tuple[Future[None], str]] = []
+
+    def tell(done: Future[None], line: str) -> None:
+        """At once: what is told too soon is then likely to be found out."""
+        done.add_done_callback(lambda written: written.result() or os.write(told, f"{line}\n".encode()))
+
     for turn in itertools.count():
+        waiting = []
         for number, session in enumerate(sessions):
             receipt = session.next()
             books.receipts.receipted(SignedReceipt.signed(receipt, COORDINATOR), 1, ROWS, ROW_BYTES)
-            waiting.append((books.receipts.flush(), f"receipt {receipt.session.hex()} {receipt.number}"))
+            waiting.append(books.receipts.flush())
+            tell(waiting[-1], f"receipt {receipt.session.hex()} {receipt.number}")
             ticket = f"{life} {turn} {number}".encode()
-            enrolled = books.contributors.enrolled(
-                node_id(number), "n", "0.1", None, ticket, (1, int(time.time()) + 10**6)
-            )
-            waiting.append((enrolled, f"ticket {ticket.hex()}"))
-        standings.banned(node_id(turn % NODES), f"{life} {turn}")
-        os.write(told, f"ban {turn % NODES} {life} {turn}\n".encode())
-        for future, line in waiting:
+            times = (1, int(time.time()) + 10**6)
+            waiting.append(books.contributors.enrolled(node_id(number), "n", "0.1", None, ticket, times))
+            tell(waiting[-1], f"ticket {ticket.hex()}")
+        if turn % 4 == 0:
+            standings.banned(node_id(turn % NODES), f"{life} {turn}")
+            os.write(told, f"ban {turn % NODES} {life} {turn}\n".encode())
+        for future in waiting:
             future.result()
-            os.write(told, f"{line}\n".encode())
-        waiting.clear()
 
 
 class _Session:
