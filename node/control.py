@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import FolkmootError, UnavailableError, WireError
+from ..errors import FolkmootError, UnavailableError, UsageError, WireError
 
 SOCKET_FILE: Final = "control.sock"
 MAX_REQUEST_BYTES: Final = 64 << 10
@@ -30,6 +30,10 @@ class NoNodeRunsError(UnavailableError):
 
 class ControlError(FolkmootError):
     """The running node refused."""
+
+
+class NotYoursError(UsageError):
+    """The node belongs to another user of this machine."""
 
 
 class ControlFormError(WireError):
@@ -61,6 +65,7 @@ def ask(state: Path, verb: str, *, timeout_s: float | None = ANSWER_TIMEOUT_S, *
 
     Raises:
         NoNodeRunsError: when none runs there, or it ended before it answered.
+        NotYoursError: when this user may not ask it.
         ControlError: when it refuses.
         ControlFormError: when what it says cannot be read.
     """
@@ -76,6 +81,11 @@ def ask(state: Path, verb: str, *, timeout_s: float | None = ANSWER_TIMEOUT_S, *
             raise NoNodeRunsError(
                 f"the node on {state} does not answer", advice="look at its log, or start it again"
             ) from None
+        except PermissionError as error:
+            raise NotYoursError(
+                f"the node on {state} is another user's",
+                advice=f"ask it as that user: sudo -u {_owner(state)} folkmoot node ...",
+            ) from error
         except OSError as error:
             raise _nobody(state) from error
     return _read(answer, state)
@@ -90,6 +100,14 @@ def runs(state: Path) -> bool:
         except OSError:
             return False
         return True
+
+
+def _owner(state: Path) -> str:
+    """Who has the folder, as far as this user can see."""
+    try:
+        return state.owner()
+    except (OSError, KeyError):
+        return "USER"
 
 
 def _nobody(state: Path) -> NoNodeRunsError:

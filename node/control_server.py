@@ -27,6 +27,8 @@ Handler = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
 MOST_CONNECTIONS: Final = 32
 REQUEST_TIMEOUT_S: Final = 10.0
+TURNS_TO_ACCEPT: Final = 5
+"""Turns of the event loop from a connection to the task that serves it."""
 GOODBYE_S: Final = 1.0
 """How long answers may take to leave when the node ends."""
 
@@ -76,6 +78,8 @@ class ControlServer:
         if self._server is None:
             return
         self._server.close()
+        for _ in range(TURNS_TO_ACCEPT):  # who was let in just now is served, not left to hang
+            await asyncio.sleep(0)
         if self._serving:  # whoever asked for the end is told of it
             await asyncio.wait(self._serving, timeout=GOODBYE_S)
         for task in list(self._serving):

@@ -111,6 +111,7 @@ class NodeProcess:
         self._server = ControlServer(self.settings.state_dir, verbs(self))
         await self._server.start()
         self._looking = asyncio.create_task(self._look())
+        self._looking.add_done_callback(self._fail_with)
 
     async def wait(self) -> None:
         """Returns when no coordinator is left, because they were left or drained.
@@ -263,9 +264,8 @@ class NodeProcess:
     def _has_ended(self, engagement: Engagement, task: asyncio.Task[None], forget: bool) -> None:
         if task.cancelled() or engagement not in self._engaged:
             return
-        if (fault := task.exception()) is not None:
-            if not self._over.done():
-                self._over.set_exception(fault)
+        if task.exception() is not None:
+            self._fail_with(task)
             return
         error, joined = engagement.error, engagement.joined
         if error is not None:
@@ -274,6 +274,12 @@ class NodeProcess:
                 with contextlib.suppress(FolkmootError):
                     self._book.remove(joined.name)
         self._end_if_alone(error)
+
+    def _fail_with(self, task: asyncio.Task[None]) -> None:
+        """Lets `wait` raise what a task of this process has failed with: nobody foresaw it."""
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None and not self._over.done():
+            self._over.set_exception(fault)
 
     def _end_if_alone(self, error: FolkmootError | None) -> None:
         if self._working() or self._over.done():
