@@ -55,6 +55,6 @@ def make_prober(
         return None
     experts = CanonicalExperts(source)
     judge = Judge(state, experts, identity, entry_log=entry_log) if audited else None
-    checker = Checker(identity.public, source.manifest, counters, watcher, judge, standings, on_convicted)
+    checker = Checker(identity.public, experts, counters, watcher, judge, standings, on_convicted)
     trials = Trials(experts, settings.rows)
     return Prober(source.manifest, trials, checker, counters, settings, ProbeMemory(state, source.manifest))

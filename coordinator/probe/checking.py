@@ -1,8 +1,9 @@
 """Whether answers to a probe are right, and what becomes of a node whose answers are not.
 
 Guarantees: an answer counts only when the node's key signed it for exactly the frame that was sent, as with any result; it is
-wrong only when it differs from the truth by more than `trust.recompute` allows the row. Where results are audited a wrong answer is
-a verdict with its evidence, like any wrong signed result. For one thread.
+wrong only when it differs from the truth by more than `trust.recompute` allows the row, which is looked into where it differs by more than
+every row is allowed. Where results are audited a wrong answer is a verdict with its evidence, like any wrong signed result. For one
+thread.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from statistics import median
 import numpy as np
 
 from ...errors import TrustError, WireError
-from ...ids import NodeId, short
-from ...models.manifest import Manifest
+from ...ids import ExpertKey, NodeId, short
 from ...protos.folkmoot.v1 import link_pb2
 from ...trust.audit_statements import OpeningKind
-from ...trust.recompute import Tolerance, compare
+from ...trust.expert_arithmetic import Floats, sizes
+from ...trust.recompute import PROFILE_TOLERANCE, Recomputed, Tolerance, compare, recompute
+from ..audit.canonical_weights import CanonicalExperts
+from ..audit.freed_memory import give_back
 from ..audit.judge import EvidenceNotWrittenError, Judge
 from ..audit.question import Question
 from ..audit.selection import SelectionCaps, cover
@@ -71,7 +74,7 @@ class Checker:
     def __init__(
         self,
         coordinator_key: bytes,
-        manifest: Manifest,
+        experts: CanonicalExperts,
         counters: DispatchCounters,
         watcher: Watcher | None,
         judge: Judge | None,
@@ -81,7 +84,7 @@ class Checker:
         """`watcher` is handed every answer that is the node's own; `judge` finds verdicts, None where nothing is audited;
         `on_convicted` hears of them once the node stands accordingly."""
         self._coordinator_key = coordinator_key
-        self._manifest = manifest
+        self._experts = experts
         self._counters = counters
         self._watcher = watcher
         self._judge = judge
@@ -108,7 +111,7 @@ class Checker:
 
     def _is_right(self, one: Asked) -> bool:
         host, sent = one.part.host, one.sent
-        task = one.part.task(self._coordinator_key, self._manifest, one.frame.layer, sent.sequence)
+        task = one.part.task(self._coordinator_key, self._experts.manifest, one.frame.layer, sent.sequence)
         try:
             accepted = accept(one.result, Expected(task, host.key))
         except (WireError, TrustError) as error:
@@ -123,35 +126,50 @@ class Checker:
         )
         if self._watcher is not None:
             self._watcher(verified)
+        signed = accepted.output.numpy()
+        return _is_near(signed, one.frame) or self._is_allowed(verified, one.frame, signed)
+
+    def _is_allowed(self, verified: VerifiedResult, frame: TrialFrame, signed: Floats) -> bool:
+        """Whether an answer that most honest nodes would not give is one all the same. Raises WrongAnswerError."""
+        rows, layer = len(frame.hidden), frame.layer
+        [selection] = cover(frame.pairs, rows, np.arange(rows), {}, SelectionCaps(rows, rows, rows))
+        with self._experts.in_turn:
+            recomputed = recompute(
+                self._experts.form(frame.trials[0].key),
+                lambda expert: self._experts.weights(ExpertKey(layer, expert)),
+                frame.hidden.double().numpy(),
+                selection.by_expert,
+            )
+            give_back()
         tolerance = self._judge.tolerance if self._judge is not None else Tolerance()
-        found = compare(accepted.output.numpy(), one.frame.answer, tolerance)
+        found = compare(signed, recomputed, tolerance)
         if not found.wrong:
             return True
-        if self._convicted(verified, one.frame):
+        if self._convicted(Question.about(verified, selection, OpeningKind.TIGHT), recomputed):
             return False
-        expert = int(one.frame.pairs.experts[found.worst])
+        expert = int(frame.pairs.experts[found.worst])
         raise WrongAnswerError(
-            f"rows with a known answer came back wrong: layer {one.frame.layer} expert {expert} is off by "
+            f"rows with a known answer came back wrong: layer {layer} expert {expert} is off by "
             f"{found.worst_error:.2%} of its size, allowed are {found.worst_allowed:.2%}"
         )
 
-    def _convicted(self, verified: VerifiedResult, frame: TrialFrame) -> bool:
+    def _convicted(self, question: Question, recomputed: Recomputed) -> bool:
         """Whether a verdict was found, which cuts the node off."""
         if self._judge is None:
             return False
-        rows = len(frame.hidden)
-        [selection] = cover(frame.pairs, rows, np.arange(rows), {}, SelectionCaps(rows, rows, rows))
-        question = Question.about(verified, selection, OpeningKind.TIGHT)
+        node = question.verified.host.node
         try:
-            verdict = self._judge.judge(question, frame.answer)
+            verdict = self._judge.judge(question, recomputed)
         except EvidenceNotWrittenError as error:
-            log.error(
-                "node %s answered a probe wrongly, and goes without a verdict: %s",
-                short(verified.host.node),
-                error,
-            )
+            log.error("node %s answered a probe wrongly, and goes without a verdict: %s", short(node), error)
             return False
         if verdict is not None:
-            self._standings.convicted(verified.host.node, verdict.what)
-            self._on_convicted(verified.host.node)
+            self._standings.convicted(node, verdict.what)
+            self._on_convicted(node)
         return verdict is not None
+
+
+def _is_near(signed: Floats, frame: TrialFrame) -> bool:
+    """Whether no row differs by more than every row is allowed."""
+    differences, truths = sizes([signed.astype(np.float64) - frame.answer]), sizes([frame.answer])
+    return bool((differences <= PROFILE_TOLERANCE * truths).all())

@@ -1,9 +1,9 @@
 """Rows for an expert with the answer that they must have.
 
 Guarantees: a trial's rows are random and its answer is computed in float64 from canonical bytes that were checked; what is kept of
-trials is bounded. For one thread.
+trials is bounded, and so is what making one takes: an expert's canonical bytes, and a slice of them as numbers. For one thread.
 
-Letters: r rows of one expert, R rows of a frame, H hidden size.
+Letters: r rows of one expert, R rows of a frame, H hidden size, I intermediate size.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import numpy as np
 import torch
 
 from ...ids import ExpertKey
+from ...kernels.by_rows import by_rows
+from ...kernels.expert import Expert
 from ...kernels.formats import DTYPES
-from ...trust.expert_arithmetic import ExpertRows
-from ...trust.honest_rounding import RoundingSpread
-from ...trust.recompute import Recomputed, recompute
+from ...trust.expert_arithmetic import Doubles, ExpertForm, activate
 from ..audit.canonical_weights import CanonicalExperts
+from ..audit.expert_sketching import slices
+from ..audit.freed_memory import give_back
 from ..dispatch.pairs import Pairs
 
 MOST_BYTES = 32 << 20
@@ -35,17 +37,17 @@ class Trial:
     Attributes:
         key: The expert.
         hidden: [r, H] in the model's dtype.
-        answer: What must come back for them.
+        answer: [r, H] what must come back for them, but for rounding.
     """
 
     key: ExpertKey
     hidden: torch.Tensor = field(repr=False)
-    answer: Recomputed = field(repr=False)
+    answer: Doubles = field(repr=False)
 
     @property
     def size(self) -> int:
         """About how many bytes it takes."""
-        return self.hidden.numel() * self.hidden.element_size() + self.answer.output.nbytes
+        return self.hidden.numel() * self.hidden.element_size() + self.answer.nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,17 +75,9 @@ class TrialFrame:
         return Pairs(experts, rows, np.ones(len(experts), np.float32))
 
     @cached_property
-    def answer(self) -> Recomputed:
-        """What must come back."""
-        answers = [trial.answer for trial in self.trials]
-        return Recomputed(
-            np.concatenate([answer.output for answer in answers]),
-            np.concatenate([answer.sizes for answer in answers]),
-            RoundingSpread(
-                np.concatenate([answer.rounding.mean for answer in answers]),
-                np.concatenate([answer.rounding.variance for answer in answers]),
-            ),
-        )
+    def answer(self) -> Doubles:
+        """[R, H] what must come back, but for rounding."""
+        return np.concatenate([trial.answer for trial in self.trials])
 
 
 def frames_of(trials: Sequence[Trial]) -> list[TrialFrame]:
@@ -125,16 +119,26 @@ class Trials:
         manifest = self._experts.manifest
         hidden = torch.randn(self._rows, manifest.hidden, generator=self._draws)
         hidden = hidden.to(DTYPES[manifest.dtype])  # [r, H]
-        pairs = ExpertRows(key.expert, np.arange(self._rows), np.ones(self._rows, np.float32))
         with self._experts.in_turn:
-            answer = recompute(
-                self._experts.form(key),
-                lambda expert: self._experts.weights(ExpertKey(key.layer, expert)),
-                hidden.double().numpy(),
-                [pairs],
-            )
+            answer = exact_answer(self._experts.form(key), self._experts.load(key), hidden)
+            give_back()
         trial = self._kept[key] = Trial(key, hidden, answer)
         self._bytes += trial.size
         while self._bytes > self._most_bytes and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].size
         return trial
+
+
+def exact_answer(form: ExpertForm, expert: Expert, hidden: torch.Tensor) -> Doubles:
+    """What an expert answers to rows [r, H]: [r, H] float64."""
+    parts = by_rows(expert)
+
+    def product(role: str, rows: torch.Tensor) -> torch.Tensor:
+        matrix, bias = parts[role]
+        sums = torch.cat([rows @ part.double().T for _, part in slices(matrix)], dim=1)
+        return sums if bias is None else sums + bias.double()
+
+    rows = hidden.double()
+    gate = product("gate", rows).numpy() if form.gated else None  # [r, I]
+    inner = activate(form, gate, product("up", rows).numpy())  # [r, I]
+    return product("down", torch.from_numpy(inner)).numpy()
