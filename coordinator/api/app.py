@@ -42,7 +42,7 @@ def create_app(
         registry: What `/metrics` shows.
         settings: How the API behaves.
         read_log: Gives what the public log serves at a path, from any thread; None, itself or given, serves nothing.
-        leaderboard: Gives the document of `/v1/leaderboard`, at once; None serves none.
+        leaderboard: Gives the document of `/v1/leaderboard`, from any thread; None serves none.
     """
     settings = settings or ApiSettings()
     app = FastAPI(title="Folkmoot", version=__version__, docs_url=None, redoc_url=None)

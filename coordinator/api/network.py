@@ -60,8 +60,8 @@ class NetworkRoutes:
         """Nodes, coverage and counters."""
         return self._network()
 
-    async def leaderboard(self) -> dict[str, Any]:
-        """Who has done how much, by public names."""
+    def leaderboard(self) -> dict[str, Any]:
+        """Who has done how much, by public names; in a thread, for it adds up what every node is owed."""
         return self._leaderboard() if self._leaderboard is not None else {}
 
     async def health(self) -> dict[str, Any]:

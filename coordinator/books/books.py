@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select
 
+from ...errors import FolkmootError
 from ...ids import NodeId
 from ...models.manifest import Manifest
 from .accounts import accounts, leaderboard
@@ -26,7 +27,7 @@ from .receipt_book import ReceiptBook, forget_sessions
 from .settings import BooksSettings
 from .standings import StandingShelf
 from .states import StateHistory, forget_states
-from .tables import facts, metadata, nodes, standings
+from .tables import credits, facts, metadata, nodes, standings
 from .upsert import upsert
 from .writer import BooksWriter
 
@@ -75,7 +76,10 @@ class Books:
                 forget_states(connection, oldest_unix_s)
                 forget_tickets(connection, oldest_unix_s)
 
-            database.write(forget)
+            try:
+                database.write(forget)
+            except FolkmootError as error:  # what is too much to forget at once is no reason not to start
+                log.warning("what is old cannot be forgotten: %s", error)
             database.read(self._load)
         except BaseException:
             database.close()
@@ -127,7 +131,8 @@ def _move_in(folder: Path, database: Database, coordinator: bytes) -> None:
 
         def copy(source: Connection, connection: Connection) -> int:
             used = any(
-                connection.execute(select(table).limit(1)).first() is not None for table in (nodes, standings)
+                connection.execute(select(table).limit(1)).first() is not None
+                for table in (nodes, standings, credits)
             )
             if used:
                 return 0

@@ -136,7 +136,7 @@ class Contributors:
         Returns:
             It fails, with a FolkmootError, when the books cannot be written at present.
         """
-        if (fault := self._writer.fault) is not None:
+        if (fault := self._writer.fault(self._group)) is not None:
             # Else those who ask again and again would fill the memory.
             failed: Future[None] = Future()
             failed.set_exception(fault)
@@ -173,6 +173,13 @@ def new_invite(connection: Connection, owner: str, public_name: str | None, now_
         OwnerNameError: when nobody can be called that, or there are too many invites.
     """
     check_owner(owner)
+    if public_name is not None and not (
+        0 < len(public_name.strip()) <= MAX_NAME and public_name.isprintable()
+    ):
+        raise OwnerNameError(
+            f"{public_name[:MAX_NAME]!r} is no public name",
+            advice=f"give one line of at most {MAX_NAME} characters",
+        )
     if connection.execute(select(func.count()).select_from(invites)).scalar_one() >= MOST_INVITES:
         raise OwnerNameError(
             f"there are {MOST_INVITES} invites already",

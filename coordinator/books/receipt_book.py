@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Column, Connection, bindparam, delete, or_, select, update
+from sqlalchemy import Column, Connection, bindparam, case, delete, or_, select, update
 
 from ...ids import NodeId
 from ...trust.logged_receipts import LoggedReceipt
@@ -23,8 +23,8 @@ from .tables import credits, sessions
 from .upsert import upsert
 from .writer import BooksWriter
 
-MOST_PROOFS: Final = 16
-"""How many sessions' proofs a node gets when it is back: the newest."""
+MOST_PROOFS: Final = 64
+"""How many sessions' proofs a node gets when it is back: those first that were never sent, and of these the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +112,23 @@ class ReceiptBook:
         return [SignedReceipt.decode(data) for data in found]
 
     def proofs_for(self, node: NodeId) -> list[LoggedReceipt]:
-        """Proofs for a node that is back: of receipts that it has not agreed with, and those that were never sent. Oldest
-        first, the newest `MOST_PROOFS`. Blocks.
+        """Proofs for a node that is back: of receipts that it has not agreed with, and those that were never sent. At most
+        `MOST_PROOFS`: those that were never sent before others, and the newest before older ones; in the order of time. Blocks.
         """
         query = (
             select(sessions.c.proof)
             .where(sessions.c.node == node, sessions.c.logged > 0)
             .where(or_(sessions.c.acknowledged < sessions.c.logged, sessions.c.shown < sessions.c.logged))
-            .order_by(sessions.c.issued_unix_s.desc(), sessions.c.session)
+            .order_by(
+                case((sessions.c.shown < sessions.c.logged, 0), else_=1),
+                sessions.c.issued_unix_s.desc(),
+                sessions.c.session,
+            )
             .limit(MOST_PROOFS)
         )
         found = self._database.read(lambda connection: connection.execute(query).scalars().all())
-        return [LoggedReceipt.decode(data) for data in reversed(found)]
+        proofs = [LoggedReceipt.decode(data) for data in found]
+        return sorted(proofs, key=lambda proof: proof.signed.receipt.issued_unix_s)
 
     def _durable(self, written: dict[NodeId, Credit]) -> None:
         self._owed.update(written)

@@ -57,7 +57,7 @@ class StandingShelf:
         """Waits until all that was put is durable, or cannot be made so now."""
         if self.saved:
             return None
-        if (fault := self._writer.fault) is not None:
+        if (fault := self._writer.fault(self._group)) is not None:
             return fault
         try:
             self._writer.flush(self._group, once=True).result(SAVE_WITHIN_S)

@@ -152,7 +152,7 @@ class BooksWriter:
         self._waiting: list[_Waiting] = []
         self._closing = threading.Event()
         self._close_by_s = 0.0
-        self._fault: FolkmootError | None = None
+        self._faults: dict[Group, FolkmootError] = {}
         self._said_s = 0.0
         self.failures = 0
         self._thread = threading.Thread(target=self._run, name="folkmoot-books", daemon=True)
@@ -167,10 +167,9 @@ class BooksWriter:
         """Starts the thread."""
         self._thread.start()
 
-    @property
-    def fault(self) -> FolkmootError | None:
-        """Why the books could not be written the last time it was tried; None when they could."""
-        return self._fault
+    def fault(self, group: Group) -> FolkmootError | None:
+        """Why a group could not be written the last time it was tried; None when it could."""
+        return self._faults.get(group)
 
     @property
     def waiting(self) -> int:
@@ -239,7 +238,7 @@ class BooksWriter:
             failed = {one.group for one in taken if self._written([one]) is not None}
         elif fault is not None:
             failed = set(self._groups)
-        self._fault = fault
+        self._faults = {} if fault is None else dict.fromkeys(failed, fault)
         for one in waiting:
             if one.group not in failed:
                 if one.future.set_running_or_notify_cancel():

@@ -133,10 +133,11 @@ def check(village: Village, points: int, capsys: pytest.CaptureFixture[str]) -> 
         village.check_killed()
         village.network.heal()
         village.until_balanced()
-        print(f"point {point}: {sum(one.total for one in village.held().values())} results", flush=True)
         results = sum(one.total for one in village.held().values())
         assert results >= earned
         earned = results
+        with capsys.disabled():
+            print(f"\npoint {point + 1} of {points}: {results} results receipted", end="", flush=True)
     assert earned > points
     assert len(village.held()) > points, "there were new sessions after each kill"
     capsys.readouterr()

@@ -80,6 +80,15 @@ def test_nobody_is_called_that(
         visitor.invite(name, None, JOIN_SECRET)
 
 
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 65])
+def test_nobody_is_called_that_in_public(
+    name: str, open_books: OpenBooks, settings: BooksSettings, tmp_path: Path
+) -> None:
+    open_books().close()
+    with Visitor(settings, tmp_path) as visitor, pytest.raises(OwnerNameError, match="public"):
+        visitor.invite("Ada", name, JOIN_SECRET)
+
+
 async def test_nodes_that_join_with_an_owners_invite_are_the_owners(
     books: Books, settings: BooksSettings, tmp_path: Path
 ) -> None:
@@ -125,7 +134,7 @@ async def test_while_the_books_cannot_be_written_nobody_enrols_and_nobody_is_cut
                     await late.join()
             await network.check(0)
             assert network.seen(node).state.value == "ready"
-        await network.until(lambda: books.writer.fault is None, 60.0)
+        await network.until(lambda: not books.writer.waiting, 60.0)
         await network.join(identity=identity)
 
 

@@ -157,8 +157,9 @@ def test_nothing_is_lost_nor_counted_twice(
                 "nothing is told that is not durable"
             )
         assert time.monotonic() - began_s < PATIENCE_S / 2
-        until(lambda: books.writer.fault is not None)
-        assert isinstance(books.writer.fault, BooksUnavailableError | BooksFullError)
+        group = books.receipts._group
+        until(lambda: books.writer.fault(group))
+        assert isinstance(books.writer.fault(group), BooksUnavailableError | BooksFullError)
         late = books.contributors.enrolled(NODE, "oak", "0.1", None, b"t", (1, 10**10))
         with pytest.raises((BooksUnavailableError, BooksFullError)):
             late.result(PATIENCE_S)
@@ -186,6 +187,7 @@ def test_what_is_refused_keeps_nothing_else_back(books: Books, monkeypatch: pyte
     assert books.receipts.owed()[NODE].results == 1
     assert books.writer.failures > 0
     assert books.writer.waiting == 1
+    books.contributors.enrolled(NODE, "oak", "0.1", None, b"t", (1, 10**10)).result(PATIENCE_S)
     monkeypatch.undo()
     until(lambda: not books.writer.waiting)
 

@@ -155,6 +155,11 @@ def test_proofs_wait_for_a_node_that_is_away(desk: Desk) -> None:
         desk.book.agreed(proof.signed.receipt.session, proof.signed.receipt.number)
     desk.book.flush().result(60)
     assert [proof.signed.receipt.session[0] for proof in desk.book.proofs_for(node)] == [1, 2]
+    for proof in waiting:
+        desk.book.agreed(proof.signed.receipt.session, 0)
+    desk.book.flush().result(60)
+    sessions = [proof.signed.receipt.session[0] for proof in desk.book.proofs_for(node)]
+    assert sessions == [1, 2, *range(5, MOST_PROOFS + 3)], "what was never sent comes before what was"
 
 
 def test_what_the_log_is_not_known_to_have_is_logged_after_a_restart(tmp_path: Path) -> None:
