@@ -214,7 +214,7 @@ async def test_whoever_is_wrong_from_the_start_never_gets_traffic(
 ) -> None:
     async with whole_network(model.prepared, tmp_path, nodes=1, **PROBED) as network:
         folder = tmp_path / "cheat"
-        kind = partial(AdversaryNode, adversary=adversary)
+        kind: Any = partial(AdversaryNode, adversary=adversary)
         async with running_node(network.coordinator.invite, folder, kind=kind) as cheat:
             async with asyncio.timeout(PATIENCE_S):
                 with pytest.raises(NodeRefusedError, match="a result that it signed was wrong"):

@@ -45,7 +45,6 @@ class ScriptedLink:
         self.holdings: list[link_pb2.Holdings] = []
         self.wishes: list[link_pb2.Wish] = []
         self.leaving = ""
-        self.wishes: list[link_pb2.Wish] = []
         self.ended = False
         self._coordinator = coordinator
         self._outgoing: asyncio.Queue[link_pb2.CoordinatorMessage | bytes | None] = asyncio.Queue()
@@ -221,8 +220,6 @@ class ScriptedLink:
                     self.openings[message.opening.nonce] = message.opening
                 case "pong":
                     self._pongs.append(message.pong.token)
-                case "wish":
-                    self.wishes.append(message.wish)
                 case "wish":
                     self.wishes.append(message.wish)
                 case "leaving":
