@@ -6,6 +6,7 @@ said before the first question; standard output has the path of the file and not
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -57,5 +58,10 @@ def init(
 
 
 def _ask(question: str, default: str) -> str:
-    answer: str = typer.prompt(question, default=default, err=True)
+    """What was typed, from standard input; the question goes where it does not mix with the result."""
+    print(f"{question} [{default}]: ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer:
+        say()
+        raise typer.Abort
     return answer

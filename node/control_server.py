@@ -77,9 +77,12 @@ class ControlServer:
         """Listens no more; stopping twice is harmless."""
         if self._server is None:
             return
-        self._server.close()
-        for _ in range(TURNS_TO_ACCEPT):  # who was let in just now is served, not left to hang
+        # Who was let in just now is served first: closing a server in between leaves the connection open (Python 3.11).
+        for listener in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+        for _ in range(TURNS_TO_ACCEPT):
             await asyncio.sleep(0)
+        self._server.close()
         if self._serving:  # whoever asked for the end is told of it
             await asyncio.wait(self._serving, timeout=GOODBYE_S)
         for task in list(self._serving):
@@ -100,8 +103,10 @@ class ControlServer:
         except OSError as error:
             log.debug("whoever asked has gone: %s", error)
         finally:
-            self._serving.discard(task)
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            self._serving.discard(task)
 
     async def _answer(self, reader: asyncio.StreamReader) -> dict[str, Any]:
         try:
