@@ -43,6 +43,7 @@ PROMISED_CALLS: Final = 228
 """Within so many calls an adversary that always cheats is to be caught, in 99 % of runs."""
 SELDOM: Final = frozenset({Adversary.ONE_ROW_IN_128, Adversary.WHEN_UNWATCHED})
 """Adversaries that do not always cheat."""
+_NOT_REHEARSED: Final = frozenset({Adversary.FORGED_OPENING, Adversary.FIXED_DIRECTION})
 _ROWS_COUNT: Final = frozenset({Adversary.ONE_ROW_IN_128})
 """Adversaries to whom it matters how many rows passed between audits."""
 _FRAMES_COUNT: Final = frozenset({Adversary.WHEN_UNWATCHED, Adversary.STALE_OUTPUT})
@@ -50,8 +51,10 @@ _FRAMES_COUNT: Final = frozenset({Adversary.WHEN_UNWATCHED, Adversary.STALE_OUTP
 
 
 def rehearsed(adversary: Adversary) -> bool:
-    """Whether there is a verdict to rehearse: not where results are rejected at sight, or are right."""
-    return adversary.fate is not Fate.REJECTED and adversary is not Adversary.FORGED_OPENING
+    """Whether there is a verdict to rehearse: not where results are rejected at sight, or are right, nor of what no single audit shows,
+    for nothing here adds up what many have seen.
+    """
+    return adversary.fate is not Fate.REJECTED and adversary not in _NOT_REHEARSED
 
 
 @dataclass(frozen=True)
