@@ -60,6 +60,7 @@ async def test_a_node_serves_only_after_it_was_right(tmp_path: Path) -> None:
         assert seen.bytes_per_second is not None
         assert seen.results_verified == len(node.frames) <= 2
         assert sum(frame.hidden.shape[0] for frame in node.frames) <= 4 * 2
+        await network.until(lambda: state_of(node.told[-1].state) is NodeState.READY, PATIENCE_S)
         states = [state_of(change.state) for change in node.told]
         assert states == [NodeState.JOINING, NodeState.DOWNLOADING, NodeState.PROBING, NodeState.READY]
         await network.check(0)
