@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from folkmoot.cli.child import Child
+from folkmoot.cli.child import Child, ChildEndedError
 from folkmoot.client import FolkmootClient
+from folkmoot.errors import UnavailableError
 from folkmoot.node.control import ask, runs
 from folkmoot.trust.invite import Invite
 
@@ -81,13 +82,29 @@ class ProcessNetwork:
             log = self._folder / "logs" / f"{self._starts}-{name}.log"
             self._children[name] = Child(name, arguments, log, self._environment)
         if "coordinator" in names:
-            ready = json.loads(self._children["coordinator"].read_line())
+            ready = json.loads(self._first_line())
             self.invite, self.api_url = ready["invite"], ready["api"]
             api_port = int(self.api_url.rpartition(":")[2])
             self._ports = {"--port": Invite.parse(self.invite).port, "--api-port": api_port}
         for name in names:
             if name != "coordinator":
                 self._children[name].tell(self.invite)
+
+    def _first_line(self) -> str:
+        """What the coordinator says when it takes nodes. While it was down, another program's connection may have got its port: it is
+        started again until that ends."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self._children["coordinator"].read_line()
+            except ChildEndedError as error:
+                if error.exit_code != UnavailableError.exit_code or time.monotonic() > deadline:
+                    raise
+            self._children.pop("coordinator").end()
+            time.sleep(POLL_S)
+            self._starts += 1
+            log = self._folder / "logs" / f"{self._starts}-coordinator.log"
+            self._children["coordinator"] = Child("coordinator", self._serve(), log, self._environment)
 
     def kill(self, name: str) -> None:
         """SIGKILL: no goodbye, no clean-up."""
