@@ -114,6 +114,7 @@ class ScriptedNode:
         self._first_answer: link_pb2.Result | None = None
         self._channel: grpc.aio.Channel | None = None
         self._call: Any = None
+        self._writing = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
 
     async def channel(self) -> grpc.aio.Channel:
@@ -192,7 +193,8 @@ class ScriptedNode:
 
     async def send(self, message: link_pb2.NodeMessage) -> None:
         """Sends anything."""
-        await self._call.write(message)
+        async with self._writing:  # a call takes one message at a time
+            await self._call.write(message)
 
     async def wish(self, wish: Wish, reason: str = "as scripted", *, at_once: bool = False) -> None:
         """Says what its contributor wants."""
