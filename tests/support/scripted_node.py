@@ -7,6 +7,7 @@ what a test sees is the fault's doing. It holds whatever it is told to hold, wit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from enum import Enum, auto
 from typing import Any
@@ -216,6 +217,11 @@ class ScriptedNode:
             link_pb2.NodeMessage(holdings=link_pb2.Holdings(epoch=self.epoch, ready=ranges, bytes_held=1))
         )
 
+    async def _reply(self, message: link_pb2.NodeMessage) -> None:
+        """Sends an answer; where the stream has ended, reading says why."""
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self.send(message)
+
     async def _serve(self) -> None:
         while True:
             message = await self._call.read()
@@ -223,7 +229,7 @@ class ScriptedNode:
                 return
             match message.WhichOneof("body"):
                 case "ping":
-                    await self.send(link_pb2.NodeMessage(pong=link_pb2.Pong(token=message.ping.token)))
+                    await self._reply(link_pb2.NodeMessage(pong=link_pb2.Pong(token=message.ping.token)))
                 case "assignment":
                     self.epoch = message.assignment.epoch
                     self.assigned = [
@@ -262,7 +268,7 @@ class ScriptedNode:
                     else link_pb2.Refusal.REASON_NOT_HELD
                 )
                 refusal = link_pb2.Refusal(sequence=sequence, reason=reason, detail="as scripted")
-                await self.send(link_pb2.NodeMessage(refusal=refusal))
+                await self._reply(link_pb2.NodeMessage(refusal=refusal))
                 return
         result = self._result(frame)
         if self.fault is Fault.REPLAY and self._first_answer is not None:
@@ -273,7 +279,7 @@ class ScriptedNode:
         if self.fault is Fault.UNASKED:
             result.sequence = sequence + 1000
         for _ in range(2 if self.fault is Fault.TWICE else 1):
-            await self.send(link_pb2.NodeMessage(result=result))
+            await self._reply(link_pb2.NodeMessage(result=result))
 
     def _result(self, frame: link_pb2.Frame) -> link_pb2.Result:
         layer = frame.layer
