@@ -1,7 +1,7 @@
 """Tasks that end before what comes next begins.
 
-Guarantees: whoever awaits `in_thread` or `uninterrupted` goes on, even when cancelled, only after the work has ended, so
-nothing keeps working on a file behind the back of what comes next; after `ended`, none of the tasks runs any more.
+Guarantees: whoever awaits `in_thread` or `uninterrupted` goes on, however often it is cancelled, only after the work has ended,
+so nothing keeps working on a file behind the back of what comes next; after `ended`, none of the tasks runs any more.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     """Awaits work that is done to its end even when the one who awaits it is cancelled; only then that one goes on."""
     task = asyncio.create_task(work)
     try:
-        return await asyncio.shield(task)
+        await _done(task)
     except asyncio.CancelledError:
-        await asyncio.wait({task})
         if not task.cancelled():
             task.exception()  # the one that was cancelled is not told of it
         raise
+    return task.result()
 
 
 async def abandonable(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
@@ -63,4 +63,21 @@ async def ended(*tasks: asyncio.Task[Any]) -> None:
     """Cancels tasks and waits for them; what they raise is not asked for any more."""
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        await _done(*tasks)
+    finally:
+        for task in tasks:
+            if not task.cancelled():
+                task.exception()
+
+
+async def _done(*tasks: asyncio.Task[Any]) -> None:
+    """Returns when all have ended; being cancelled meanwhile is answered only then, once."""
+    cancelled: asyncio.CancelledError | None = None
+    while left := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(left)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
