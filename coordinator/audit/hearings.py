@@ -170,7 +170,7 @@ class Hearings:
         planned = PlannedFrame(0, local, np.arange(count), local, work)
         frame = frame_to(asked.host, layer, planned, hidden, partial(self._ended, asked))
         deadline_ms = frame.message.frame.deadline_ms
-        asked.part = Part(0, asked.host, planned, hidden, deadline_ms, time.monotonic())
+        asked.part = Part((0,), asked.host, planned, hidden, deadline_ms, time.monotonic())
         return frame
 
     def _ended(self, asked: Asked, frame: SentFrame, ending: Ending) -> None:

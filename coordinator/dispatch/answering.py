@@ -65,9 +65,10 @@ class LateAnswers:
 
     def take(self) -> None:
         """Looks at all that has come. For one thread."""
-        late, self._late = self._late, []
+        late = self._late
         for frame, part, ending in late:
             self._ended(frame, part, ending)
+        late.clear()
         while True:
             try:
                 event = self._inbox.get_nowait()
@@ -80,11 +81,15 @@ class LateAnswers:
         network, race = self._network, part.race
         if isinstance(ending, Failure):
             network.counters.failed(ending.value)
-        elif accept_answer(network, self._layer, frame, part, ending) and race is not None:
+        elif accept_answer(network, self._layer, frame, part, ending):
+            assert race is not None, "only what was raced is lost"
             race.answered(part)
             if network.watcher is not None and part.verified is not None:
                 network.watcher(part.verified)
             self._compare(race)
+            return
+        if race is not None:
+            race.failed(part)
 
     def _compare(self, race: Race) -> None:
         """Hands both answers on, once they are there."""

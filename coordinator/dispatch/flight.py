@@ -2,8 +2,8 @@
 
 Guarantees: `result` returns only when every pair of the routing is in exactly one verified result, or was computed here; a frame
 that fails, for whatever reason, is planned again over the replicas that have not failed this call; when an expert has none left, the
-call waits for one to appear, and gives up after `expert_wait_s`. Outputs are added in the order in which frames were planned,
-so the sum does not depend on who answers first. A frame that takes longer than its host usually does is sent to another replica
+call waits for one to appear, and gives up after `expert_wait_s`. Outputs are added in the order in which frames were planned, and
+those that stand in for a slow one at its place, so the sum does not depend on who answers first. A frame that takes longer than its host usually does is sent to another replica
 as well, where one is expected to be faster: the side whose answers are all verified first is used, and the other is not waited
 for. Nothing a node does raises anything but `ExpertsUnavailableError`.
 
@@ -70,7 +70,7 @@ class Flight:
         self._late_answers: LateAnswers | None = None
         self._own_parts: list[OwnPart] = []
         self._orphans: Pairs | None = None
-        self._outputs: dict[int, tuple[PlannedFrame, torch.Tensor]] = {}
+        self._outputs: dict[tuple[int, ...], tuple[PlannedFrame, torch.Tensor]] = {}
         self._planned = 0
         self._excluded: dict[AnyHost, float] = {}
         self._trouble_since: float | None = None
@@ -242,16 +242,18 @@ class Flight:
         """Sends the rows of each frame that has taken too long to others as well, where that may help."""
         network, now = self._network, time.monotonic()
         for part in [part for part in self._parts.values() if part.hedge_at_s <= now]:
-            part.hedge_at_s = inf
             layer = network.directory.layer(self._layer)
             usable = [
                 host is not part.host and host not in self._excluded and not isinstance(host, OwnHost)
                 for host in layer.hosts
             ]
             planned, estimates = self._plan(part.planned.pairs, layer, usable)
-            if not network.hedging.worth(planned, estimates, now - part.sent_s):
+            if not network.hedging.claim(planned, estimates, now - part.sent_s):
+                # The longer a frame has been waited for, the sooner others can be expected to be faster.
+                later_s = now + max(now - part.sent_s, network.settings.hedge_least_s)
+                part.hedge_at_s = later_s if planned.orphans is None else inf
                 continue
-            seconds = self._prepare_all(planned, layer.hosts)
+            seconds = self._prepare_all(planned, layer.hosts, part)
             race = Race(part, [self._parts[frame] for _, frame in seconds])
             for one in race.parts:
                 one.race, one.hedge_at_s = race, inf
@@ -321,17 +323,20 @@ class Flight:
         planned = plan(pairs, holders, estimates, layer.expert_bytes, network.caps, cost_s, turn=self._layer)
         return planned, estimates
 
-    def _prepare_all(self, planned: Plan, hosts: Sequence[AnyHost]) -> list[tuple[Host, SentFrame]]:
+    def _prepare_all(
+        self, planned: Plan, hosts: Sequence[AnyHost], instead_of: Part | None = None
+    ) -> list[tuple[Host, SentFrame]]:
         """The frames that are to be sent; what is for the coordinator itself is put aside."""
         frames: list[tuple[Host, SentFrame]] = []
-        for frame in planned.frames:
+        for number, frame in enumerate(planned.frames):
             host = hosts[frame.host]
+            order = (self._planned,) if instead_of is None else (*instead_of.order, number)
+            self._planned += 1
             if isinstance(host, OwnHost):
                 groups = host.take(self._layer, frame.local)
-                self._own_parts.append(OwnPart(self._planned, host, frame, groups))
-                self._planned += 1
+                self._own_parts.append(OwnPart(order, host, frame, groups))
             else:
-                frames.append((host, self._prepare(frame, host)))
+                frames.append((host, self._prepare(frame, host, order)))
         return frames
 
     def _send(self, frames: list[tuple[Host, SentFrame]], pairs: Pairs) -> None:
@@ -346,16 +351,15 @@ class Flight:
             return self._hidden
         return self._hidden.index_select(0, torch.from_numpy(planned.rows))
 
-    def _prepare(self, planned: PlannedFrame, host: Host) -> SentFrame:
+    def _prepare(self, planned: PlannedFrame, host: Host, order: tuple[int, ...]) -> SentFrame:
         hidden = self._rows_of(planned)
         frame = frame_to(host, self._layer, planned, hidden, self._on_end)
         deadline_ms = frame.message.frame.deadline_ms
-        part = Part(self._planned, host, planned, hidden, deadline_ms, time.monotonic())
+        part = Part(order, host, planned, hidden, deadline_ms, time.monotonic())
         hedging = self._network.hedging
         if hedging.enabled:
             part.hedge_at_s = part.sent_s + hedging.patience_s(host, planned.work, frame.deadline_s)
         self._parts[frame] = part
-        self._planned += 1
         return frame
 
     def _on_end(self, frame: SentFrame, ending: Ending) -> None:

@@ -109,9 +109,9 @@ class Hedging:
             self._seconds, self._second_work = seconds, second_work
             return True
 
-    def worth(self, planned: Plan, estimates: Sequence[HostEstimate], waited_s: float) -> bool:
-        """Whether these second frames may be sent: others have all of the first one's experts, each can be expected to be done
-        sooner than the first has been waited for, and there is a share left; then they are counted as sent."""
+    def claim(self, planned: Plan, estimates: Sequence[HostEstimate], waited_s: float) -> bool:
+        """Takes these second frames out of the share; whether they may be sent: others have all of the first one's experts, each can be expected to be done
+        sooner than the first has been waited for, and there is a share left."""
         seconds = planned.frames
         if planned.orphans is not None or not 0 < len(seconds) <= MOST_SECONDS:
             return False

@@ -8,7 +8,6 @@ the event loop's.
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +25,6 @@ from .pairs import PairsMemory
 from .plan import FrameCaps
 from .referee import Referee
 from .verified_result import RivalsWatcher, Watcher
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

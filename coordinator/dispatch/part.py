@@ -1,7 +1,8 @@
-"""A frame of a layer call that is out, and the race between two answers to the same rows: pure.
+"""A frame of a layer call that is out, and the race between two answers to the same rows. Nothing here waits or sends.
 
 Guarantees: a race is won by whichever side has all of its answers first, and never by both; its pairs have to be planned again
-only once both sides have failed; a side that cannot win any more is not waited for.
+only once both sides have failed; a side that cannot win any more is not waited for. When all of a race have ended its parts know
+of it no more, so what they hold is freed at once.
 
 Letters: R rows of the frame, H hidden size.
 """
@@ -30,7 +31,7 @@ class Part:
     """A frame of a call: where it went and what was in it.
 
     Attributes:
-        order: Its place in the sum.
+        order: Its place in the sum; of one that stands in for another, that one's place and then its own number.
         host: Whom it was sent to.
         planned: Its pairs and rows.
         hidden: [R, H] what was sent; nobody else writes to it.
@@ -42,7 +43,7 @@ class Part:
         output, verified: Its answer, once it was accepted.
     """
 
-    order: int
+    order: tuple[int, ...]
     host: Host
     planned: PlannedFrame
     hidden: torch.Tensor
@@ -87,7 +88,7 @@ class Part:
 class OwnPart:
     """What of this call the coordinator computes itself: its place in the sum, who computes it, and what is in it."""
 
-    order: int
+    order: tuple[int, ...]
     host: OwnHost
     planned: PlannedFrame
     groups: list[Group]
@@ -138,6 +139,7 @@ class Race:
     def answered(self, part: Part) -> bool:
         """An answer came that counts; whether that decides the race."""
         self._answered.add(part)
+        self._dissolve()
         side = self._side(part)
         if self.winners or self._failed.intersection(side) or not self._answered.issuperset(side):
             return False
@@ -147,6 +149,7 @@ class Race:
     def failed(self, part: Part) -> bool:
         """An answer will not come, or does not count; whether that leaves the pairs without any."""
         self._failed.add(part)
+        self._dissolve()
         return not self.winners and all(
             self._failed.intersection(side) for side in ((self.first,), self.seconds)
         )
@@ -168,6 +171,11 @@ class Race:
     def complete(self) -> bool:
         """Whether both sides have answered, so that they can be compared."""
         return self._answered.issuperset(self.parts)
+
+    def _dissolve(self) -> None:
+        if self._answered.union(self._failed).issuperset(self.parts):
+            for part in self.parts:
+                part.race = None
 
     def _side(self, part: Part) -> tuple[Part, ...]:
         return (self.first,) if part is self.first else self.seconds

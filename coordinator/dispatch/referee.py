@@ -32,8 +32,8 @@ class Referee:
         with self._lock:
             self._waiting.put(answers)
             if not self._running:
-                self._running = True
                 threading.Thread(target=self._run, name="folkmoot-referee", daemon=True).start()
+                self._running = True
 
     def _run(self) -> None:
         while True:

@@ -5,10 +5,13 @@ both answers are compared in the end."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from itertools import pairwise
 from math import inf
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folkmoot.coordinator.dispatch.choice import HostEstimate
+from folkmoot.coordinator.dispatch.counters import DispatchCounters
+from folkmoot.coordinator.dispatch.directory import Directory
+from folkmoot.coordinator.dispatch.flight import Flight
 from folkmoot.coordinator.dispatch.hedging import (
     FEWEST,
     FORGOTTEN_AFTER,
@@ -25,13 +31,15 @@ from folkmoot.coordinator.dispatch.hedging import (
     Hedging,
     UsualTimes,
 )
-from folkmoot.coordinator.dispatch.network_experts import DispatchSettings
+from folkmoot.coordinator.dispatch.host import SentFrame
+from folkmoot.coordinator.dispatch.network_experts import DispatchSettings, NetworkExperts
 from folkmoot.coordinator.dispatch.pairs import Pairs
 from folkmoot.coordinator.dispatch.part import Part, Race
 from folkmoot.coordinator.dispatch.plan import Plan, PlannedFrame
 from folkmoot.coordinator.dispatch.verified_result import Rivals, VerifiedResult
 from folkmoot.coordinator.self_host.own_host import OwnHost
 from folkmoot.errors import UsageError
+from folkmoot.ids import ExpertKey
 from folkmoot.models.pool import StepTally
 from folkmoot.tests.support.asked_node import AskedNode
 from folkmoot.tests.support.memory_experts import MemoryExperts
@@ -51,7 +59,7 @@ def frames(count: int, work: float = 100.0) -> Plan:
 
 def part(order: int) -> Part:
     planned = frames(1).frames[0]
-    return Part(order, HOST, planned, torch.zeros(2, 16), 1000, 0.0)
+    return Part((order,), HOST, planned, torch.zeros(2, 16), 1000, 0.0)
 
 
 def test_what_is_usual_is_a_high_quantile_of_recent_times_of_such_frames() -> None:
@@ -83,7 +91,7 @@ def test_second_frames_are_never_more_than_their_share(calls: list[tuple[int, fl
     for count, work, slow in calls:
         hedging.sent(count, count * work)
         sent, sent_work = sent + count, sent_work + count * work
-        if slow and hedging.worth(frames(count, work), [FAST], 10.0):
+        if slow and hedging.claim(frames(count, work), [FAST], 10.0):
             seconds, second_work = seconds + count, second_work + count * work
         assert sent < FORGOTTEN_AFTER
         assert seconds <= 0.05 * sent and second_work <= 0.05 * sent_work * (1 + 1e-9)
@@ -94,7 +102,7 @@ def test_a_long_quiet_time_does_not_save_up_a_flood() -> None:
     for _ in range(100_000):
         hedging.sent(1, 100.0)
     burst = 0
-    while hedging.worth(frames(1), [FAST], 10.0):
+    while hedging.claim(frames(1), [FAST], 10.0):
         burst += 1
     assert 0 < burst <= 0.05 * FORGOTTEN_AFTER
 
@@ -115,8 +123,8 @@ def test_where_nobody_can_help_nothing_is_sent(
 ) -> None:
     hedging = Hedging(0.5, 0.98, 0.05)
     hedging.sent(1000, 1e9)
-    assert not hedging.worth(planned, [estimate], waited_s)
-    assert hedging.worth(frames(1), [FAST], 1.0)
+    assert not hedging.claim(planned, [estimate], waited_s)
+    assert hedging.claim(frames(1), [FAST], 1.0)
 
 
 @given(st.integers(1, 4), st.randoms(use_true_random=False), st.lists(st.booleans(), min_size=5, max_size=5))
@@ -233,21 +241,147 @@ async def test_a_second_answer_that_was_forged_is_rejected_and_not_compared() ->
         assert network.counters.totals().hedges_compared == 0
 
 
-async def test_without_a_share_nobody_is_asked_twice() -> None:
-    async with running_hub(dispatch={"hedge_share": 0.0}, frame_deadline_s=60.0) as network:
-        nodes = await network.join_ready(None, None)
-        know(network)
-        for node in nodes:
-            node.paused.clear()
-        call = asyncio.create_task(network.check(0, seed=500))
-        await network.until(lambda: any(node.frames for node in nodes), limit_s=60)
-        await asyncio.sleep(0.8)  # longer than anybody would be waited for
-        assert network.counters.totals().hedges == 0
-        for node in nodes:
-            node.paused.set()
-        await call
+class DirectLoop:
+    """An event loop that does at once what it is given."""
+
+    def call_soon_threadsafe(self, call: Callable[..., None], *arguments: Any) -> None:
+        call(*arguments)
 
 
-def test_the_sum_has_the_winners_place() -> None:
-    orders = [one.order for one in Race(part(3), [part(5), part(6)]).parts]
-    assert all(first < second for first, second in pairwise(orders))
+class Slowing(AskedNode):
+    """A node that keeps its frames while it stalls, and of which some time is expected.
+
+    Attributes:
+        stalls: Whether it keeps them.
+        start_s: When it could begin.
+        kept: What it was sent meanwhile.
+    """
+
+    stalls = False
+    start_s = 0.001
+
+    def __init__(self, model: MemoryExperts) -> None:
+        super().__init__(model, bytes(32))
+        self.kept: list[SentFrame] = []
+
+    def estimate(self) -> HostEstimate:
+        """As it was set."""
+        return HostEstimate(self.start_s, 1e-10)
+
+    def send(self, frame: SentFrame) -> None:
+        """Answers at once, or keeps it."""
+        if self.stalls:
+            self.kept.append(frame)
+        else:
+            super().send(frame)
+            self.frames.clear()
+
+    def go_on(self) -> None:
+        """Answers what it kept."""
+        self.stalls = False
+        while self.kept:
+            self.send(self.kept.pop())
+
+
+class Neighbours:
+    """Four experts, each on a node of its own, and a node that has all but can seldom be expected to be of use.
+
+    Attributes:
+        nodes: The four.
+        spare: The other.
+    """
+
+    def __init__(self, share: float = 0.5) -> None:
+        model = MemoryExperts(hidden=64, intermediate=48)
+        directory = Directory(model.manifest)
+        self.counters = DispatchCounters()
+        self.network = NetworkExperts(
+            DirectLoop(),  # type: ignore[arg-type]
+            directory,
+            model.manifest,
+            bytes(32),
+            self.counters,
+            DispatchSettings(hedge_share=share, hedge_least_s=0.02),
+        )
+        self.nodes = [Slowing(model) for _ in range(4)]
+        for expert, node in enumerate(self.nodes):
+            directory.update(node, frozenset({ExpertKey(0, expert)}))
+        self.spare = Slowing(model)
+        self.spare.start_s = 1e6
+        directory.update(self.spare, frozenset(model.manifest.experts))
+        self.network.hedging.sent(1000, 1e12)
+        for node in self.nodes:
+            for size in range(40):
+                for _ in range(2 * FEWEST):
+                    self.network.hedging.took(node, 1.5 * 2**size, 0.001)
+        self._call = model.routing(16, top_k=4)
+
+    def call(self) -> Flight:
+        """The same call each time, of a frame to each of the four."""
+        return self.network.submit(0, *self._call, StepTally())
+
+
+def test_without_a_share_no_frame_is_ever_too_slow() -> None:
+    for share, patience_s in ((0.0, inf), (0.5, 0.02)):
+        here = Neighbours(share)
+        for node in here.nodes:
+            node.stalls = True
+        flight = here.call()
+        hedged = [part.hedge_at_s - part.sent_s for part in flight._parts.values()]
+        assert hedged == pytest.approx([patience_s] * 4)
+        for node in here.nodes:
+            node.go_on()
+        assert len(flight.result()) == 16
+
+
+@pytest.mark.parametrize("slow", range(4))
+def test_the_sum_has_the_same_bits_whoever_answers_first(slow: int) -> None:
+    here = Neighbours()
+    expected = here.call().result()
+    assert here.counters.totals().frames == 4, "or there is no order to speak of"
+    here.nodes[slow].stalls = True
+    flight = here.call()
+    here.spare.start_s = 0.001
+    assert torch.equal(flight.result(), expected)
+    assert here.counters.totals().hedges_won == 1
+
+
+def test_who_cannot_help_yet_is_thought_of_again() -> None:
+    here = Neighbours()
+    here.nodes[0].stalls = True
+    here.spare.start_s = 0.15  # several looks
+    assert len(here.call().result()) == 16
+    assert here.counters.totals().hedges_won == 1
+
+
+def test_a_race_that_is_over_holds_nothing() -> None:
+    here = Neighbours()
+    gc.collect()
+    gc.disable()
+    try:
+        here.nodes[1].stalls = True
+        flight = here.call()
+        here.spare.start_s = 0.001
+        flight.result()
+        gone = weakref.ref(flight)
+        del flight
+        assert gone() is not None, "its answer is out"
+        here.nodes[1].go_on()
+        ends_s = time.monotonic() + 60
+        while gone() is not None:
+            assert time.monotonic() < ends_s, "it waits for the garbage collector"
+            time.sleep(0.005)
+    finally:
+        gc.enable()
+
+
+def test_a_race_whose_parts_have_all_ended_lets_them_go() -> None:
+    for ends in ("answered", "failed"):
+        race = Race(part(0), [part(1), part(2)])
+        for one in race.parts:
+            one.race = race
+        race.answered(race.first)
+        race.failed(race.seconds[0])
+        assert race.first.race is race
+        getattr(race, ends)(race.seconds[1])
+        assert [one.race for one in race.parts] == [None] * 3
