@@ -64,7 +64,7 @@ class Books:
         self.standings = StandingShelf(writer)
         self.contributors = Contributors(database, writer)
         self.states = StateHistory(writer)
-        self._placement = writer.group("what nodes hold")
+        self._placement = writer.group("what nodes hold", parted=True)
         try:
             database.claim(coordinator)
             _move_in(folder, database, coordinator)

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from ...errors import UsageError
 from ...ids import NodeId
@@ -62,7 +62,7 @@ class KnownNode:
 
 @dataclass(frozen=True, slots=True)
 class _Ticket:
-    node: NodeId
+    digest: str
     issued_unix_s: int
     expires_unix_s: int
 
@@ -79,7 +79,7 @@ class Contributors:
     def __init__(self, database: Database, writer: BooksWriter) -> None:
         self._database = database
         self._writer = writer
-        self._group = writer.group("enrolments")
+        self._group = writer.group("enrolments", parted=True)
         self._enrolled = self._group.staged(_write_nodes)
         self._tickets = self._group.staged(_write_tickets)
         self._lock = threading.Lock()
@@ -134,7 +134,7 @@ class Contributors:
             times: When that was issued, and when it expires.
 
         Returns:
-            It fails, with a FolkmootError, when the books cannot be written at present.
+            It fails, with a FolkmootError, when the books cannot be written at present, or refuse this node.
         """
         if (fault := self._writer.fault(self._group)) is not None:
             # Else those who ask again and again would fill the memory.
@@ -156,8 +156,8 @@ class Contributors:
             with self._group.lock:
                 self._enrolled.put(node, known)
                 digest = hashlib.sha256(ticket).hexdigest()
-                self._tickets.put(digest, _Ticket(node, issued_unix_s, expires_unix_s))
-        return self._writer.flush(self._group, once=True)
+                self._tickets.put(node, _Ticket(digest, issued_unix_s, expires_unix_s))
+        return self._writer.flush(self._group, once=True, key=node)
 
 
 def new_invite(connection: Connection, owner: str, public_name: str | None, now_unix_s: int) -> str:
@@ -226,14 +226,18 @@ def _write_nodes(connection: Connection, known: dict[NodeId, KnownNode]) -> None
     upsert(connection, nodes, rows, keep=("first_unix_s",))
 
 
-def _write_tickets(connection: Connection, issued: dict[str, _Ticket]) -> None:
+def _write_tickets(connection: Connection, issued: dict[NodeId, _Ticket]) -> None:
+    """One row a node: its newest ticket."""
+    connection.execute(
+        delete(tickets).where(tickets.c.node == bindparam("of")), [{"of": node} for node in issued]
+    )
     rows = [
         {
-            "ticket": digest,
-            "node": one.node,
+            "ticket": one.digest,
+            "node": node,
             "issued_unix_s": one.issued_unix_s,
             "expires_unix_s": one.expires_unix_s,
         }
-        for digest, one in issued.items()
+        for node, one in issued.items()
     ]
     upsert(connection, tickets, rows)

@@ -1,7 +1,7 @@
 """What nodes were told to hold, kept over a restart of the coordinator, so that it does not send everyone downloading.
 
 Guarantees: what makes no sense, or is of another model, is passed over with a log line, never an error: it is worth downloads, not
-correctness. `save` waits for nothing; only what has changed since is written.
+correctness. `save` waits for nothing, and nothing but the changes is kept for it; only what has changed since is written.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .writer import BooksWriter, Group
 log = logging.getLogger(__name__)
 
 MOST_NODES: Final = 100_000
+MOST_BYTES: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class PlacementMemory:
                 if self._known.get(node) != remembered:
                     self._changes.put(node, (remembered,))
         self._known = known
-        self._writer.flush(self._group)
+        self._writer.wake()
 
     def _remembered(self, row: Any) -> Remembered:
         layers: dict[str, list[int]] = json.loads(row.experts)
@@ -93,7 +94,8 @@ def write_holdings(connection: Connection, manifest: str, nodes: Mapping[NodeId,
         {
             "manifest": manifest,
             "node": node,
-            "memory_bytes": known.memory_bytes,
+            # A node may say anything of itself; a database has 63 bits for it.
+            "memory_bytes": min(max(known.memory_bytes, 0), MOST_BYTES),
             "experts": json.dumps(_by_layer(known.assigned), separators=(",", ":")),
         }
         for node, known in nodes.items()

@@ -31,7 +31,7 @@ class StandingShelf:
 
     def __init__(self, writer: BooksWriter) -> None:
         self._writer = writer
-        self._group = writer.group("nodes' standings")
+        self._group = writer.group("nodes' standings", parted=True)
         self._changes = self._group.staged(_write)
         self._loaded: dict[NodeId, Record] = {}
 

@@ -44,7 +44,7 @@ class StateHistory:
     """The changes of all nodes' states. Any thread."""
 
     def __init__(self, writer: BooksWriter) -> None:
-        self._changes = writer.group("changes of state").staged(_write, most=MOST_WAITING)
+        self._changes = writer.group("changes of state", parted=True).staged(_write, most=MOST_WAITING)
         self._lock = threading.Lock()
         self._newest: dict[NodeId, StateChange] = {}
 

@@ -97,7 +97,7 @@ tickets = Table(
     Column("issued_unix_s", BigInteger, nullable=False),
     Column("expires_unix_s", BigInteger, nullable=False),
 )
-"""Tickets by their SHA-256."""
+"""The newest ticket of each node, by its SHA-256."""
 
 holdings = Table(
     "holdings",

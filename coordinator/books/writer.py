@@ -1,9 +1,10 @@
 """The thread that writes the books.
 
 Guarantees: whoever changes the books never waits for a database; changes that come together are written in one transaction, those
-of one `Group` never apart; a future of `flush` is done once all that its group had before is durable. What cannot be written stays,
-in memory, in its newest form, and is tried again until it can be; the log says how much waits and why. `close` tries for a
-bounded time, and says what it could not write.
+of one `Group` never apart, unless it says that they may be; a future of `flush` is done once all that it waits for is durable. What
+cannot be written stays, in memory, in its newest form, and is tried again until it can be; the log says how much waits and why. What the
+database refuses keeps nothing else back: neither another group, nor, in a group whose changes may be parted, a change with another
+key. `close` tries for a bounded time, and says what it could not write, even when the database never answers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Set
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -30,6 +31,8 @@ SAY_EVERY_S: Final = 30.0
 IDLE_S: Final = 2.0
 """How soon that is written for which nobody waits."""
 CLOSE_WITHIN_S: Final = 10.0
+SILENT_S: Final = 1.0
+"""How much longer than that `close` waits for a database that does not answer."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -79,19 +82,33 @@ class Staged(Generic[K, V]):
 
     def settle(self, taken: dict[K, V]) -> None:
         """What was taken is durable now."""
-        for key, value in taken.items():
-            if self._changes.get(key) is value:
-                del self._changes[key]
+        self.forget(taken)
         if taken and self._written is not None:
             self._written(taken)
 
+    def forget(self, taken: dict[K, V]) -> None:
+        """What was taken is not to be written any more, but for what has changed since."""
+        for key, value in taken.items():
+            if self._changes.get(key) is value:
+                del self._changes[key]
+
 
 class Group:
-    """Changes that belong together: under `lock`, several can be made that no transaction parts."""
+    """Changes that belong together: under `lock`, several can be made that no transaction parts.
 
-    def __init__(self, name: str) -> None:
+    Attributes:
+        name: What the log calls them.
+        lock: Held while several are made.
+        parted: Whether only changes with the same key belong together.
+        refused: What the database refused when it was last tried, and why, by key; by None where nothing may be parted. For the
+            writer's thread.
+    """
+
+    def __init__(self, name: str, *, parted: bool = False) -> None:
         self.name = name
         self.lock = threading.RLock()
+        self.parted = parted
+        self.refused: dict[Hashable, tuple[Taken, FolkmootError]] = {}
         self._kinds: list[Staged[Any, Any]] = []
 
     def staged(
@@ -111,9 +128,19 @@ class Group:
         return sum(len(kind) for kind in self._kinds)
 
     def take(self) -> Taken:
-        """All that is to be written, as it is at one moment."""
+        """All that is to be written and was not refused, as it is at one moment."""
+        if None in self.refused:
+            return Taken(self, [])
         with self.lock:
-            return Taken(self, [(kind, kind.take()) for kind in self._kinds])
+            taken = Taken(self, [(kind, kind.take()) for kind in self._kinds])
+        return taken.only(taken.keys() - self.refused.keys()) if self.refused else taken
+
+    def refusal(self, key: Hashable | None) -> FolkmootError | None:
+        """Why the changes with a key, or any for None, are refused."""
+        for refused in self.refused if key is None or not self.parted else (key,):
+            if refused in self.refused:
+                return self.refused[refused][1]
+        return None
 
 
 @dataclass(frozen=True)
@@ -123,10 +150,36 @@ class Taken:
     group: Group
     changes: list[tuple[Staged[Any, Any], dict[Any, Any]]]
 
+    def keys(self) -> set[Hashable]:
+        """What has changed."""
+        return {key for _, taken in self.changes for key in taken}
+
+    def only(self, keys: Set[Hashable]) -> Taken:
+        """The part of it with these keys."""
+        part = [
+            (kind, {key: value for key, value in taken.items() if key in keys})
+            for kind, taken in self.changes
+        ]
+        return Taken(self.group, part)
+
+    def halves(self) -> list[Taken]:
+        """Two parts of it; nothing when it cannot be parted."""
+        keys = list(self.keys()) if self.group.parted else []
+        if len(keys) < 2:
+            return []
+        half = len(keys) // 2
+        return [self.only(set(keys[:half])), self.only(set(keys[half:]))]
+
     def write(self, connection: Connection) -> None:
         """Writes it."""
         for kind, taken in self.changes:
             kind.write(connection, taken)
+
+    def forget(self) -> None:
+        """It is not to be written any more."""
+        with self.group.lock:
+            for kind, taken in self.changes:
+                kind.forget(taken)
 
     def settle(self) -> None:
         """It is durable."""
@@ -140,6 +193,7 @@ class _Waiting:
     group: Group
     future: Future[None]
     once: bool
+    key: Hashable | None
 
 
 class BooksWriter:
@@ -150,6 +204,10 @@ class BooksWriter:
         self._groups: list[Group] = []
         self._changed = threading.Condition()
         self._waiting: list[_Waiting] = []
+        self._kept: list[_Waiting] = []
+        self._refused_again_s = 0.0
+        self._refused_pause_s = FIRST_PAUSE_S
+        self._awake = False
         self._closing = threading.Event()
         self._close_by_s = 0.0
         self._faults: dict[Group, FolkmootError] = {}
@@ -157,9 +215,9 @@ class BooksWriter:
         self.failures = 0
         self._thread = threading.Thread(target=self._run, name="folkmoot-books", daemon=True)
 
-    def group(self, name: str) -> Group:
-        """A new group; before `start`."""
-        group = Group(name)
+    def group(self, name: str, *, parted: bool = False) -> Group:
+        """A new group, whose changes may be `parted` by their keys or not; before `start`."""
+        group = Group(name, parted=parted)
         self._groups.append(group)
         return group
 
@@ -176,35 +234,45 @@ class BooksWriter:
         """Changes that are not written yet."""
         return sum(group.waiting for group in self._groups)
 
-    def flush(self, group: Group, *, once: bool = False) -> Future[None]:
+    def flush(self, group: Group, *, once: bool = False, key: Hashable | None = None) -> Future[None]:
         """Done when all that the group has now is durable, however long that takes.
 
         Args:
             group: What is waited for; all else is written along with it.
             once: Fail with the reason when it cannot be written at once. It is tried again all the same.
+            key: Wait for the changes with this key alone; with `once`, what is refused of these is forgotten.
         """
         future: Future[None] = Future()
         with self._changed:
             if self._closing.is_set() and not self._thread.is_alive():
                 future.set_exception(BooksUnavailableError("the books are closed"))
             else:
-                self._waiting.append(_Waiting(group, future, once))
+                self._waiting.append(_Waiting(group, future, once, key))
                 self._changed.notify_all()
         return future
 
+    def wake(self) -> None:
+        """Has what waits written soon. Waits for nothing, and nothing is kept for it."""
+        with self._changed:
+            self._awake = True
+            self._changed.notify_all()
+
     def close(self, within_s: float = CLOSE_WITHIN_S) -> None:
-        """Writes what waits, for so long at most, and ends the thread. Twice is harmless."""
+        """Writes what waits, for hardly longer than this, and ends the thread. Twice is harmless."""
         with self._changed:
             if self._closing.is_set() or not self._thread.is_alive():
                 return
             self._close_by_s = time.monotonic() + within_s
             self._closing.set()
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(within_s + SILENT_S)
+        if self._thread.is_alive():  # a daemon: it keeps no process from ending
+            log.error("%s do not answer; they are left as they are", self._database.where)
         with self._changed:
-            left, self._waiting = self._waiting, []
+            left, self._waiting, self._kept = self._kept + self._waiting, [], []
         for one in left:
-            one.future.set_exception(BooksUnavailableError("the books are closed"))
+            if one.future.set_running_or_notify_cancel():
+                one.future.set_exception(BooksUnavailableError("the books are closed"))
         if self.waiting:
             log.error("these are lost, as they could not be written to the books: %s", self._described())
 
@@ -212,43 +280,83 @@ class BooksWriter:
         pause_s = FIRST_PAUSE_S
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing.is_set(), IDLE_S)
-                waiting, self._waiting = self._waiting, []
-            fault = self._write_all(waiting) if waiting or self.waiting else None
-            closing = self._closing.is_set()
-            if fault is None:
+                self._changed.wait_for(lambda: self._waiting or self._awake or self._closing.is_set(), IDLE_S)
+                waiting = self._kept + self._waiting
+                self._waiting, self._kept, self._awake = [], [], False
+            away = self._write_all(waiting) if waiting or self.waiting else None
+            if away is None:
                 pause_s = FIRST_PAUSE_S
-                if closing and not self._waiting:
+            if self._closing.is_set():
+                done = away is None and not (self._waiting or self._kept or self._is_refused())
+                if done or time.monotonic() >= self._close_by_s:
                     return
-            elif closing and time.monotonic() >= self._close_by_s:
-                return
-            elif closing:
-                time.sleep(FIRST_PAUSE_S)
-            else:
+                if not self._waiting:
+                    time.sleep(FIRST_PAUSE_S)
+            elif away is not None:
                 self._closing.wait(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
+    def _is_refused(self) -> bool:
+        return any(group.refused for group in self._groups)
+
     def _write_all(self, waiting: list[_Waiting]) -> FolkmootError | None:
-        """Writes all that there is; on a fault, whoever waits goes on waiting but for those that wait once."""
+        """Writes all that there is; returns why nothing can be written now. What was refused is tried again at growing intervals."""
+        again = time.monotonic() >= self._refused_again_s or self._closing.is_set()
+        if again:
+            for group in self._groups:
+                group.refused.clear()
         taken = [group.take() for group in self._groups]
-        fault = self._written(taken)
-        failed: set[Group] = set()
-        if isinstance(fault, BooksFaultError) and len(taken) > 1:
-            # One that is refused must not keep back the others.
-            failed = {one.group for one in taken if self._written([one]) is not None}
-        elif fault is not None:
-            failed = set(self._groups)
-        self._faults = {} if fault is None else dict.fromkeys(failed, fault)
+        away = self._written(taken)
+        if refused := isinstance(away, BooksFaultError):
+            away = None
+            for one in taken:
+                away = away or self._written_in_parts(one)
+        self._settle(waiting, away)
+        if again or refused:
+            self._pace_refused(again)
+        if away is not None or refused or not self._is_refused():
+            self._say(away or next((why for group in self._groups if (why := group.refusal(None))), None))
+        return away
+
+    def _written_in_parts(self, taken: Taken) -> FolkmootError | None:
+        """Writes what is not refused; returns why nothing can be written now."""
+        fault = self._written([taken])
+        if not isinstance(fault, BooksFaultError):
+            return fault
+        if halves := taken.halves():
+            return self._written_in_parts(halves[0]) or self._written_in_parts(halves[1])
+        for key in taken.keys() if taken.group.parted else (None,):
+            taken.group.refused[key] = (taken, fault)
+        return None
+
+    def _settle(self, waiting: list[_Waiting], away: FolkmootError | None) -> None:
+        """Tells those that waited; who waits for longer than once goes on waiting."""
+        kept = []
+        self._faults = {
+            group: fault for group in self._groups if (fault := away or group.refused.get(None, (0, None))[1])
+        }
         for one in waiting:
-            if one.group not in failed:
-                if one.future.set_running_or_notify_cancel():
+            fault = away or one.group.refusal(one.key)
+            if fault is not None and not one.once:
+                kept.append(one)
+            elif one.future.set_running_or_notify_cancel():
+                if fault is None:
                     one.future.set_result(None)
-            elif one.once and fault is not None and one.future.set_running_or_notify_cancel():
-                one.future.set_exception(fault)
+                else:
+                    one.future.set_exception(fault)
+        for one in waiting:
+            # Who asked was told no, and nobody else waits: else those who ask for the impossible would fill the memory.
+            if one.once and one.key in one.group.refused and one.group.parted:
+                one.group.refused.pop(one.key)[0].forget()
         with self._changed:
-            self._waiting[:0] = [one for one in waiting if one.group in failed and not one.once]
-        self._say(fault)
-        return fault
+            self._kept = kept
+
+    def _pace_refused(self, again: bool) -> None:
+        if not self._is_refused():
+            self._refused_again_s, self._refused_pause_s = 0.0, FIRST_PAUSE_S
+        elif again:
+            self._refused_again_s = time.monotonic() + self._refused_pause_s
+            self._refused_pause_s = min(2 * self._refused_pause_s, LONGEST_PAUSE_S)
 
     def _written(self, taken: list[Taken]) -> FolkmootError | None:
         def write(connection: Connection) -> None:

@@ -32,6 +32,11 @@ def node_id(number: int) -> NodeId:
     return NodeId((bytes([number]) * 32).hex())
 
 
+def issued_at(life: int, turn: int) -> int:
+    """When a ticket is said to be issued: each later than all before it."""
+    return life * 10**8 + turn
+
+
 def keep(folder: Path, url: str, life: int) -> None:
     """Keeps books for ever: receipts of each node, tickets, verdicts."""
     books = Books(BooksSettings(url=url), folder, COORDINATOR.public)
@@ -51,9 +56,9 @@ def keep(folder: Path, url: str, life: int) -> None:
             waiting.append(books.receipts.flush())
             tell(waiting[-1], f"receipt {receipt.session.hex()} {receipt.number}")
             ticket = f"{life} {turn} {number}".encode()
-            times = (1, int(time.time()) + 10**6)
+            times = (issued_at(life, turn), 10**12)
             waiting.append(books.contributors.enrolled(node_id(number), "n", "0.1", None, ticket, times))
-            tell(waiting[-1], f"ticket {ticket.hex()}")
+            tell(waiting[-1], f"ticket {number} {times[0]}")
         if turn % 4 == 0:
             standings.banned(node_id(turn % NODES), f"{life} {turn}")
             os.write(told, f"ban {turn % NODES} {life} {turn}\n".encode())

@@ -63,6 +63,7 @@ def test_a_ticket_is_in_the_books_before_it_is_given(
     open_books: OpenBooks, settings: BooksSettings, tmp_path: Path
 ) -> None:
     books = open_books()
+    enrol(books, NODE, None, 3)
     enrol(books, NODE, None)
     database = Database(settings, tmp_path)
     (kept,) = database.read(lambda connection: connection.execute(select(tickets)).all())

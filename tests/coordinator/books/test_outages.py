@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from enum import Enum, auto
 from pathlib import Path
 
@@ -14,17 +15,21 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, event
 
+from folkmoot.coordinator.audit.standing_book import Record
 from folkmoot.coordinator.books import writer as writer_module
 from folkmoot.coordinator.books.books import Books
 from folkmoot.coordinator.books.credit import Credit
 from folkmoot.coordinator.books.database import BOOKS_FILE
-from folkmoot.coordinator.books.errors import BooksFullError, BooksUnavailableError
+from folkmoot.coordinator.books.errors import BooksFaultError, BooksFullError, BooksUnavailableError
+from folkmoot.coordinator.books.placement_memory import Remembered
 from folkmoot.coordinator.books.settings import BooksSettings
 from folkmoot.ids import NodeId
 from folkmoot.tests.support.kept_books import accounts_of, full_disk, owed
+from folkmoot.tests.support.memory_experts import MemoryExperts
 from folkmoot.tests.support.postgres_server import PostgresServer
 from folkmoot.trust.keys import Identity
 from folkmoot.trust.receipts import CreditedResult, Receipt, ReceiptChain, SignedReceipt
+from folkmoot.trust.standing import Standing, Status
 
 COORDINATOR = Identity(b"c" * 32)
 PATIENCE_S = 60.0
@@ -190,6 +195,69 @@ def test_what_is_refused_keeps_nothing_else_back(books: Books, monkeypatch: pyte
     books.contributors.enrolled(NODE, "oak", "0.1", None, b"t", (1, 10**10)).result(PATIENCE_S)
     monkeypatch.undo()
     until(lambda: not books.writer.waiting)
+
+
+def test_a_node_that_the_database_refuses_keeps_no_other_back(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = books.contributors._enrolled
+    write = staged._write
+
+    def picky(connection: Connection, taken: dict[NodeId, object]) -> None:
+        if NODE in taken:
+            connection.exec_driver_sql("nonsense")
+        write(connection, taken)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(staged, "_write", picky)
+    others = [NodeId(f"{number:064x}") for number in range(1, 20)]
+
+    def enrolled(node: NodeId) -> Future[None]:
+        return books.contributors.enrolled(node, "oak", "0.1", None, node.encode(), (1, 10**10))
+
+    for _ in range(2):
+        futures = {node: enrolled(node) for node in [*others[:9], NODE, *others[9:]]}
+        with pytest.raises(BooksFaultError):
+            futures[NODE].result(PATIENCE_S)
+        for node in others:
+            futures[node].result(PATIENCE_S)
+    assert not books.writer.waiting, "who was told no is not tried again"
+    monkeypatch.undo()
+    enrolled(NODE).result(PATIENCE_S)
+
+
+def test_a_refused_standing_is_tried_again_and_the_others_are_written(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = books.standings._changes
+    write = staged._write
+    kept: list[NodeId] = []
+
+    def picky(connection: Connection, taken: dict[NodeId, object]) -> None:
+        if NODE in taken:
+            connection.exec_driver_sql("nonsense")
+        write(connection, taken)  # type: ignore[arg-type]
+        kept.extend(taken)
+
+    monkeypatch.setattr(staged, "_write", picky)
+    other = NodeId("cd" * 32)
+    record = Record(Standing(Status.BANNED, "", 1.0, 0, ()), "oak")
+    books.standings.put(NODE, record)
+    books.standings.put(other, record)
+    assert isinstance(books.standings.save(), BooksFaultError)
+    until(lambda: books.writer.waiting == 1)
+    assert kept == [other]
+    monkeypatch.undo()
+    until(lambda: not books.writer.waiting)
+    assert books.standings.save() is None
+
+
+def test_a_node_that_says_it_lends_more_than_a_database_can_count(books: Books) -> None:
+    manifest = MemoryExperts().manifest
+    memory = books.placement(manifest)
+    memory.save({NODE: Remembered((1 << 64) - 1, frozenset())})
+    books.contributors.enrolled(NODE, "oak", "0.1", None, b"t", (1, 10**10)).result(PATIENCE_S)
+    assert not books.writer.failures
+    assert memory.load() == {NODE: Remembered((1 << 63) - 1, frozenset())}
 
 
 def test_changes_that_come_together_are_written_together(
