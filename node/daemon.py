@@ -2,7 +2,7 @@
 
 Guarantees: a fault that time may heal never ends the node: it waits and tries again for ever, saying why in one line; a
 fault that it cannot heal (a mistyped invite, a coordinator that is another, a node that is refused) ends it with an error
-that says what to do. `stop` says goodbye and leaves no task, thread or lock behind.
+that says what to do. `stop` says goodbye and leaves no task, thread, lock or expert in memory behind.
 """
 
 from __future__ import annotations
@@ -144,11 +144,16 @@ class NodeDaemon:
     async def stop(self) -> None:
         """Leaves the network and ends; stopping twice, or what was never started, is harmless."""
         await self._leave("the contributor stopped it")
-        if self._resources is not None:
-            self._resources.store.release(self.shelf)
+        self.let_go()
         if self._own is not None:
             await self._own.close()
         self._status.stopped()
+
+    def let_go(self) -> None:
+        """Frees the memory and disk of what it holds; for when its work is over."""
+        self.shelf.drop(self.shelf.held)
+        if self._resources is not None:
+            self._resources.store.release(self.shelf)
 
     async def lend(self, memory_bytes: int, disk_bytes: int) -> None:
         """Lends other amounts from now on: leaves, and attaches again with what it holds, as far as that still fits.
@@ -186,7 +191,7 @@ class NodeDaemon:
             reason=self._status.reason,
             since_unix_s=self._status.since_unix_s,
             coordinator=self._address,
-            name=self._name if resources else self.settings.name,
+            name=self.settings.called(resources.identity.node_id) if resources else self.settings.name,
             node_id=resources.identity.node_id if resources else "",
             connected=link is not None and link.attached,
             wish=self.wishes.wish.value,
@@ -236,10 +241,6 @@ class NodeDaemon:
     def receipts(self) -> ReceiptCounts:
         """What receipts have come to."""
         return self._started.receipts
-
-    @property
-    def _name(self) -> str:
-        return self.settings.name or f"node-{short(self._started.identity.node_id)}"
 
     def _tell(self, message: link_pb2.NodeMessage) -> bool:
         """Sends a message on the present link; whether there is one."""

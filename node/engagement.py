@@ -24,12 +24,14 @@ class Engagement:
     Attributes:
         joined: Which coordinator.
         daemon: What works for it.
+        leaving: Whether it is drained in order to be left; it goes on until then while the node rests.
         error: What ended the work for good; None while it goes on, or when it was stopped.
     """
 
     def __init__(self, joined: Joined, daemon: NodeDaemon) -> None:
         self.joined = joined
         self.daemon = daemon
+        self.leaving = False
         self.error: FolkmootError | None = None
         self._watching: asyncio.Task[None] | None = None
 

@@ -1,7 +1,7 @@
 """The process of one node: works for all coordinators that were joined, within one contributor's limits.
 
 Guarantees: all coordinators together get no more memory, disk, threads and rates than the settings lend; memory is divided anew
-when a coordinator is joined or left, or when one turns out to need less. A coordinator that ends the work for good ends it for
+when a coordinator is joined or left, or when one ends the work or turns out to need less, but never in the middle of a drain. A coordinator that ends the work for good ends it for
 itself alone; the process ends, with its error, when no coordinator is left. One that refuses the node before it ever took it in is
 not remembered. `stop` leaves no task, socket or lock behind.
 """
@@ -19,6 +19,7 @@ from typing import Final
 
 from .. import __version__
 from ..errors import FolkmootError, UsageError
+from ..node_states import Wish
 from ..object_memory import settle
 from ..open_files import allow_many_files
 from ..trust.invite import Invite
@@ -28,11 +29,12 @@ from .duty import Duty
 from .engagement import Engagement
 from .joined import Joined, JoinedBook, find
 from .premises import Premises
-from .process_status import CoordinatorStatus, Lent, ProcessStatus
+from .process_status import Lent, ProcessStatus, coordinator_status
 from .settings import NodeSettings
 from .share import divided_anew
 from .tasks import ended, in_thread
 from .verbs import verbs
+from .wishes import DrainEnd
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,14 @@ LOOK_EVERY_S: Final = 1.0
 
 class NoCoordinatorError(UsageError):
     """There is nobody to work for."""
+
+
+class NodeDrainsError(UsageError):
+    """Nothing new is begun while others are to take over."""
+
+
+class StaysError(UsageError):
+    """A coordinator was to be left, and is not."""
 
 
 class NodeProcess:
@@ -140,9 +150,15 @@ class NodeProcess:
 
         Raises:
             InviteError, JoinError: when it cannot be joined.
+            NodeDrainsError: while the node drains: what it lends would be divided anew, and it would serve no more meanwhile.
             DiskError: when it cannot be remembered.
         """
         async with self._changing:
+            if self._draining is not None or self._drains():
+                raise NodeDrainsError(
+                    "the node drains and takes on nothing new",
+                    advice="join once it has ended, or take the drain back first: folkmoot node resume",
+                )
             known = next(
                 (other for other in self._engaged if other.joined.key == Invite.parse(invite).fingerprint),
                 None,
@@ -166,12 +182,19 @@ class NodeProcess:
 
         Raises:
             UnknownCoordinatorError: when none is called so.
+            StaysError: when the drain was taken back; the coordinator is served on.
             DiskError: when that cannot be kept.
         """
         one = find(self._book.all(), name)
         leaving = next((engaged for engaged in self._engaged if engaged.joined.key == one.key), None)
         if drain and leaving is not None and not leaving.over:
-            await leaving.daemon.drain("the contributor leaves")
+            leaving.leaving = True
+            end = await leaving.daemon.drain("the contributor leaves")
+            if end is DrainEnd.TAKEN_BACK:
+                raise StaysError(
+                    f"the drain was taken back: {one.name} is not left",
+                    advice="leave it again, without a pause or resume meanwhile",
+                )
         async with self._changing:
             self._book.remove(one.name)
             if leaving is not None and leaving in self._engaged:
@@ -235,7 +258,7 @@ class NodeProcess:
                 str(settings.hours),
             ),
             stored_bytes=await in_thread(premises.store.stored_bytes),
-            coordinators=tuple(_coordinator_status(one) for one in self._engaged if one.started),
+            coordinators=tuple(coordinator_status(one) for one in self._engaged if one.started),
         )
 
     @property
@@ -246,6 +269,9 @@ class NodeProcess:
 
     def _working(self) -> list[Engagement]:
         return [engagement for engagement in self._engaged if not engagement.over]
+
+    def _drains(self) -> bool:
+        return any(engagement.daemon.wishes.wish is Wish.DRAIN for engagement in self._working())
 
     def _engagement(self, joined: Joined) -> Engagement:
         """Work for a coordinator, to which nothing is lent yet."""
@@ -267,6 +293,7 @@ class NodeProcess:
         if task.exception() is not None:
             self._fail_with(task)
             return
+        engagement.daemon.let_go()  # its share goes to the others
         error, joined = engagement.error, engagement.joined
         if error is not None:
             log.error("the work for %s (%s) has ended: %s", joined.name, joined.address, error)
@@ -291,7 +318,8 @@ class NodeProcess:
             self.end()
 
     async def _divide(self) -> None:
-        """Divides memory, and disk in proportion: first those who get less, then those who get more."""
+        """Divides memory, and disk in proportion: first those who get less, then those who get more. Not while one drains:
+        it would hold less than others were told to take over."""
         engaged = self._working()
         settings = self.settings
         now = [engagement.daemon.settings.memory_bytes for engagement in engaged]
@@ -299,6 +327,8 @@ class NodeProcess:
         parts = divided_anew(settings.memory_bytes, now, most)
         changed = [entry for entry in zip(parts, now, engaged, strict=True) if entry[0] != entry[1]]
         for part, _, engagement in sorted(changed, key=lambda entry: entry[0] > entry[1]):
+            if self._drains():
+                return
             disk = settings.disk_bytes * part // settings.memory_bytes
             if len(engaged) > 1:
                 log.info(
@@ -316,17 +346,25 @@ class NodeProcess:
         self._resting = reason
         log.info("%s", f"resting: {reason}" if reason else "back to work")
         for engagement in self._engaged:
-            if reason:
-                engagement.daemon.pause(reason)
-            else:
-                engagement.daemon.resume()
+            if not engagement.leaving:
+                self._follow(engagement)
+
+    def _follow(self, engagement: Engagement) -> None:
+        """Lets it rest or work as the node does."""
+        if self._resting:
+            engagement.daemon.pause(self._resting)
+        else:
+            engagement.daemon.resume()
 
     def _take_drain_back(self) -> None:
-        if self._draining is None:
-            return
-        self._draining, self._resting = None, ""
+        """Of the whole node, or of one coordinator that was to be left."""
+        whole = self._draining is not None
+        if whole:
+            self._draining, self._resting = None, ""
         for engagement in self._engaged:
-            engagement.daemon.resume()
+            if whole or engagement.leaving:
+                engagement.leaving = False
+                self._follow(engagement)
 
     async def _drained(self, timeout_s: float | None) -> dict[str, str]:
         working = self._working()
@@ -342,19 +380,6 @@ class NodeProcess:
             if self._draining is None:
                 async with self._changing:
                     await self._divide()
-
-
-def _coordinator_status(engagement: Engagement) -> CoordinatorStatus:
-    daemon, error = engagement.daemon, engagement.error
-    receipts = daemon.receipts
-    return CoordinatorStatus(
-        name=engagement.joined.name,
-        status=daemon.status(),
-        ended=str(error) if error is not None else "",
-        receipts=receipts.agreed,
-        results_receipted=receipts.results,
-        disputed=receipts.disputed,
-    )
 
 
 async def run(settings: NodeSettings, name: str | None = None) -> None:

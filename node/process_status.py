@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .engagement import Engagement
 from .status import NodeStatus
 
 
@@ -83,3 +84,17 @@ def _flat(coordinator: dict[str, Any]) -> dict[str, Any]:
         status.pop(known)
     rest = {key: value for key, value in coordinator.items() if key not in ("name", "status")}
     return {"name": coordinator["name"], **status, **rest}
+
+
+def coordinator_status(engagement: Engagement) -> CoordinatorStatus:
+    """What there is to say now of the work for one coordinator."""
+    daemon, error = engagement.daemon, engagement.error
+    receipts = daemon.receipts
+    return CoordinatorStatus(
+        name=engagement.joined.name,
+        status=daemon.status(),
+        ended=str(error) if error is not None else "",
+        receipts=receipts.agreed,
+        results_receipted=receipts.results,
+        disputed=receipts.disputed,
+    )

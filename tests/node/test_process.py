@@ -106,8 +106,10 @@ async def test_what_one_model_does_not_need_goes_to_the_other(
         small_bytes = sum(map(len, coordinator.experts.blobs.values()))
         JoinedBook(tmp_path / "node").add(large.invite, "large")
         async with running(coordinator.invite, tmp_path / "node", memory_bytes=8 * small_bytes):
-            links = [await large.link(), await large.link()]
-            assert [link.hello.memory_bytes for link in links] == [4 * small_bytes, 7 * small_bytes]
+            async with asyncio.timeout(60):
+                # How often it comes before depends on when it turns out what the small model needs.
+                while (await large.link()).hello.memory_bytes != 7 * small_bytes:
+                    pass
     finally:
         await large.stop()
 
@@ -144,6 +146,7 @@ async def test_the_end_of_one_is_not_the_end_of_the_other(
         london, paris = (await process.status()).coordinators
         assert "wrong results" in london.ended
         assert paris.ended == ""
+        assert london.status.bytes_held == 0
         await second.ping(1)
         second.send(REFUSED)
         with pytest.raises(NodeRefusedError, match="wrong results"):
@@ -247,6 +250,72 @@ async def test_a_drain_that_is_taken_back_ends_nothing(
             assert await draining == {"london": "taken back"}
         await link.until(lambda: link.wishes[-1].kind == link_pb2.Wish.KIND_SERVE)
         await link.ping(1)
+
+
+async def test_memory_is_not_divided_while_the_node_drains(
+    coordinator: ScriptedCoordinator, other: ScriptedCoordinator, tmp_path: Path
+) -> None:
+    state = tmp_path / "node"
+    async with running(coordinator.invite, state, "london") as process:
+        link = await coordinator.link()
+        draining = asyncio.create_task(asked(state, "drain", timeout_s=None))
+        await link.until(lambda: bool(link.wishes))
+        with pytest.raises(ControlError, match="the node drains"):
+            await asked(state, "join", invite=other.invite)
+        assert [one.name for one in JoinedBook(state).all()] == ["london"]
+        await process._divide()
+        await link.ping(1)
+        await asked(state, "resume")
+        await draining
+        await asked(state, "join", invite=other.invite)
+        await other.link()
+
+
+async def test_one_that_is_drained_in_order_to_be_left_is_left_only_when_others_took_over(
+    coordinator: ScriptedCoordinator, other: ScriptedCoordinator, tmp_path: Path
+) -> None:
+    state, kinds = tmp_path / "node", link_pb2.Wish
+    now = [datetime(2026, 3, 1, 23, 0)]
+    JoinedBook(state).add(coordinator.invite, "london")
+    async with running(other.invite, state, "paris", clock=lambda: now[0], hours="22:00-07:00") as process:
+        london, paris = await coordinator.link(), await other.link()
+        leaving = asyncio.create_task(asked(state, "leave", name="london", drain=True, timeout_s=None))
+        await london.until(lambda: bool(london.wishes))
+        # The hours end for the others, not for the drain.
+        now[0] = datetime(2026, 3, 1, 12, 0)
+        await paris.until(lambda: bool(paris.wishes) and paris.wishes[-1].kind == kinds.KIND_PAUSE)
+        await london.ping(1)
+        assert [wish.kind for wish in london.wishes] == [kinds.KIND_DRAIN]
+        await asked(state, "resume")
+        with pytest.raises(ControlError, match="taken back: london is not left"):
+            await leaving
+        await london.until(lambda: london.wishes[-1].kind == kinds.KIND_SERVE)
+        assert len((await process.status()).coordinators) == len(JoinedBook(state).all()) == 2
+        leaving = asyncio.create_task(asked(state, "leave", name="london", drain=True, timeout_s=None))
+        await london.until(lambda: london.wishes[-1].kind == kinds.KIND_DRAIN)
+        change = link_pb2.StateChange(state=link_pb2.NODE_STATE_DRAINING, may_go=True)
+        london.send(link_pb2.CoordinatorMessage(state_change=change))
+        assert await leaving == "london"
+        assert [one.name for one in JoinedBook(state).all()] == ["paris"]
+
+
+async def test_what_was_left_leaves_nothing_in_memory_nor_reserved_on_disk(
+    coordinator: ScriptedCoordinator, other: ScriptedCoordinator, tmp_path: Path
+) -> None:
+    state = tmp_path / "node"
+    JoinedBook(state).add(coordinator.invite, "london")
+    async with running(other.invite, state, "paris") as process:
+        links, daemons = [await coordinator.link(), await other.link()], []
+        for link, experts in zip(links, (coordinator.experts, other.experts), strict=True):
+            await link.settled(link.assign(list(experts.blobs)), ready=list(experts.blobs))
+        daemons = [one.daemon for one in process._engaged]
+        assert all(daemon.shelf.held_bytes for daemon in daemons)
+        await process.leave("london")
+        assert [bool(daemon.shelf.held_bytes) for daemon in daemons] == [False, True]
+        links[1].send(REFUSED)
+        await until(lambda: not daemons[1].shelf.held)
+        assert process._opened.store.clear() > 0
+        assert (await process.status()).stored_bytes == 0
 
 
 async def test_leaving_the_last_one_ends_the_process_in_order(
