@@ -3,7 +3,7 @@
 Guarantees: each expert comes out once, mapped and found right, or as the error that says why not; no byte that is on disk is
 asked for again, unless the expert's bytes prove wrong. A source is called a liar only for an expert of which it brought every
 byte; where several sources had a part in a wrong expert, or an earlier run of the node, it is fetched again from one.
-A source that fails is followed by the next; tries that bring nothing are bounded, and so is the time that is waited.
+A source that fails, if by a fault of this program, is followed by the next; tries that bring nothing are bounded, and so is the time that is waited.
 """
 
 from __future__ import annotations
@@ -226,6 +226,11 @@ class Batch:
                 piece = await anext(stream)
         except StopAsyncIteration:
             return None
+        except FolkmootError:
+            raise
+        except Exception as error:
+            log.exception("%s fails as nobody foresaw", source.name)
+            raise SourceUnfitError(f"it fails ({type(error).__name__}: {error})") from error
         pace = self._paces.setdefault(source.name, Pace())
         pace.waited_s += time.monotonic() - began_s
         pace.brought_bytes += len(piece.data)

@@ -210,7 +210,7 @@ class ModelHub:
         if said.isascii() and said.isdigit():
             wait_s = float(said[:9])
         else:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, OverflowError, TypeError):
                 wait_s = parsedate_to_datetime(said).timestamp() - self._unix_time()
         return min(max(wait_s, 0.0), LONGEST_WAIT_S)
 

@@ -21,6 +21,10 @@ from ...errors import UsageError
 from .weight_source import SourceLostError, SourceUnfitError
 
 _PORTS = {"http": 80, "https": 443}
+_PUBLIC = ipaddress.ip_network("2000::/3")
+"""What of IPv6 is given out to be public at all; which addresses elsewhere are not, differs between versions of Python."""
+_PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
+"""Addresses that only have a meaning within a protocol (RFC 6890)."""
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv4 addresses as networks that speak only IPv6 write them (RFC 6052)."""
 
@@ -122,6 +126,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-        if number.teredo is not None:
+        if number not in _PUBLIC or number.teredo is not None:
             return False
+    elif number in _PROTOCOLS:
+        return False
     return number.is_global and not number.is_multicast

@@ -14,6 +14,7 @@ from folkmoot import disk
 from folkmoot.disk import DiskFullError
 from folkmoot.errors import FolkmootError
 from folkmoot.node.batch import BARREN_TRIES_OF_OTHERS, Manners
+from folkmoot.node.sources.hub import ModelHub
 from folkmoot.node.sources.standing import Standings
 from folkmoot.tests.support.bare_experts import BareExperts
 from folkmoot.tests.support.published_experts import (
@@ -206,6 +207,39 @@ async def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(
             check(experts, await outcomes(source, experts.keys[4:]))
             assert (len(server.asked), own.asked) == (2, experts.keys[:4])
     assert "left alone for 7 s: the model hub 127.0.0.1 is busy (429)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "retry_after", ["Fri, 31 Dec 9999 23:59:59 -9900", "Fri, 1 Jan 99999999999999999999 00:00:00 GMT", "soon"]
+)
+async def test_a_busy_server_that_names_no_time_is_left_alone_for_a_while(
+    retry_after: str, experts: BareExperts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with range_server(hub_files(experts), Script(Fault.BUSY, times=1, retry_after=retry_after)) as server:
+        async with hub_at(server.address) as hub:
+            own = OwnCoordinator(experts)
+            source = downloader(experts, tmp_path / "store", hub, own)
+            check(experts, await outcomes(source, experts.keys[:2]))
+    assert own.asked == experts.keys[:2]
+    assert "left alone for 5 s" in caplog.text
+
+
+async def test_a_source_with_a_fault_of_its_own_is_done_without(
+    experts: BareExperts, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("what nobody foresaw")
+
+    monkeypatch.setattr(ModelHub, "_check", fails)
+    with range_server(hub_files(experts), Script()) as server:
+        async with hub_at(server.address) as hub:
+            own = OwnCoordinator(experts)
+            source = downloader(experts, tmp_path / "store", hub, own)
+            check(experts, await outcomes(source, experts.keys))
+        assert len(server.asked) == 1
+    assert own.asked == experts.keys
+    assert "not asked any more for this model: it fails (RuntimeError" in caplog.text
+    assert "Traceback" in caplog.text
 
 
 async def test_a_busy_server_is_waited_for_when_nobody_else_has_it(
