@@ -126,8 +126,11 @@ class Members:
         self._probe(member)
         self._tell_coverage()
 
-    def proved(self, member: Member, keys: frozenset[ExpertKey], speed: Speed | None) -> None:
-        """What a node was tried with was right: it may serve that."""
+    def proved(self, link: Link, keys: frozenset[ExpertKey], speed: Speed | None) -> None:
+        """What a node was tried with was right: it may serve that, unless it has gone or come anew since."""
+        member = self._member_of(link)
+        if member is None or link.closed.is_set():
+            return
         member.proved(keys)
         if speed is not None:
             self._steward.measured(member, speed.bytes_per_second)
@@ -137,9 +140,11 @@ class Members:
         self._steward.look_again()
         self._tell_coverage()
 
-    def stalled(self, member: Member) -> None:
+    def stalled(self, link: Link) -> None:
         """A node does not answer what it is tried with: others are given what it should hold, until it does."""
-        self._steward.counts_on(member, counted_on=False)
+        member = self._member_of(link)
+        if member is not None:
+            self._steward.counts_on(member, counted_on=False)
 
     def refuted(self, link: Link, error: FolkmootError) -> None:
         """What a node answered when it was tried was wrong."""

@@ -9,7 +9,6 @@ Reading and arithmetic happen on one thread of its own; all else belongs to the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -48,8 +47,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Before a node that did not answer is asked again; each time twice as long."""
 MOST_FAILURES = 3
 """After so many in a row others are given what the node does not serve."""
-LONGEST_WAIT_S = 5.0
-"""Between two probes of a node that still downloads."""
 CROWD = 8
 """When so many nodes are being probed, each is asked about one expert only: none waits long for the others' answers."""
 SAVE_AFTER_S = 2.0
@@ -60,12 +57,14 @@ TELLING_BYTES = 32 << 20
 class Probed(Protocol):
     """Whoever acts on what probes find. Event loop only."""
 
-    def proved(self, member: Member, keys: frozenset[ExpertKey], speed: Speed | None) -> None:
-        """What was asked of these was right, or could not be asked; the speed if it says something of the node."""
+    def proved(self, link: Link, keys: frozenset[ExpertKey], speed: Speed | None) -> None:
+        """What was asked of these was right, or could not be asked; the speed if it says something of the node.
+
+        The link may be the node's no more: then none of it counts."""
         ...
 
-    def stalled(self, member: Member) -> None:
-        """It has been asked several times, and does not answer."""
+    def stalled(self, link: Link) -> None:
+        """Its node has been asked several times, and does not answer."""
         ...
 
     def refuted(self, link: Link, error: FolkmootError) -> None:
@@ -97,9 +96,13 @@ class Prober:
         self._tasks: dict[Link, asyncio.Task[None]] = {}
         self._complete: dict[Link, asyncio.Event] = {}
         self._saving: asyncio.TimerHandle | None = None
+        self._stopped = False
 
     async def stop(self) -> None:
-        """Ends all probes; what nodes were right about is kept."""
+        """Ends all probes, for good; what nodes were right about is kept. Calling it twice is harmless."""
+        if self._stopped:
+            return
+        self._stopped = True
         if self._saving is not None:
             self._saving.cancel()
         tasks = list(self._tasks.values())
@@ -115,9 +118,9 @@ class Prober:
         return self._memory.of(node) if self._memory is not None else frozenset()
 
     def look(self, member: Member, probed: Probed) -> None:
-        """Probes a member if there is anything to probe."""
+        """Probes a member if there is anything to probe, and probing has not been stopped."""
         link = member.link
-        if link is None or not _trying(member, link):
+        if self._stopped or link is None or not _trying(member, link):
             return
         if link not in self._tasks:
             self._complete[link] = asyncio.Event()
@@ -131,7 +134,7 @@ class Prober:
             await self._probe_all(member, link, probed)
         except Exception:
             log.exception("node %s cannot be probed; what it has serves", short(member.node))
-            probed.proved(member, _trying(member, link), None)
+            probed.proved(link, _trying(member, link), None)
         finally:
             del self._tasks[link], self._complete[link]
 
@@ -145,8 +148,8 @@ class Prober:
                 member.settle()
                 failed += 1
                 if failed == MOST_FAILURES:
-                    probed.stalled(member)
-                await _wait(link.closed, pause_s)
+                    probed.stalled(link)
+                await _wait(pause_s, link.closed)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 continue
             pause_s, failed = FIRST_PAUSE_S, 0
@@ -154,7 +157,10 @@ class Prober:
                 complete = self._complete[link]
                 complete.clear()
                 took_s = loop.time() - began_s
-                await _wait(complete, min(took_s * (1 / self._settings.busy_share - 1), LONGEST_WAIT_S))
+                await _wait(took_s * (1 / self._settings.busy_share - 1), complete, link.closed)
+        if failed and member.wish is not Wish.PAUSE:
+            # Nothing is left to ask it about, so no answer will show that it can be counted on again.
+            probed.proved(link, frozenset(), None)
 
     async def _probe(self, member: Member, link: Link, trying: frozenset[ExpertKey], probed: Probed) -> str:
         """Asks about some of what is to be tried; why nothing came of it, or nothing."""
@@ -162,10 +168,12 @@ class Prober:
         try:
             trials = await self._in_thread(self._make, trying, member.proven, most)
         except ModelError as error:
+            if not _is_present(member, link):
+                return ""
             level = logging.WARNING if not member.note else logging.DEBUG
             log.log(level, "node %s is not probed: %s", short(member.node), error)
             member.note = "not probed, because the coordinator cannot read its own weights"
-            probed.proved(member, trying, None)
+            probed.proved(link, trying, None)
             return ""
         if link.closed.is_set():
             return ""
@@ -201,7 +209,9 @@ class Prober:
         )
         self._remember(member.node, trying)
         link.pace.seeded(1 / speed.bytes_per_second)
-        probed.proved(member, trying, speed if speed.work >= TELLING_BYTES else None)
+        if _is_present(member, link):
+            member.note = ""
+        probed.proved(link, trying, speed if speed.work >= TELLING_BYTES else None)
         return ""
 
     def _make(self, trying: frozenset[ExpertKey], proven: frozenset[ExpertKey], most: int) -> list[Trial]:
@@ -230,7 +240,7 @@ class Prober:
         message.frame.deadline_ms = ceil(deadline_s * 1000)
         sent = SentFrame(message, rows, work, deadline_s, on_end)
         planned = PlannedFrame(0, frame.pairs, np.arange(rows), frame.pairs, work)
-        part = Part(0, link, planned, frame.hidden, message.frame.deadline_ms, loop.time())
+        part = Part((0,), link, planned, frame.hidden, message.frame.deadline_ms, loop.time())
         link.reserve(sent)
         self._counters.sent(1, rows)
         link.send(sent)
@@ -241,7 +251,7 @@ class Prober:
         return part, sent, None, ending
 
     def _remember(self, node: NodeId, keys: frozenset[ExpertKey]) -> None:
-        if self._memory is None:
+        if self._memory is None or self._stopped:
             return
         self._thread.submit(self._memory.add, node, keys)
         if self._saving is None:
@@ -249,12 +259,12 @@ class Prober:
 
     def _forget(self, member: Member) -> None:
         member.proven = frozenset()
-        if self._memory is not None:
+        if self._memory is not None and not self._stopped:
             self._thread.submit(self._memory.forget, member.node)
 
     def _save(self) -> None:
         self._saving = None
-        if self._memory is not None:
+        if self._memory is not None and not self._stopped:
             self._thread.submit(self._memory.save)
 
     async def _in_thread(self, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
@@ -264,13 +274,21 @@ class Prober:
 
 def _trying(member: Member, link: Link) -> frozenset[ExpertKey]:
     """What of a member is to be probed on this link now; a node that pauses is left alone."""
-    if member.link is not link or link.closed.is_set() or member.wish is Wish.PAUSE:
+    if not _is_present(member, link) or member.wish is Wish.PAUSE:
         return frozenset()
     return member.unproven
 
 
-async def _wait(event: asyncio.Event, limit_s: float) -> None:
-    """Returns when the event is set or the time is over."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(limit_s):
-            await event.wait()
+def _is_present(member: Member, link: Link) -> bool:
+    """Whether this is the link over which the member is there now."""
+    return member.link is link and not link.closed.is_set()
+
+
+async def _wait(limit_s: float, *events: asyncio.Event) -> None:
+    """Returns when one of the events is set or the time is over."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

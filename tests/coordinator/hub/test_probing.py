@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from folkmoot.coordinator.audit.judge import EVIDENCE_FOLDER
+from folkmoot.coordinator.probe.checking import Asked, Checker, Speed
 from folkmoot.coordinator.probe.settings import ProbeSettings
 from folkmoot.errors import ModelError, UsageError
 from folkmoot.ids import ExpertKey, NodeId
@@ -61,7 +65,7 @@ async def test_a_node_serves_only_after_it_was_right(tmp_path: Path) -> None:
         assert seen.results_verified == len(node.frames) <= 2
         assert sum(frame.hidden.shape[0] for frame in node.frames) <= 4 * 2
         await network.until(lambda: state_of(node.told[-1].state) is NodeState.READY, PATIENCE_S)
-        states = [state_of(change.state) for change in node.told]
+        states = [told for told, _ in groupby(state_of(change.state) for change in node.told)]
         assert states == [NodeState.JOINING, NodeState.DOWNLOADING, NodeState.PROBING, NodeState.READY]
         await network.check(0)
 
@@ -104,9 +108,12 @@ async def test_an_answer_that_nobody_signed_is_rejected_like_any_other(tmp_path:
         assert not network.hub.directory.coverage.covered
 
 
-async def test_a_node_that_does_not_answer_is_asked_again_and_the_reason_is_said(tmp_path: Path) -> None:
+async def test_a_node_that_does_not_answer_is_asked_again_and_the_reason_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("folkmoot.coordinator.probe.prober.LONGEST_PAUSE_S", 0.1)
     async with running_hub(
-        probing=Probing(tmp_path), frame_deadline_s=0.05, misses_before_cut=1000
+        probing=Probing(tmp_path), frame_deadline_s=0.5, misses_before_cut=1000
     ) as network:
         node = await network.join(Fault.SILENT)
         await network.until(lambda: "does not answer" in network.seen(node).reason, PATIENCE_S)
@@ -131,6 +138,82 @@ async def test_what_a_node_does_not_serve_goes_to_others_until_it_answers(
         await network.until(lambda: state(network, stuck) == "ready", PATIENCE_S)
         await network.until(lambda: len(stuck.ready) == len(willing.ready) == 4, PATIENCE_S)
         assert network.hub.covered()
+
+
+async def test_what_is_found_out_of_a_node_that_has_gone_does_not_bring_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, looked = threading.Event(), threading.Event()
+    check = Checker.check
+
+    def slow(checker: Checker, asked: Sequence[Asked]) -> Speed | None:
+        looking.set()
+        assert looked.wait(PATIENCE_S)
+        return check(checker, asked)
+
+    monkeypatch.setattr(Checker, "check", slow)
+    async with running_hub(probing=Probing(tmp_path)) as network:
+        node = await network.join()
+        await network.until(looking.is_set, PATIENCE_S)
+        member = network.hub._roster.find(node.node)
+        assert member is not None
+        await node.leave()
+        await network.until(lambda: not member.counted_on, PATIENCE_S)
+        looked.set()
+        prober = network.hub._prober
+        assert prober is not None
+        await network.until(lambda: not prober._tasks, PATIENCE_S)
+        assert not member.counted_on and member.state is NodeState.LOST
+
+
+async def test_a_node_that_stalled_and_then_holds_less_is_counted_on_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("folkmoot.coordinator.probe.prober.LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr("folkmoot.coordinator.probe.prober.FIRST_PAUSE_S", 0.01)
+    async with running_hub(probing=Probing(tmp_path), replicas=1) as network:
+        node = await network.join(Fault.OVERLOADED)
+        member = network.hub._roster.find(node.node)
+        assert member is not None
+        await network.until(lambda: not member.counted_on, PATIENCE_S)
+        node.reports_ready = False
+        node.ready.clear()
+        await node.report()
+        await network.until(lambda: member.counted_on, PATIENCE_S)
+
+
+async def test_a_prober_that_was_stopped_asks_nobody_and_stops_again(tmp_path: Path) -> None:
+    async with running_hub(probing=Probing(tmp_path)) as network:
+        node = held_back(network)
+        await node.join()
+        await network.until(lambda: node.frames, PATIENCE_S)
+        prober, member = network.hub._prober, network.hub._roster.find(node.node)
+        assert prober is not None and member is not None
+        await prober.stop()
+        prober.look(member, network.hub._members)
+        assert not prober._tasks
+        await prober.stop()
+
+
+async def test_that_weights_cannot_be_read_is_said_no_longer_than_it_is_so(tmp_path: Path) -> None:
+    model = MemoryExperts()
+    async with running_hub(model, probing=Probing(tmp_path)) as network:
+        read = model.read_expert
+        with pytest.MonkeyPatch.context() as failing:
+            failing.setattr(model, "read_expert", UnreadableExperts().read_expert)
+            node = await network.join()
+            await network.until(lambda: "not probed" in network.seen(node).reason, PATIENCE_S)
+        assert model.read_expert == read
+        member = network.hub._roster.find(node.node)
+        assert member is not None and member.cleared is not None
+        kept = set(node.ready)
+        node.ready = {min(kept)}
+        await node.report()
+        await network.until(lambda: len(member.ready) == 1, PATIENCE_S)
+        node.ready = kept
+        await node.report()
+        await network.until(lambda: state(network, node) == "ready", PATIENCE_S)
+        assert node.frames and network.seen(node).reason == ""
 
 
 async def test_what_the_coordinator_cannot_read_is_let_through_and_said(tmp_path: Path) -> None:
