@@ -21,6 +21,7 @@ from ..amounts import parse_bytes
 from ..disk import disk_errors
 from ..errors import UsageError
 from ..home import folkmoot_home
+from .folders import full_path, nearest_existing
 from .hours import Hours
 from .limits import UNLIMITED, parse_rate
 from .machine import default_memory_bytes, default_threads
@@ -215,15 +216,13 @@ def _value(setting: str, answers: Answers) -> str:
     if setting == "hours":
         return json.dumps([str(stretch) for stretch in _hours(answer).stretches])
     if setting == "state_dir":
-        answer = str(Path(answer).expanduser().absolute())
+        answer = str(full_path(answer))
     return json.dumps(answer, ensure_ascii=False)
 
 
 def _default_disk(answers: Answers) -> str:
     """Twice the memory, so that experts that were assigned before need no download; at most a share of what is free."""
-    folder = Path(answers["state_dir"]).expanduser().absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(nearest_existing(full_path(answers["state_dir"]))).free
     return round_amount(max(min(2 * parse_bytes(answers["memory_bytes"]), int(free * DISK_SHARE)), 1))
 
 
@@ -244,7 +243,7 @@ def _check_threads(text: str) -> None:
 
 
 def _check_folder(text: str) -> None:
-    folder = Path(text).expanduser().absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    folder = full_path(text)
+    there = nearest_existing(folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise AnswerError(f"{folder} cannot be made or written", advice="name a folder that you may write to")

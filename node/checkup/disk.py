@@ -16,6 +16,7 @@ from ...amounts import format_bytes
 from ...disk import write_all
 from ...errors import FolkmootError
 from ...trust.keys import Identity
+from ..folders import UnusableFolderError, nearest_existing
 from ..settings import NodeSettings
 from ..store import ExpertStore
 from .finding import Finding, fit, note, to_mend
@@ -29,18 +30,25 @@ _PIECE_BYTES: Final = 4 << 20
 def identity(settings: NodeSettings) -> Finding:
     """Whether the key is there, whole, and nobody else's."""
     path = settings.state_dir / "identity.key"
-    if not path.exists():
-        return note("key", f"{path} is made when the node starts for the first time")
     try:
+        if not path.exists():
+            return note("key", f"{path} is made when the node starts for the first time")
         return fit("key", f"node {Identity.load_or_create(path).node_id[:12]}, for nobody else to read")
     except FolkmootError as error:
         return to_mend("key", error.message, error.advice or "restore it from a copy")
+    except OSError as error:
+        return to_mend(
+            "key", f"{path} cannot be seen ({error.strerror})", "`chown` it to the user that runs the node"
+        )
 
 
 def room(settings: NodeSettings) -> Finding:
     """Whether what experts may take is there."""
     folder = settings.state_dir
-    there = existing(folder)
+    try:
+        there = nearest_existing(folder)
+    except UnusableFolderError as error:
+        return to_mend("disk", error.message, _elsewhere())
     if not os.access(there, os.W_OK | os.X_OK):
         return to_mend(
             "disk",
@@ -60,22 +68,19 @@ def room(settings: NodeSettings) -> Finding:
 
 def speed(settings: NodeSettings, size: int = MEASURED_BYTES) -> Finding:
     """How fast the disk takes and gives."""
-    there = existing(settings.state_dir)
     try:
+        there = nearest_existing(settings.state_dir)
         if shutil.disk_usage(there).free < 2 * size:
             return note("disk speed", "not measured: the disk is almost full")
         written, read = _measure(there, size)
+    except UnusableFolderError as error:
+        return to_mend("disk speed", error.message, _elsewhere())
     except OSError as error:
         return to_mend("disk speed", f"{there} cannot be written ({error.strerror})", _elsewhere())
     says = f"writes {format_bytes(written)}/s, reads {format_bytes(read)}/s"
     if written >= SLOW_BYTES_PER_S:
         return fit("disk speed", says)
     return note("disk speed", f"{says}: downloads will wait for it", _elsewhere())
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _measure(folder: Path, size: int) -> tuple[float, float]:

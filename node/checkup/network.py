@@ -50,6 +50,9 @@ async def coordinator(one: Joined, timeout_s: float) -> list[Finding]:
         return [
             to_mend(name, f"it answers at {invite.address}, but not in gRPC ({why})", "tell the operator")
         ]
+    except TimeoutError:
+        busy = f"it lets itself be reached at {invite.address}, but does not answer in time"
+        return [to_mend(name, busy, "try again later: it may be busy; if it stays so, tell the operator")]
     reached = fit(
         name, f"answers at {invite.address} in {1000 * round_trip_s:.0f} ms, with the key of the invite"
     )

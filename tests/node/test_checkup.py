@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from pathlib import Path
@@ -110,6 +111,22 @@ def test_a_key_that_others_can_read_is_named_and_none_is_made(tmp_path: Path) ->
     assert "chmod 600" in disk.identity(settings(tmp_path)).mend
 
 
+def test_a_folder_that_cannot_be_seen_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", _denied)
+    for finding in (
+        disk.identity(settings(tmp_path)),
+        disk.room(settings(tmp_path)),
+        disk.speed(settings(tmp_path), size=1),
+    ):
+        assert finding.grade is Grade.MEND
+        assert str(tmp_path) in finding.says
+        assert "Permission denied" in finding.says
+
+
+def _denied(path: Path) -> bool:
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
 async def test_a_coordinator_is_reached_known_by_its_key_and_its_clock_compared(
     coordinator: ScriptedCoordinator,
 ) -> None:
@@ -133,6 +150,18 @@ async def test_nobody_and_somebody_else_are_told_apart(coordinator: ScriptedCoor
     assert [finding.grade for finding in findings] == [Grade.MEND, Grade.MEND]
     assert "another coordinator answers" in findings[0].says
     assert "no coordinator answers" in findings[1].says
+
+
+async def test_a_coordinator_that_does_not_answer_in_time_is_named(
+    coordinator: ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(network, "_compare_clocks", silent)
+    (found,) = await network.coordinators((Joined("london", coordinator.invite, 0),), 60.0)
+    assert found.grade is Grade.MEND
+    assert "does not answer in time" in found.says
 
 
 def test_an_older_coordinator_does_not_tell_its_time() -> None:

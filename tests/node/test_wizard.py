@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,21 @@ def test_what_is_given_is_not_asked_and_is_checked() -> None:
     assert answer_all(given, ask, no_complaint) == given
     with pytest.raises(UsageError, match="4GiB"):
         answer_all({**given, "memory_bytes": "lots"}, ask, no_complaint)
+
+
+def test_folders_that_cannot_be_used_are_answers_that_make_no_sense(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (check,) = [question.check for question in questions() if question.setting == "state_dir"]
+    with pytest.raises(UsageError, match=r"~no-such-user/x cannot be used"):
+        check("~no-such-user/x")
+
+    def denied(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(UsageError, match=r"cannot be used \(Permission denied\)"):
+        check(str(tmp_path / "state"))
 
 
 def test_a_file_that_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
