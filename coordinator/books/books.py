@@ -19,8 +19,9 @@ from ...errors import FolkmootError
 from ...ids import NodeId
 from ...models.manifest import Manifest
 from .accounts import accounts, leaderboard
+from .books_url import BOOKS_FILE
 from .contributors import Contributors, forget_tickets
-from .database import BOOKS_FILE, COORDINATOR_FACT, Database
+from .database import COORDINATOR_FACT, Database
 from .old_files import TAKEN_SUFFIX, take_over
 from .placement_memory import PlacementMemory
 from .receipt_book import ReceiptBook, forget_sessions

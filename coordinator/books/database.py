@@ -2,8 +2,9 @@
 
 Guarantees: when `write` has returned, what it did survives the end of this process, of the database's and of the machine's power;
 when it raises, nothing of it is there, unless the connection was lost at the very end, where nobody can know: whatever is
-written must be such that writing it again changes nothing. One process writes, which `claim` sees to; any number read. Every error
-is one of ours, and names the books without their password. Methods block, and may be called from any thread.
+written must be such that writing it again changes nothing. One process writes, and any number read: on a server `claim` sees to that;
+to a file it lets only one coordinator's key, whose state folder is locked. A server that does not answer is waited for a bounded
+time. Every error is one of ours, and names the books without their password. Methods block, and may be called from any thread.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, create_engine, event, select, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import InterfaceError as DriverInterfaceError
 from sqlalchemy.exc import OperationalError as DriverOperationalError
 from sqlalchemy.pool import NullPool
 
 from ...errors import FolkmootError
 from . import migrations
+from .books_url import books_url
 from .errors import (
     BooksDamagedError,
     BooksFaultError,
@@ -35,26 +38,18 @@ from .errors import (
     BooksUrlError,
     ForeignBooksError,
 )
+from .server import impatient, server_arguments, set_up_server
 from .settings import BooksSettings
 from .tables import facts
 
 log = logging.getLogger(__name__)
 
-BOOKS_FILE: Final = "books.sqlite"
 COORDINATOR_FACT: Final = "coordinator"
 CLAIM_WITHIN_S: Final = 15.0
 """How long a server may take to see that the process which wrote these books before is gone."""
+CLOSE_WITHIN_S: Final = 1.0
+"""How long `close` waits for what another thread does with the books."""
 _ADVISORY_LOCK: Final = 0x666F6C6B6D6F6F74
-_PATIENCE_S: Final = 10
-_POSTGRES: Final = (
-    "SET synchronous_commit = on",
-    "SET TIME ZONE 'UTC'",
-    f"SET statement_timeout = '{_PATIENCE_S}s'",
-    f"SET idle_in_transaction_session_timeout = '{2 * _PATIENCE_S}s'",
-    f"SET tcp_keepalives_idle = {_PATIENCE_S}",
-    f"SET tcp_keepalives_interval = {_PATIENCE_S // 2}",
-    "SET tcp_keepalives_count = 2",
-)
 _WRITER: Final = "folkmoot_writer"
 _FULL_STATE: Final = "53100"
 _DAMAGED_STATES: Final = ("XX001", "XX002")
@@ -71,13 +66,14 @@ class Database:
         Raises:
             BooksUrlError: when the URL is none, or its driver is not installed.
         """
-        self.url = _url(settings, folder)
+        self.url = books_url(settings, folder)
         self.where = f"the books in {self.url.database if self.is_file else self.url.render_as_string()}"
         self._busy_s = settings.busy_s
         self._lock = threading.Lock()
         self._writer: Connection | None = None
         self._coordinator = b""
         self._checked = False
+        self._closed = False
         self._engine = self._make_engine()
 
     @property
@@ -109,8 +105,12 @@ class Database:
                     raise
             time.sleep(0.1)
 
-    def write(self, work: Callable[[Connection], T]) -> T:
+    def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
         """Does work in one transaction; returns what it returns once that is durable.
+
+        Args:
+            work: What to do.
+            long: It may take longer than a server is usually waited for.
 
         Raises:
             BooksFaultError: when the database refuses what was written, and would again.
@@ -120,7 +120,7 @@ class Database:
             try:
                 if self._writer is None:
                     self._writer = self._connected()
-                with self._writer.begin():
+                with nullcontext() if long else self._impatient(self._writer), self._writer.begin():
                     return work(self._writer)
             except (SQLAlchemyError, OSError) as error:
                 self._let_go()
@@ -128,6 +128,9 @@ class Database:
             except FolkmootError:
                 self._let_go()
                 raise
+            finally:
+                if self._closed:  # meanwhile, and it could not wait
+                    self._let_go()
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Does work that only reads, upon one state of the books.
@@ -136,7 +139,7 @@ class Database:
             FolkmootError: one of this room's errors.
         """
         try:
-            with self._engine.connect() as connection, connection.begin():
+            with self._reader() as connection, self._impatient(connection), connection.begin():
                 return work(connection)
         except (SQLAlchemyError, OSError) as error:
             raise self._named(error) from error
@@ -150,6 +153,7 @@ class Database:
         try:
             with (
                 self._engine.connect().execution_options(**{_WRITER: True}) as connection,
+                self._impatient(connection),
                 connection.begin(),
             ):
                 return work(connection)
@@ -157,10 +161,26 @@ class Database:
             raise self._named(error) from error
 
     def close(self) -> None:
-        """Lets others write. Twice is harmless."""
-        with self._lock:
-            self._let_go()
+        """Lets others write. Twice is harmless. What another thread is still at is left to it."""
+        self._closed = True
+        if self._lock.acquire(timeout=CLOSE_WITHIN_S):
+            try:
+                self._let_go()
+            finally:
+                self._lock.release()
+        else:
+            log.error("%s do not answer; their connection is left as it is", self.where)
         self._engine.dispose()
+
+    def _reader(self) -> Connection:
+        """A connection whose transactions see one state of the books."""
+        connection = self._engine.connect()
+        # A transaction of SQLite's is that anyway.
+        return connection if self.is_file else connection.execution_options(isolation_level="REPEATABLE READ")
+
+    def _impatient(self, connection: Connection) -> AbstractContextManager[None]:
+        """Ends what a server does not answer."""
+        return nullcontext() if self.is_file else impatient(connection.connection.driver_connection)
 
     def _connected(self) -> Connection:
         """The one connection that writes, once the books are known to be ours."""
@@ -170,7 +190,7 @@ class Database:
         try:
             if not self.is_file:
                 self._lock_server(connection)
-            with connection.begin():
+            with self._impatient(connection), connection.begin():
                 if self.is_file and not self._checked:
                     found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
                     if found != "ok":
@@ -184,7 +204,7 @@ class Database:
         return connection
 
     def _lock_server(self, connection: Connection) -> None:
-        with connection.begin():
+        with self._impatient(connection), connection.begin():
             query = text("SELECT pg_try_advisory_lock(:key)")
             if not connection.execute(query, {"key": _ADVISORY_LOCK}).scalar():
                 raise BooksInUseError(
@@ -217,7 +237,7 @@ class Database:
         if self.is_file:
             arguments = {"timeout": self._busy_s, "check_same_thread": False}
         else:
-            arguments = {"connect_timeout": _PATIENCE_S, "application_name": "folkmoot"}
+            arguments = server_arguments()
         try:
             engine = create_engine(self.url, poolclass=NullPool, connect_args=arguments)
         except ModuleNotFoundError as error:
@@ -229,7 +249,7 @@ class Database:
             event.listen(engine, "connect", _set_up_file)
             event.listen(engine, "begin", _begin_file)
         else:
-            event.listen(engine, "connect", partial(_set_up_server, self._busy_s))
+            event.listen(engine, "connect", partial(set_up_server, self._busy_s))
         return engine
 
     def _named(self, error: SQLAlchemyError | OSError) -> FolkmootError:
@@ -265,34 +285,6 @@ def _is_passing(code: str) -> bool:
     return len(code) == 5 and code[:2] in ("08", "40", "53", "55", "57", "58")
 
 
-def _url(settings: BooksSettings, folder: Path) -> URL:
-    if not settings.url:
-        return URL.create("sqlite", database=str(folder / BOOKS_FILE))
-    try:
-        url = make_url(settings.url)
-        if url.drivername in ("postgres", "postgresql"):
-            url = url.set(drivername="postgresql+psycopg")
-        url.get_dialect()
-    except ModuleNotFoundError as error:
-        raise BooksUrlError(
-            f"the driver for {url.drivername} is not installed", advice="pip install 'folkmoot[postgres]'"
-        ) from error
-    except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        raise BooksUrlError(
-            "the URL of the books cannot be read", advice="write it as postgresql://USER@HOST/DATABASE"
-        ) from error
-    if (
-        url.get_backend_name() not in ("sqlite", "postgresql")
-        or not url.database
-        or url.database == ":memory:"
-    ):
-        raise BooksUrlError(
-            f"books cannot be kept in {url.drivername} {url.database or 'without a name'}",
-            advice="name a PostgreSQL database, postgresql://USER@HOST/DATABASE, or a file, sqlite:////PATH",
-        )
-    return url
-
-
 def _make_file(path: Path) -> None:
     """Makes the file, for its owner alone; what SQLite puts beside it gets the same rights."""
     if path.exists():
@@ -317,11 +309,3 @@ def _begin_file(connection: Connection) -> None:
     # Whoever will write takes the lock first: two that read and then want to write would wait for each other.
     writes = connection.get_execution_options().get(_WRITER)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _set_up_server(busy_s: float, connection: Any, _: object) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET lock_timeout = {max(1, int(1000 * busy_s))}")
-        for statement in _POSTGRES:
-            cursor.execute(statement)
-    connection.commit()

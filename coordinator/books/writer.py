@@ -13,7 +13,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Set
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -271,8 +272,7 @@ class BooksWriter:
         with self._changed:
             left, self._waiting, self._kept = self._kept + self._waiting, [], []
         for one in left:
-            if one.future.set_running_or_notify_cancel():
-                one.future.set_exception(BooksUnavailableError("the books are closed"))
+            _tell(one.future, BooksUnavailableError("the books are closed"))
         if self.waiting:
             log.error("these are lost, as they could not be written to the books: %s", self._described())
 
@@ -282,7 +282,8 @@ class BooksWriter:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._awake or self._closing.is_set(), IDLE_S)
                 waiting = self._kept + self._waiting
-                self._waiting, self._kept, self._awake = [], [], False
+                # They stay until they are told: `close` may come while the database does not answer.
+                self._waiting, self._kept, self._awake = [], waiting, False
             away = self._write_all(waiting) if waiting or self.waiting else None
             if away is None:
                 pause_s = FIRST_PAUSE_S
@@ -339,11 +340,8 @@ class BooksWriter:
             fault = away or one.group.refusal(one.key)
             if fault is not None and not one.once:
                 kept.append(one)
-            elif one.future.set_running_or_notify_cancel():
-                if fault is None:
-                    one.future.set_result(None)
-                else:
-                    one.future.set_exception(fault)
+            else:
+                _tell(one.future, fault)
         for one in waiting:
             # Who asked was told no, and nobody else waits: else those who ask for the impossible would fill the memory.
             if one.once and one.key in one.group.refused and one.group.parted:
@@ -388,3 +386,12 @@ class BooksWriter:
 
     def _described(self) -> str:
         return ", ".join(f"{group.waiting} of {group.name}" for group in self._groups if group.waiting)
+
+
+def _tell(future: Future[None], fault: FolkmootError | None) -> None:
+    """Ends a wait; one that has ended already, by `close` or by whoever waited, is left."""
+    with suppress(InvalidStateError):
+        if fault is None:
+            future.set_result(None)
+        else:
+            future.set_exception(fault)

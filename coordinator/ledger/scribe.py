@@ -52,6 +52,8 @@ MOST_HELD: Final = 1 << 19
 """Results of sessions that have ended, while the books cannot be written."""
 FINISH_WITHIN_S: Final = 5.0
 """How long the books may take at the end."""
+CLOSE_WITHIN_S: Final = 3 * FINISH_WITHIN_S
+"""How long all that may take; a database that does not answer is not waited for beyond it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +126,16 @@ class Scribe:
         self._ticking = asyncio.create_task(self._tick_on())
 
     async def close(self) -> None:
-        """Gives the last receipts, hands the last entries to the log, and ends the thread. Twice is harmless."""
+        """Gives the last receipts, hands the last entries to the log, and ends the thread; waits for a bounded time. Twice is harmless."""
         if self._ticking is None:
             return
         self._ticking.cancel()
         await asyncio.gather(self._ticking, return_exceptions=True)
         self._ticking = None
         self._events.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, CLOSE_WITHIN_S)
+        if self._thread.is_alive():  # a daemon: it keeps no process from ending
+            log.error("the scribe still waits for the books, and is left behind")
 
     def watch(self, verified: VerifiedResult) -> None:
         """Takes an accepted result: a `Watcher`. Any thread."""

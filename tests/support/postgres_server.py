@@ -83,6 +83,16 @@ class PostgresServer:
         self._process = None
         self._until_gone()
 
+    def stop(self) -> None:
+        """Makes it silent: it and all that it started stop where they are, and connections stay."""
+        assert self._process is not None
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Ends that."""
+        assert self._process is not None
+        self._signal(signal.SIGCONT)
+
     def close(self) -> None:
         """Ends it and removes everything."""
         if self._process is not None:
@@ -137,6 +147,14 @@ class PostgresServer:
             **self._as_user,
         )
         assert ran.returncode == 0, ran.stderr
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+        for path in _processes():
+            if _command(path).startswith(b"postgres: ") and self._ours(path):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(path.name), number)
 
     def _until_gone(self) -> None:
         """Waits until what the killed server had started is gone too: a new one would refuse to share its memory."""

@@ -11,8 +11,9 @@ import pytest
 
 from folkmoot.coordinator.books import database as database_module
 from folkmoot.coordinator.books.books import Books
+from folkmoot.coordinator.books.books_url import BOOKS_FILE
 from folkmoot.coordinator.books.credit import Credit
-from folkmoot.coordinator.books.database import BOOKS_FILE, Database
+from folkmoot.coordinator.books.database import Database
 from folkmoot.coordinator.books.errors import (
     BooksDamagedError,
     BooksInUseError,

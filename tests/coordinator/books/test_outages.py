@@ -16,10 +16,11 @@ import pytest
 from sqlalchemy import Connection, event
 
 from folkmoot.coordinator.audit.standing_book import Record
+from folkmoot.coordinator.books import server as server_module
 from folkmoot.coordinator.books import writer as writer_module
 from folkmoot.coordinator.books.books import Books
+from folkmoot.coordinator.books.books_url import BOOKS_FILE
 from folkmoot.coordinator.books.credit import Credit
-from folkmoot.coordinator.books.database import BOOKS_FILE
 from folkmoot.coordinator.books.errors import BooksFaultError, BooksFullError, BooksUnavailableError
 from folkmoot.coordinator.books.placement_memory import Remembered
 from folkmoot.coordinator.books.settings import BooksSettings
@@ -45,6 +46,7 @@ class Outage(Enum):
     TABLE_LOCKED = auto()
     CONNECTION_LOST = auto()
     SERVER_KILLED = auto()
+    SERVER_SILENT = auto()
 
 
 class Session:
@@ -102,6 +104,9 @@ class Trouble:
             case Outage.SERVER_KILLED:
                 assert self._server is not None
                 self._server.kill()
+            case Outage.SERVER_SILENT:
+                assert self._server is not None
+                self._server.stop()
 
     def end(self) -> None:
         match self._outage:
@@ -119,6 +124,9 @@ class Trouble:
             case Outage.SERVER_KILLED:
                 assert self._server is not None
                 self._server.start()
+            case Outage.SERVER_SILENT:
+                assert self._server is not None
+                self._server.go_on()
 
     @staticmethod
     def _fill(connection: object) -> None:
@@ -132,12 +140,17 @@ def test_nothing_is_lost_nor_counted_twice(
     tmp_path: Path,
     request: pytest.FixtureRequest,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if outage is Outage.SERVER_SILENT:
+        monkeypatch.setattr(server_module, "SILENT_S", 1.0)
+        monkeypatch.setattr(server_module, "PATIENCE_S", 2)
     server = None
     settings = BooksSettings(busy_s=0.2)
     if not outage.name.startswith("FILE"):
-        server = PostgresServer() if outage is Outage.SERVER_KILLED else request.getfixturevalue("postgres")
-        if outage is Outage.SERVER_KILLED:
+        own = outage in (Outage.SERVER_KILLED, Outage.SERVER_SILENT)
+        server = PostgresServer() if own else request.getfixturevalue("postgres")
+        if own:
             request.addfinalizer(server.close)
             server.start()
         settings = BooksSettings(url=server.database(), busy_s=0.2)
@@ -180,6 +193,28 @@ def test_nothing_is_lost_nor_counted_twice(
     assert account.receipt.receipt == session.last
     assert account.credit == Credit(51, 102, 51 * 30)
     until(lambda: "are written again" in caplog.text)
+
+
+def test_books_on_a_silent_server_are_closed_all_the_same(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "SILENT_S", 5.0)
+    server = PostgresServer()
+    request.addfinalizer(server.close)
+    server.start()
+    books = Books(BooksSettings(url=server.database()), tmp_path, COORDINATOR.public)
+    Session().receipt(books)
+    server.stop()
+    try:
+        flushed = books.receipts.flush()
+        began_s = time.monotonic()
+        books.writer.close(0.1)
+        books.close()
+        assert time.monotonic() - began_s < 4.5
+        assert isinstance(flushed.exception(0), BooksUnavailableError)
+    finally:
+        server.go_on()
+        books.writer._thread.join(PATIENCE_S)
 
 
 def test_what_is_refused_keeps_nothing_else_back(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
