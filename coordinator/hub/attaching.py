@@ -35,6 +35,8 @@ from .settings import HubSettings
 
 log = logging.getLogger(__name__)
 
+MOST_MEMORY_BYTES = 1 << 62
+"""No machine has more, and what keeps the number counts no further than twice that."""
 LAST_WORDS_S = 2.0
 """How long a link that was cut may take to say why."""
 
@@ -142,6 +144,8 @@ class Attachments(LinkServicer):
             key = VerifyingKey(hello.node_key)
             if len(hello.node_nonce) != NONCE_BYTES:
                 raise ProtocolError(f"a nonce has {NONCE_BYTES} bytes, not {len(hello.node_nonce)}")
+            if hello.memory_bytes > MOST_MEMORY_BYTES:
+                raise ProtocolError(f"nobody can lend {hello.memory_bytes} bytes of memory")
             check_ticket(self._identity.public, hello.ticket, key.raw, time.time())
         except (WeakKeyError, ProtocolError) as error:
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error)

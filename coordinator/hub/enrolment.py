@@ -16,7 +16,8 @@ import hmac
 import logging
 import time
 import unicodedata
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import grpc
@@ -34,11 +35,13 @@ from ...trust.tickets import issue_ticket
 from ..books.contributors import Contributors
 from ..ledger.public_log import EntryLog
 from .challenges import ChallengeError, ChallengeTable
-from .roster import Roster
+from .roster import MAX_MEMBERS, Roster
 
 log = logging.getLogger(__name__)
 
 MAX_VERSION = 64
+SEARCHES = 2
+"""How many proofs are held against all owners' invites at once; the others wait for their turn."""
 
 
 class EnrolmentFormError(WireError):
@@ -72,6 +75,8 @@ class Enrolments(EnrolmentServicer):
         self._refusal = refusal
         self._entry_log = entry_log
         self._contributors = contributors
+        self._logged: OrderedDict[NodeId, bytes] = OrderedDict()
+        self._searching = asyncio.Semaphore(SEARCHES)
         self._refreshing = asyncio.Lock()
         self._refreshes = self._refreshed = 0
 
@@ -95,7 +100,7 @@ class Enrolments(EnrolmentServicer):
         """The second half: both proofs for a ticket."""
         try:
             node, owner = await self._prove(request)
-            software = await self._record(node, request)
+            await self._record(node, request)
             issued_unix_s = int(time.time())
             expires_unix_s = int(issued_unix_s + self._ticket_lifetime_s)
             ticket = issue_ticket(self._identity, request.node_key, expires_unix_s)
@@ -109,19 +114,20 @@ class Enrolments(EnrolmentServicer):
             log.warning("an enrolment from %s was refused: %s", context.peer(), error)
             await refuse(context, error)
         member = self._roster.enrolled(node, clean_name(request.name))
-        member.logged_software = software
         log.info("node %s (%s) enrolled, software %r", short(node), member.name, request.software_version)
         return enrolment_pb2.EnrolReply(ticket=ticket, expires_unix_s=expires_unix_s)
 
-    async def _record(self, node: NodeId, request: enrolment_pb2.EnrolRequest) -> bytes:
-        """Returns the digest of the software once the log has the node with it; one entry in this process's life is enough."""
+    async def _record(self, node: NodeId, request: enrolment_pb2.EnrolRequest) -> None:
+        """Returns once the log has the node with its software; one entry in this process's life is enough, whatever else fails."""
         software = hashlib.sha256(request.software_version.encode()).digest()
-        member = self._roster.find(node)
-        if self._entry_log is None or (member is not None and member.logged_software == software):
-            return software
+        if self._entry_log is None or self._logged.get(node) == software:
+            return
         statement = EnrolmentEntry(self._identity.public, request.node_key, software, int(time.time()))
         await asyncio.wrap_future(self._entry_log.append(LogEntry.signed(statement, self._identity)))
-        return software
+        self._logged[node] = software
+        self._logged.move_to_end(node)
+        if len(self._logged) > MAX_MEMBERS:
+            self._logged.popitem(last=False)
 
     async def _prove(self, request: enrolment_pb2.EnrolRequest) -> tuple[NodeId, str | None]:
         """Who it is, and who invited it, once both proofs hold."""
@@ -142,26 +148,32 @@ class Enrolments(EnrolmentServicer):
             request.software_version,
         )
         proof = EnrolmentProof(request.invite_proof, request.possession_proof)
-        found = self._invited_by(statement, proof.invite_proof)
-        if found is None:
-            # The invite may be newer than what is known here.
-            await self._refresh()
-            found = self._invited_by(statement, proof.invite_proof)
-        secret, owner = found or (self._join_secret, None)
+        secret, owner = await self._invited_by(statement, proof.invite_proof) or (self._join_secret, None)
         node = check_proof(request.node_key, secret, statement, proof).node_id
         if (refusal := self._refusal(node)) is not None:
             raise BannedError(refusal, advice="ask the operator what was wrong")
         return node, owner
 
-    def _invited_by(self, statement: bytes, proof: bytes) -> tuple[bytes, str | None] | None:
+    async def _invited_by(self, statement: bytes, proof: bytes) -> tuple[bytes, str | None] | None:
         """What the invite carried under which a node proved that it was invited, and whose it is; None when it is unknown."""
-        known: list[tuple[bytes, str | None]] = [(self._join_secret, None)]
-        if self._contributors is not None:
-            known += self._contributors.secrets(self._join_secret)
-        for secret, owner in known:
-            if hmac.compare_digest(hmac.digest(secret, statement, "sha256"), proof):
-                return secret, owner
-        return None
+        if _proves(self._join_secret, statement, proof):
+            return self._join_secret, None
+        found = await self._owner(statement, proof)
+        if found is None:
+            # The invite may be newer than what is known here.
+            await self._refresh()
+            found = await self._owner(statement, proof)
+        return found
+
+    async def _owner(self, statement: bytes, proof: bytes) -> tuple[bytes, str] | None:
+        """What the owner's invite carried that a proof was made with, and whose it is."""
+        if self._contributors is None:
+            return None
+        # There may be thousands of invites, and whoever asks has proved nothing so far.
+        async with self._searching:
+            return await asyncio.to_thread(
+                _search, self._contributors.secrets(self._join_secret), statement, proof
+            )
 
     async def _refresh(self) -> None:
         """Learns of invites that were made before this call; calls that come together share one look."""
@@ -201,6 +213,14 @@ def clean_name(name: str) -> str:
     spaced = "".join(" " if character.isspace() else character for character in name)
     visible = "".join(character for character in spaced if unicodedata.category(character)[0] != "C")
     return " ".join(visible.split())[:MAX_NAME]
+
+
+def _search(secrets: Iterable[tuple[bytes, str]], statement: bytes, proof: bytes) -> tuple[bytes, str] | None:
+    return next((known for known in secrets if _proves(known[0], statement, proof)), None)
+
+
+def _proves(secret: bytes, statement: bytes, proof: bytes) -> bool:
+    return hmac.compare_digest(hmac.digest(secret, statement, "sha256"), proof)
 
 
 def _check_nonce(nonce: bytes) -> None:

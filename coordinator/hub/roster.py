@@ -83,7 +83,6 @@ class Member:
         may_go: Whether one that drains was told that nothing depends on it any more.
         trouble: What keeps it from where it wants to be; empty when nothing does.
         fetched_bytes, held_bytes: As it reported.
-        logged_software: SHA-256 of the software under which the public log has it; empty before.
         faults: Links on which a result was rejected.
         counted_on: Whether placement counts on it: attached and wanting to serve, or gone for less than the grace.
     """
@@ -110,7 +109,6 @@ class Member:
     may_go: bool = False
     fetched_bytes: int = 0
     held_bytes: int = 0
-    logged_software: bytes = b""
     faults: int = 0
     counted_on: bool = False
     record: NodeRecord = field(default_factory=NodeRecord)

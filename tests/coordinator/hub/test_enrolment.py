@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 
+from folkmoot.coordinator.hub import enrolment
 from folkmoot.coordinator.hub.challenges import ChallengeError, ChallengeTable
 from folkmoot.coordinator.hub.enrolment import clean_name
 from folkmoot.protos.folkmoot.v1 import enrolment_pb2
 from folkmoot.protos.folkmoot.v1.enrolment_pb2_grpc import EnrolmentStub
+from folkmoot.tests.support.kept_books import books_in, full_disk
 from folkmoot.tests.support.running_hub import RunningHub, running_hub
 from folkmoot.tests.support.scripted_node import ScriptedNode
 from folkmoot.trust.keys import Identity
+from folkmoot.trust.log_entries import LogEntry
 from folkmoot.trust.tickets import check_ticket, issue_ticket
 
 if TYPE_CHECKING:
@@ -24,6 +32,19 @@ if TYPE_CHECKING:
 
 IDENTITY_POINT = b"\x01" + bytes(31)
 """The neutral element: one constant signature fits every message under it."""
+
+
+class KeptLog:
+    """A public log in memory."""
+
+    def __init__(self) -> None:
+        self.entries: list[LogEntry] = []
+
+    def append(self, entry: LogEntry) -> Future[int]:
+        self.entries.append(entry)
+        done: Future[int] = Future()
+        done.set_result(len(self.entries) - 1)
+        return done
 
 
 async def challenge(network: RunningHub, node: ScriptedNode) -> tuple[EnrolmentAsyncStub, bytes, bytes]:
@@ -63,6 +84,48 @@ async def test_a_wrong_join_secret() -> None:
         assert code is grpc.StatusCode.PERMISSION_DENIED
         assert "invite" in details
         assert not network.hub.snapshot().nodes
+
+
+async def test_one_who_asks_again_while_the_books_are_shut_is_in_the_log_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = KeptLog()
+    with books_in(tmp_path) as books:
+        async with running_hub(entry_log=log, contributors=books.contributors) as network:
+            node = ScriptedNode(network.hub.invite, network.model)
+            network.nodes.append(node)
+            with full_disk(monkeypatch):
+                for _ in range(3):
+                    code, _ = await refused(node.enrol())
+                    assert code is grpc.StatusCode.UNAVAILABLE
+            async with asyncio.timeout(60):
+                while not node.ticket:
+                    with suppress(grpc.aio.AioRpcError):
+                        await node.enrol()
+                    await asyncio.sleep(0.01)
+            assert len(log.entries) == 1
+
+
+async def test_invites_are_looked_through_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+    search = enrolment._search
+
+    def seen(*arguments: Any) -> tuple[bytes, str] | None:
+        threads.add(threading.get_ident())
+        return search(*arguments)
+
+    monkeypatch.setattr(enrolment, "_search", seen)
+    with books_in(tmp_path) as books:
+        async with running_hub(contributors=books.contributors) as network:
+            node = ScriptedNode(network.hub.invite, network.model)
+            stub, nonce, answer = await challenge(network, node)
+            request = node.enrol_request(nonce, answer)
+            request.invite_proof = bytes(32)
+            code, _ = await refused(stub.Enrol(request))
+            assert code is grpc.StatusCode.PERMISSION_DENIED
+            assert threads and threading.get_ident() not in threads
 
 
 async def test_a_proof_without_the_key() -> None:

@@ -251,3 +251,15 @@ def test_invites_name_an_address_that_others_can_reach() -> None:
     assert reachable_address("moot.example") == "moot.example"
     assert reachable_address("0.0.0.0") not in ("0.0.0.0", "")
     assert reachable_address("::") != "::"
+
+
+@pytest.mark.parametrize("memory_bytes", [(1 << 62) + 1, (1 << 64) - 1])
+async def test_a_node_that_says_it_lends_more_than_there_is_does_not_attach(memory_bytes: int) -> None:
+    async with running_hub() as network:
+        node = ScriptedNode(network.hub.invite, network.model, memory_bytes=memory_bytes)
+        network.nodes.append(node)
+        with pytest.raises(grpc.aio.AioRpcError, match="bytes of memory") as caught:
+            await node.join()
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert network.seen(node).state == "lost"
+        await network.join(memory_bytes=1 << 62)
