@@ -119,7 +119,7 @@ class Link:
         self._source = source
         self._resources = resources
         self._make_executor = make_executor
-        self._outbox = Outbox()
+        self._outbox = Outbox(resources.premises.uploads)
         self._executor: Executor | None = None
         self._keeper: Keeper | None = None
         self._downloader: Downloader | None = None
@@ -275,12 +275,9 @@ class Link:
         return message
 
     async def _write(self, call: Call) -> None:
-        uploads = self._resources.premises.uploads
         try:
             while True:
                 message = await self._outbox.next()
-                if uploads.bytes_per_s:  # or nobody needs to know how long the message is
-                    await uploads.take(message.ByteSize())
                 await call.write(message)
                 self._count(message)
                 if message.WhichOneof("body") == "leaving":

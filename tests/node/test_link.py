@@ -14,6 +14,7 @@ import torch
 from folkmoot.node.download_progress import Progress
 from folkmoot.node.outbox import MAX_WAITING, Outbox
 from folkmoot.node.progress import Status
+from folkmoot.node.rate_limit import RateLimit
 from folkmoot.node.remote import NodeRefusedError, readable
 from folkmoot.node_states import NodeState
 from folkmoot.protos.folkmoot.v1 import link_pb2
@@ -128,6 +129,35 @@ async def test_the_outbox_keeps_order_and_makes_readers_wait_when_it_is_full() -
     outbox.close()
     outbox.post(link_pb2.NodeMessage())
     await asyncio.wait_for(outbox.room(), 1)
+
+
+async def test_a_limit_of_uploads_holds_up_results_and_nothing_else() -> None:
+    now_s = [0.0]
+    limit = RateLimit(1000, clock=lambda: now_s[0])
+    outbox, left = Outbox(limit), list[int]()
+    for number in range(2 * MAX_WAITING):
+        result = link_pb2.Result(signature=bytes(10_000))
+        outbox.post(link_pb2.NodeMessage(result=result), partial(left.append, number))
+    await asyncio.wait_for(outbox.room(), 60)
+    coming = asyncio.create_task(outbox.next())
+    for token in (1, 2):
+        outbox.post(link_pb2.NodeMessage(pong=link_pb2.Pong(token=token)))
+        assert (await asyncio.wait_for(coming, 5)).pong.token == token
+        coming = asyncio.create_task(outbox.next())
+        await asyncio.sleep(0)
+    leaving = link_pb2.NodeMessage(leaving=link_pb2.Leaving(reason="enough"))
+    await asyncio.gather(outbox.send(leaving), coming)
+    assert coming.result() == leaving
+    assert left == []
+
+
+async def test_results_that_are_limited_leave_in_order() -> None:
+    outbox = Outbox(RateLimit(100_000))
+    for sequence in range(4):
+        result = link_pb2.Result(sequence=sequence, signature=bytes(40_000))
+        outbox.post(link_pb2.NodeMessage(result=result))
+    async with asyncio.timeout(60):
+        assert [(await outbox.next()).result.sequence for _ in range(4)] == [0, 1, 2, 3]
 
 
 async def test_states_are_said_with_bytes_rate_and_percent(
