@@ -27,6 +27,10 @@ class NoAddressError(UsageError):
     """Nobody knows where an invite should lead to."""
 
 
+class NotItsStateError(UsageError):
+    """The state folder is not that of the coordinator whose books these are."""
+
+
 class TwoFormsError(UsageError):
     """Two forms of output were asked for at once."""
 
@@ -47,7 +51,7 @@ def invite(
 ) -> None:
     """Print an invite; all nodes that join with an owner's invites count as one contributor."""
     from ..coordinator.app import IDENTITY_FILE
-    from ..coordinator.hub.join_secret import load_or_create_join_secret
+    from ..coordinator.hub.join_secret import JOIN_SECRET_FILE, load_or_create_join_secret
     from ..trust.invite import Invite
     from ..trust.keys import Identity, fingerprint
 
@@ -59,7 +63,18 @@ def invite(
         if address is None:
             raise NoAddressError("this coordinator has never said where it listens", advice="start it once")
         host, _, port = address.rpartition(":")
+        for name in (IDENTITY_FILE, JOIN_SECRET_FILE):
+            if not (settings.state_dir / name).exists():
+                raise NotItsStateError(
+                    f"{settings.state_dir} has no {name}",
+                    advice="name the coordinator's state folder with --state",
+                )
         identity = Identity.load_or_create(settings.state_dir / IDENTITY_FILE)
+        if visitor.coordinator() != identity.public:
+            raise NotItsStateError(
+                f"the books are not those of the coordinator whose state is in {settings.state_dir}",
+                advice="name the state folder and the books of one coordinator, with --state and --books",
+            )
         secret = load_or_create_join_secret(settings.state_dir)
         if owner is not None:
             secret = visitor.invite(owner, public_name, secret)

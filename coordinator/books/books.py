@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection
 
 from ...errors import FolkmootError
 from ...ids import NodeId
 from ...models.manifest import Manifest
 from .accounts import accounts, leaderboard
-from .books_url import BOOKS_FILE
 from .contributors import Contributors, forget_tickets
-from .database import COORDINATOR_FACT, Database
-from .old_files import TAKEN_SUFFIX, take_over
+from .database import Database
+from .moving import move_in, refuse_new_file
+from .old_files import take_over
 from .placement_memory import PlacementMemory
 from .receipt_book import ReceiptBook, forget_sessions
 from .settings import BooksSettings
 from .standings import StandingShelf
 from .states import StateHistory, forget_states
-from .tables import credits, facts, metadata, nodes, standings
+from .tables import facts
 from .upsert import upsert
 from .writer import BooksWriter
 
@@ -67,8 +66,9 @@ class Books:
         self.states = StateHistory(writer)
         self._placement = writer.group("what nodes hold", parted=True)
         try:
+            refuse_new_file(folder, database)
             database.claim(coordinator)
-            _move_in(folder, database, coordinator)
+            move_in(folder, database, coordinator)
             take_over(folder, database)
             oldest_unix_s = int(time.time()) - settings.keep_days * _DAY_S
 
@@ -119,40 +119,3 @@ class Books:
         self.receipts.load(connection)
         self.standings.load(connection)
         self.contributors.load(connection)
-
-
-def _move_in(folder: Path, database: Database, coordinator: bytes) -> None:
-    """Copies the books from the file in the state folder to a new database that was named in its place, once."""
-    old = folder / BOOKS_FILE
-    if database.is_file or not old.exists():
-        return
-    file = Database(BooksSettings(), folder)
-    try:
-        file.claim(coordinator)
-
-        def copy(source: Connection, connection: Connection) -> int:
-            used = any(
-                connection.execute(select(table).limit(1)).first() is not None
-                for table in (nodes, standings, credits)
-            )
-            if used:
-                return 0
-            copied = 0
-            for table in metadata.sorted_tables:
-                query = select(table)
-                if table is facts:
-                    query = query.where(facts.c.name != COORDINATOR_FACT)
-                rows = [dict(row._mapping) for row in source.execute(query)]
-                if rows:
-                    connection.execute(insert(table), rows)
-                copied += len(rows)
-            return copied
-
-        copied = file.read(lambda source: database.write(partial(copy, source)))
-    finally:
-        file.close()
-    if copied:
-        log.warning("%s: %d rows were moved there from %s", database.where, copied, old)
-        old.rename(old.with_name(BOOKS_FILE + TAKEN_SUFFIX))
-    else:
-        log.warning("%s is not used: %s are in use already", old, database.where)

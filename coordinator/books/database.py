@@ -81,6 +81,10 @@ class Database:
         """Whether it is a SQLite file."""
         return self.url.get_backend_name() == "sqlite"
 
+    def is_at(self, path: Path) -> bool:
+        """Whether it is this file."""
+        return self.is_file and Path(self.url.database or "").resolve() == path.resolve()
+
     @property
     def there(self) -> bool:
         """Whether there may be something: a file that does not exist has nothing."""

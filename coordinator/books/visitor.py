@@ -18,7 +18,7 @@ from . import migrations
 from .accounts import Account, accounts
 from .books import ADDRESS_FACT
 from .contributors import all_nodes, all_owners, invite_secret, new_invite
-from .database import Database
+from .database import COORDINATOR_FACT, Database
 from .errors import ForeignBooksError
 from .receipt_book import all_credits
 from .settings import BooksSettings
@@ -83,6 +83,11 @@ class Visitor:
     def history(self, node: NodeId, most: int) -> list[StateChange]:
         """The newest changes of a node's state, oldest first."""
         return self._database.read(lambda connection: history(connection, node, most))
+
+    def coordinator(self) -> bytes:
+        """Whose books they are: a public key."""
+        query = select(facts.c.value).where(facts.c.name == COORDINATOR_FACT)
+        return bytes.fromhex(self._database.read(lambda connection: connection.execute(query).scalar()) or "")
 
     def address(self) -> str | None:
         """Where invites lead to: host and port, as the coordinator said when it last started."""

@@ -20,7 +20,7 @@ from folkmoot.coordinator.books.books import Books
 from folkmoot.coordinator.books.credit import Credit
 from folkmoot.coordinator.books.receipt_book import write_credits
 from folkmoot.coordinator.books.settings import BooksSettings
-from folkmoot.coordinator.hub.join_secret import load_or_create_join_secret
+from folkmoot.coordinator.hub.join_secret import JOIN_SECRET_FILE, load_or_create_join_secret
 from folkmoot.ids import NodeId
 from folkmoot.tests.support.postgres_server import PostgresServer
 from folkmoot.trust.invite import Invite
@@ -84,6 +84,23 @@ def test_owners_invites_are_all_different(command: Command, state: Path) -> None
     assert len(secrets | {load_or_create_join_secret(state)}) == 3
     assert "no name" in command("invite", "--owner", "\n", code=2)
     assert "name the owner" in command("invite", "--public-name", "x", code=2)
+
+
+@pytest.mark.parametrize("missing", [IDENTITY_FILE, JOIN_SECRET_FILE])
+def test_an_invite_makes_no_key_and_no_secret(missing: str, command: Command, state: Path) -> None:
+    (state / missing).unlink()
+    there = sorted(state.iterdir())
+    assert missing in command("invite", "--owner", "Ada", code=2)
+    assert [path for path in sorted(state.iterdir()) if path.suffix == ".key"] == [
+        path for path in there if path.suffix == ".key"
+    ]
+    assert not (state / missing).exists()
+
+
+def test_an_invite_is_refused_when_the_books_are_another_coordinators(command: Command, state: Path) -> None:
+    (state / IDENTITY_FILE).unlink()
+    Identity.load_or_create(state / IDENTITY_FILE)
+    assert "not those of the coordinator" in command("invite", code=2)
 
 
 def test_credits_are_exact_in_every_form(command: Command) -> None:

@@ -12,7 +12,6 @@ import pytest
 from folkmoot.coordinator.books import database as database_module
 from folkmoot.coordinator.books.books import Books
 from folkmoot.coordinator.books.books_url import BOOKS_FILE
-from folkmoot.coordinator.books.credit import Credit
 from folkmoot.coordinator.books.database import Database
 from folkmoot.coordinator.books.errors import (
     BooksDamagedError,
@@ -21,8 +20,6 @@ from folkmoot.coordinator.books.errors import (
     BooksUrlError,
     ForeignBooksError,
 )
-from folkmoot.coordinator.books.old_files import TAKEN_SUFFIX
-from folkmoot.coordinator.books.receipt_book import write_credits
 from folkmoot.coordinator.books.settings import BooksSettings
 from folkmoot.errors import UsageError
 from folkmoot.ids import NodeId
@@ -110,21 +107,6 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     for wrong in ({"busy_s": 0.0}, {"keep_days": 0}):
         with pytest.raises(UsageError):
             BooksSettings(**wrong)
-
-
-def test_a_file_moves_into_a_new_database_once(postgres: PostgresServer, tmp_path: Path) -> None:
-    file = Books(BooksSettings(), tmp_path, b"c" * 32)
-    file.contributors.enrolled(NODE, "oak", "0.1", None, b"t", (1, 10**10)).result(60)
-    file._database.write(lambda connection: write_credits(connection, [(NODE, Credit(1, 2, 1 << 80))]))
-    file.close()
-    settings = BooksSettings(url=postgres.database())
-    for _ in range(2):
-        books = Books(settings, tmp_path, b"c" * 32)
-        assert books.receipts.owed() == {NODE: Credit(1, 2, 1 << 80)}
-        assert books.contributors.known()[NODE].name == "oak"
-        books.close()
-    assert not (tmp_path / BOOKS_FILE).exists()
-    assert (tmp_path / (BOOKS_FILE + TAKEN_SUFFIX)).exists()
 
 
 def test_a_database_that_is_in_use_takes_no_file(
