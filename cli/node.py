@@ -50,6 +50,10 @@ class NodeRunsError(UsageError):
     """The node that runs cannot be given other limits."""
 
 
+class LimitsLaterError(UsageError):
+    """Limits were given where nothing is started that would keep them."""
+
+
 @app.callback()
 def group() -> None:
     """Contribute this machine to a network."""
@@ -108,6 +112,11 @@ def join(
         emit(f"joined {ask(settings.state_dir, 'join', invite=invite, name=called)}")
         say("the node that runs computes for it as well")
     elif later:
+        if limits:
+            raise LimitsLaterError(
+                "--later remembers a coordinator, not limits",
+                advice="give them to `folkmoot node start`, or write them down with `folkmoot node init`",
+            )
         from ..node.joined import remember
 
         emit(f"joined {remember(settings.state_dir, invite, called).name}")

@@ -67,6 +67,8 @@ def test_coordinators_are_remembered_and_forgotten_while_no_node_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = ["--state", str(tmp_path)]
+    assert run(["node", "join", INVITE, "--memory", "4GiB", "--later", *state]) == 2
+    assert "folkmoot node start" in capsys.readouterr().err
     assert run(["node", "join", INVITE, "--as", "london", "--later", *state]) == 0
     assert capsys.readouterr().out == "joined london\n"
     assert [one.name for one in JoinedBook(tmp_path).all()] == ["london"]
