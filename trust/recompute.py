@@ -154,11 +154,6 @@ def drift(signed: Floats, recomputed: Recomputed) -> float:
     return max(float(np.linalg.norm(np.mean(errors, axis=0))), abs(along))
 
 
-def drifts(signed: Floats, recomputed: Recomputed, tolerance: Tolerance) -> bool:
-    """Whether many rows together show a bias that each of them alone may have."""
-    return len(recomputed.sizes) >= tolerance.drift_rows and drift(signed, recomputed) > tolerance.drift
-
-
 def _relative(signed: Floats, recomputed: Recomputed) -> Doubles:
     """Each row's error over its size: [n, H]; nothing where the recomputation is not finite."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -1,8 +1,8 @@
 """What two unrelated nodes' answers to the same rows say of a third's: for when the weights are not at hand.
 
 Guarantees: pure; says something only where both agree, in what they opened and in what they answered, expert by expert; a row is
-called wrong only if it is further from both than two honest answers can be from one another, and right only if it is as near to both as
-two honest answers usually are; in between nothing is said. As in a recomputation, a row's error is measured against no less than
+called wrong only if it is further from both than two honest answers can be from one another even where it rounds twice as badly as the
+profile says, and right only if it is as near to both as two honest answers usually are; in between nothing is said. As in a recomputation, a row's error is measured against no less than
 its parts.
 
 Letters: n rows, P pairs of row and expert, H hidden size, I intermediate size.
@@ -20,8 +20,11 @@ import numpy.typing as npt
 from .expert_arithmetic import Doubles, Floats, sizes
 from .recompute import Tolerance
 
-APART_WRONG: Final = 2.0
+APART_AGREE: Final = 2.0
 """Times what a row may differ from the truth: each of two honest answers may be that far from it."""
+APART_WRONG: Final = 2 * APART_AGREE
+"""Times the same. How badly a row rounds follows from the weights, which are not at hand: there must be room for rows that round
+much worse than others. Between this and what is right are weights of 8 bits and nothing coarser."""
 APART_RIGHT: Final = math.sqrt(2)
 """Times the same: independent errors add in squares."""
 
@@ -96,7 +99,7 @@ def weigh_testimony(
         distance = _relative(sizes([np.asarray(signed, np.float64) - total]), scale)
         distances.append(distance)
         near = near and bool((distance <= APART_RIGHT * tolerance.row).all())
-    agree = furthest <= APART_WRONG * tolerance.row
+    agree = furthest <= APART_AGREE * tolerance.row
     errors = np.minimum(*distances)
     return Testimony(agree, furthest, errors, APART_WRONG * tolerance.row, agree and near)
 

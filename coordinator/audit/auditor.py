@@ -2,7 +2,8 @@
 
 Guarantees: whoever hands it a result never waits and never sees an error; what does not fit its memory is passed over and
 counted, and counts for no node's good; a challenge goes out only about a result whose signature was checked and is kept. An
-opening that does not look honest, and one that does not come, lead to a recomputation, which alone convicts; a node that
+opening that does not look honest, and one that does not come, lead to a recomputation, which alone convicts, but for two unrelated
+witnesses who agree where the weights are not at hand; a node that
 is found right is at most struck for being late. A node is asked about one result at a time, at the pace of `pace.py`, which this
 thread keeps to as well; which of those that wait it is asked about, and which are given up when too many do, is drawn. Results that
 somebody waits for go to `urgent_audits.py`, second answers to `second_answers.py`. Everything but `watch` and `watch_rivals` happens
@@ -85,7 +86,9 @@ class Auditor:
         self._inbox: Inbox[Incoming] = Inbox(settings.memory_bytes)
         self._asker = Asker(self._inbox, counters)
         self.consequences = Consequences(chooser, self._examiner, standings, counters)
-        self.hearings = Hearings(judge, self.consequences.serves, self._inbox.answer, counters, self._draws)
+        self.hearings = Hearings(
+            judge, self.consequences.is_member, self._inbox.answer, counters, self._draws
+        )
         self._urgent = UrgentAudits(
             chooser,
             self._examiner,
@@ -96,7 +99,7 @@ class Auditor:
             counters,
         )
         self._second_answers = SecondAnswers(
-            chooser, self._examiner, self.consequences, self.hearings, counters
+            chooser, self._examiner, self.consequences, self.hearings, self._inbox, counters
         )
         self._room_for_rivals = threading.BoundedSemaphore(MOST_RIVALS)
         self._lines: dict[Host, Line] = {}
@@ -125,9 +128,11 @@ class Auditor:
     def watch_rivals(self, rivals: Rivals) -> None:
         """Takes a second answer beside the first: a `RivalsWatcher`. Any thread."""
         if self._room_for_rivals.acquire(blocking=False):
-            self._inbox.answer(rivals)
-        else:
-            self._counters.dropped()
+            if self._inbox.reserve(rivals.size):
+                self._inbox.answer(rivals)
+                return
+            self._room_for_rivals.release()
+        self._counters.dropped()
 
     def _run(self) -> None:
         torch.set_num_threads(1)
@@ -184,7 +189,10 @@ class Auditor:
         return True
 
     def _compare(self, rivals: Rivals) -> bool:
-        self._second_answers.compare(rivals)
+        try:
+            self._second_answers.compare(rivals)
+        finally:
+            self._inbox.free(rivals.size)
         return True
 
     def _line(self, host: Host) -> Line:

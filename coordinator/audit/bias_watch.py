@@ -30,7 +30,7 @@ WINDOW_ROWS: Final = 512
 MOST_RECORDS: Final = 4096
 """Of nodes and layers; the oldest gives way."""
 MOST_KEPT_BYTES: Final = 128 << 20
-"""Of results that are kept because they may become evidence; the node and layer that have waited longest give way."""
+"""Of results that are kept because they may become evidence; the node and layer with the fewest rows for their bytes give way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class BiasWatch:
             rows = np.union1d(before.rows, rows)
         record.kept[id(verified)] = CountedRows(verified, rows)
         if len(record.seen) < self._tolerance.drift_rows:
-            self._bound()
+            self._bound(key)
             return []
         signed, exact = np.concatenate(record.signed), _joined(record.exact)
         del self._exact[key]
@@ -142,11 +142,14 @@ class BiasWatch:
                 del self._residuals[next(iter(self._residuals))]
         return record
 
-    def _bound(self) -> None:
+    def _bound(self, extended: tuple[NodeId, int]) -> None:
+        """Makes room; the record that was just extended goes last, or no node with large results could ever be judged."""
         sizes = {key: record.size for key, record in self._exact.items()}
         while sum(sizes.values()) > MOST_KEPT_BYTES or len(sizes) > MOST_RECORDS:
-            oldest = next(iter(sizes))
-            del sizes[oldest], self._exact[oldest]
+            given_up = min(
+                sizes, key=lambda key: (key == extended, len(self._exact[key].seen) / max(sizes[key], 1))
+            )
+            del sizes[given_up], self._exact[given_up]
 
 
 def _key(question: Question) -> tuple[NodeId, int]:

@@ -12,6 +12,7 @@ from typing import Final
 
 from ...ids import NodeId, short
 from ...trust.audit_policy import AuditSubject
+from ...trust.standing import Status
 from ..dispatch.challenge import Unopened
 from .chooser import Chooser
 from .counters import AuditCounters, AuditOutcome
@@ -48,6 +49,10 @@ class Consequences:
     def serves(self, node: NodeId) -> bool:
         """Whether a node's results are used at all; if not, nothing of it need be audited."""
         return self._standings.of(node).serves
+
+    def is_member(self, node: NodeId) -> bool:
+        """Whether a node has passed its probation, and nothing was found against it since."""
+        return self._standings.of(node).status is Status.MEMBER
 
     def ended(self, node: NodeId, finding: Finding) -> None:
         """An audit of a node's result has ended."""

@@ -1,7 +1,7 @@
 """What an opening, or its absence, says of a result.
 
-Guarantees: whatever does not look like an honest node's opening leads to a recomputation, and nothing else convicts; a result that
-was found right by recomputation is cleared, whatever the node opened. For one thread.
+Guarantees: whatever does not look like an honest node's opening leads to a recomputation, and nothing else here convicts; a result that
+was found right by recomputation is cleared, whatever the node opened. Where the weights for it cannot be read, that is said. For one thread.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from ...ids import ExpertKey, NodeId, short
 from ...protos.codec import TensorError
 from ...protos.folkmoot.v1 import link_pb2
 from ...trust.audit_check import Suspicion, check_opening
-from ...trust.audit_statements import OpeningKind
 from ...trust.keys import SignatureError
-from ...trust.residuals import Stage, residuals
-from ...trust.thresholds import StageLimits
+from ...trust.recompute import Tolerance
+from ...trust.residuals import residuals
 from ..dispatch.challenge import Opened, Unopened
 from .bias_watch import BiasWatch
 from .canonical_weights import CanonicalExperts
@@ -100,14 +99,10 @@ class Examiner:
         log.warning("node %s: %s; evidence: %s", node, verdict.what, verdict.evidence)
         return Finding(AuditOutcome.WRONG, verdict.what, unopened)
 
-    def limits(self, key: ExpertKey, kind: OpeningKind, stage: Stage) -> StageLimits:
-        """What honest rounding may leave in a layer with such experts.
-
-        Raises:
-            FolkmootError: when it has to be measured, and cannot be.
-        """
-        spec = self._experts.manifest.experts[key].spec
-        return self._thresholds.of(spec, self._sketches.current).limits_of(kind, stage)
+    @property
+    def tolerance(self) -> Tolerance:
+        """What an honest node may differ by from a recomputation."""
+        return self._judge.tolerance
 
     def forget(self, node: NodeId) -> None:
         """The node begins anew, if it ever comes back."""

@@ -1,15 +1,17 @@
 """Hearings: where the coordinator has not the weights at hand, two unrelated nodes are asked instead.
 
 Guarantees: a hearing that was opened ends once, on the auditor's thread, with a finding or with none; only what both sides agree on
-convicts or clears anybody; where they do not, or one of them does not answer or open, nothing is decided and the log says so. What
-is asked of witnesses is answered, signed, credited and audited like everything else. No more than `AT_ONCE` are held at once. For one
-thread, but for what comes back.
+convicts or clears anybody; where they do not, or one of them does not answer or open, nothing is decided and the log says so. Witnesses
+are members, of two known owners, or one of them of nobody knows whom: all whose owner is unknown count as one. What is asked of them
+is answered, signed, credited and audited like everything else. No more than `AT_ONCE` hearings are held at once; `MOST_WAITING` others
+wait for their turn. For one thread, but for what comes back.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +46,9 @@ from .selection import Selection
 log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 4
+MOST_WAITING: Final = 256
+UNKNOWN: Final = ""
+"""The owner of all nodes whose owner is not known: they may well be one person's."""
 
 Concluded = Callable[[Finding | None], None]
 """Is told what was found; None when nothing was decided."""
@@ -73,36 +78,46 @@ class Hearings:
     def __init__(
         self,
         judge: Judge,
-        serves: Callable[[NodeId], bool],
+        may_witness: Callable[[NodeId], bool],
         put: Callable[[Answered | Shown], None],
         counters: AuditCounters,
         draws: SecretDraws,
     ) -> None:
-        """Args: serves says whose answers count; put hands what comes back to `take`, on the auditor's thread."""
+        """Args: may_witness says who may be asked at all; put hands what comes back to `take`, on the auditor's thread."""
         self._judge = judge
-        self._serves = serves
+        self._may_witness = may_witness
         self._put = put
         self._counters = counters
         self._draws = draws
         self._network: NetworkExperts | None = None
         self._owner_of: OwnerOf = str
         self._open: dict[Hearing, Concluded] = {}
+        self._waiting: deque[tuple[Question, Concluded, Collection[NodeId]]] = deque()
 
     def use(self, network: NetworkExperts, owner_of: OwnerOf) -> None:
-        """From now on witnesses are called through this network; without it there are no hearings."""
-        self._owner_of = owner_of
+        """From now on witnesses are called through this network; without it there are no hearings. `owner_of` says whose a node is,
+        its own id where nobody is known."""
+        self._owner_of = lambda node: owner if (owner := owner_of(node)) != node else UNKNOWN
         self._network = network
 
     def open(self, question: Question, concluded: Concluded, others: Collection[NodeId] = ()) -> bool:
-        """Asks two unrelated nodes about the rows in question; False when that cannot be, and nobody is told anything.
+        """Asks two unrelated nodes about the rows in question, now or in turn; False when that cannot be, and nobody is told anything.
 
         Args:
             question: What is in question.
             concluded: Told how it ends.
             others: Nodes that are concerned beside the one whose result it is.
         """
+        if len(self._open) < AT_ONCE:
+            return self._begin(question, concluded, others)
+        if len(self._waiting) >= MOST_WAITING:
+            return False
+        self._waiting.append((question, concluded, others))
+        return True
+
+    def _begin(self, question: Question, concluded: Concluded, others: Collection[NodeId]) -> bool:
         network = self._network
-        if network is None or len(self._open) >= AT_ONCE:
+        if network is None:
             return False
         hearing, layer = Hearing(question), question.verified.task.layer
         held = network.directory.layer(layer)
@@ -113,7 +128,7 @@ class Hearings:
                 host
                 for at in self._draws.order(len(held.holders[expert]))
                 if not isinstance(host := held.hosts[held.holders[expert][at]], OwnHost)
-                and self._serves(host.node)
+                and self._may_witness(host.node)
             ]
             for expert in question.selection.pairs.loads[0]
         }
@@ -152,7 +167,19 @@ class Hearings:
             finding = self._decide(hearing)
         except Exception:
             log.exception("a hearing cannot be decided")
-        concluded(finding)
+        try:
+            concluded(finding)
+        finally:
+            self._call_next()
+
+    def _call_next(self) -> None:
+        while self._waiting and len(self._open) < AT_ONCE:
+            question, concluded, others = self._waiting.popleft()
+            try:
+                if not self._begin(question, concluded, others):
+                    concluded(None)
+            except Exception:
+                log.exception("a hearing cannot be held")
 
     def _frame(self, asked: Asked, network: NetworkExperts, layer: int) -> SentFrame:
         selection, count = asked.hearing.question.selection, len(asked.pairs)

@@ -49,8 +49,20 @@ class Inbox(Generic[Answer]):
 
     def release(self, verified: VerifiedResult) -> None:
         """A result that was taken out is not kept any more."""
+        self.free(verified.size)
+
+    def reserve(self, size: int) -> bool:
+        """Counts bytes of results that are kept for another reason; whether there was room."""
         with self._lock:
-            self._held_bytes -= verified.size
+            if self._held_bytes + size > self._memory_bytes:
+                return False
+            self._held_bytes += size
+        return True
+
+    def free(self, size: int) -> None:
+        """So many bytes are not kept any more."""
+        with self._lock:
+            self._held_bytes -= size
 
     def answer(self, answer: Answer) -> None:
         """Puts an answer in."""

@@ -1,8 +1,9 @@
 """From suspicion to verdict: the rows in question computed again in float64 from the canonical weights.
 
 Guarantees: a result is called wrong only when a row that the node itself signed differs from the truth by more than
-`trust.recompute` allows this very row, or many rows together by more than `trust.bias` allows; evidence of it is on disk, whole, before anybody hears of the verdict; where
-evidence cannot be written there is no verdict. Each verdict is handed to the public log; a log that does not take it is an
+`trust.recompute` allows this very row, or many rows together by more than `trust.bias` allows, or where the weights are not at hand
+a row from what two unrelated witnesses agree upon by more than `trust.testimony` allows; evidence of it is on disk, whole, before
+anybody hears of the verdict; where evidence cannot be written there is no verdict. Each verdict is handed to the public log; a log that does not take it is an
 error in the coordinator's own, and stops nothing. Nothing that a node says in its defence or by its silence matters.
 """
 

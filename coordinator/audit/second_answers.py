@@ -1,7 +1,8 @@
 """Second answers beside first ones: each pair is an audit that costs no node anything.
 
-Guarantees: two honest answers to the same rows differ by no more than both may be away from the truth; what differs by more is a
-suspicion against all who answered, and each of their results is computed again where they differ most; only that convicts.
+Guarantees: how far two answers to the same rows are apart is known exactly; what is further apart than two honest ones are is a
+suspicion against all who answered, and each of their results is computed again where they differ most; only that convicts, or
+witnesses where the weights are not at hand. What cannot be found out about one of them keeps nobody from looking at the others.
 Answers of a node that does not serve any more are not looked at. For one thread.
 
 Letters: R rows of the first answer, H hidden size.
@@ -14,18 +15,20 @@ from functools import partial
 
 import numpy as np
 
-from ...errors import ModelError
-from ...ids import ExpertKey, NodeId, short
+from ...errors import FolkmootError, ModelError
+from ...ids import NodeId, short
 from ...trust.audit_statements import OpeningKind
 from ...trust.expert_arithmetic import Doubles
-from ...trust.residuals import Stage
+from ...trust.testimony import APART_RIGHT
 from ..dispatch.pairs import Int64s
 from ..dispatch.verified_result import Rivals, VerifiedResult
+from .asking import Incoming
 from .chooser import Chooser
 from .consequences import Consequences
 from .counters import AuditCounters, AuditOutcome
 from .examiner import Examiner, Finding
 from .hearings import Hearings
+from .inbox import Inbox
 from .question import Question, signed_output
 
 log = logging.getLogger(__name__)
@@ -40,42 +43,49 @@ class SecondAnswers:
         examiner: Examiner,
         consequences: Consequences,
         hearings: Hearings,
+        inbox: Inbox[Incoming],
         counters: AuditCounters,
     ) -> None:
         self._chooser = chooser
         self._examiner = examiner
         self._consequences = consequences
         self._hearings = hearings
+        self._inbox = inbox
         self._counters = counters
 
     def compare(self, rivals: Rivals) -> None:
         """Compares both answers, and has the results computed again if they differ.
 
         Raises:
-            FolkmootError: when there are no thresholds, canonical weights cannot be read, or evidence cannot be written.
+            FolkmootError: when canonical weights cannot be read, or evidence cannot be written.
         """
         sides = (rivals.first, *rivals.seconds)
         if not all(self._consequences.serves(verified.host.node) for verified, _ in sides):
             return
         apart, scale = _apart(rivals)
-        first = rivals.first[0]
-        key = ExpertKey(first.task.layer, first.pairs.loads[0][0])
-        limits = self._examiner.limits(key, OpeningKind.TIGHT, Stage.OUTPUT)
-        # Each may be that far from the truth.
-        suspect = np.flatnonzero(apart > 2 * limits.worst_of(len(apart)) * scale)
+        suspect = np.flatnonzero(apart > APART_RIGHT * self._examiner.tolerance.row * scale)
         if not len(suspect):
             return
         self._counters.disagreed()
         names = ", ".join(sorted({short(verified.host.node) for verified, _ in sides}))
         log.warning(
-            "nodes %s answered the same rows differently: layer %d, %d rows", names, key.layer, len(suspect)
+            "nodes %s answered the same rows differently: layer %d, %d rows",
+            names,
+            rivals.first[0].task.layer,
+            len(suspect),
         )
         # Where they differ most first: not all of them may fit.
         ordered = suspect[np.argsort(-(apart[suspect] / np.maximum(scale[suspect], 1e-300)))]
         step_rows = rivals.first[1][ordered]
         concerned = {verified.host.node for verified, _ in sides}
+        failed: FolkmootError | None = None
         for verified, rows in sides:
-            self._look_into(verified, _places(rows, step_rows), concerned)
+            try:
+                self._look_into(verified, _places(rows, step_rows), concerned)
+            except FolkmootError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def _look_into(self, verified: VerifiedResult, rows: Int64s, concerned: set[NodeId]) -> None:
         """Computes some rows of a result again; those that matter most come first."""
@@ -86,7 +96,10 @@ class SecondAnswers:
             try:
                 finding = self._examiner.recompute(question)
             except ModelError:
+                if not self._inbox.reserve(verified.size):
+                    raise
                 if not self._hearings.open(question, partial(self._heard, verified), concerned):
+                    self._inbox.free(verified.size)
                     raise
                 continue
             self._consequences.ended(verified.host.node, finding)
@@ -95,6 +108,7 @@ class SecondAnswers:
 
     def _heard(self, verified: VerifiedResult, finding: Finding | None) -> None:
         """Witnesses were asked about a result in place of the weights."""
+        self._inbox.free(verified.size)
         node = verified.host.node
         if finding is None or not self._consequences.serves(node):
             self._counters.ended(AuditOutcome.ABANDONED)

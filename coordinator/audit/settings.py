@@ -34,7 +34,8 @@ class AuditSettings:
         rows_per_expert: Rows that an audit draws for each expert that it is about.
         most_rows: Rows that one audit asks for at most.
         opening_bytes: How large an opening may be: nodes send it from home.
-        memory_bytes: What results may take until their audit is over; beyond it some are given up, drawn by chance, and counted.
+        memory_bytes: What results may take until their audit is over; beyond it some are given up, drawn by chance, and counted. What
+            may become evidence of a bias has 128 MiB beside it.
         probation_audits: Audits that a newcomer passes before it is a member.
         probation_experts: Experts that a node on probation is given, where others can host the rest.
         strikes: Late or missing openings within `strike_window_s` that put a member back on probation.

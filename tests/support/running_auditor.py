@@ -25,7 +25,7 @@ from folkmoot.trust.log_entries import LogEntry
 from .asked_node import AskedNode, Misconduct
 from .memory_experts import MemoryExperts
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class KeptEntries:

@@ -11,7 +11,7 @@ from typing import Any
 from folkmoot.node.daemon import NodeDaemon
 from folkmoot.node.settings import NodeSettings
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def node_settings(invite: str, state_dir: Path, **changes: Any) -> NodeSettings:

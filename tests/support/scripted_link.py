@@ -30,7 +30,7 @@ from folkmoot.trust.statements import ResultStatement, TaskStatement, routing_di
 if TYPE_CHECKING:
     from folkmoot.tests.support.scripted_coordinator import ScriptedCoordinator
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 Pairs = Sequence[tuple[int, int, float]]
 """Expert, row and gate, in canonical order."""

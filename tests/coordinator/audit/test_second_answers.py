@@ -12,14 +12,17 @@ import pytest
 
 from folkmoot.coordinator.audit.auditor import MOST_RIVALS
 from folkmoot.coordinator.audit.judge import Judge
+from folkmoot.coordinator.audit.question import Question, signed_output
 from folkmoot.coordinator.audit.second_answers import _apart, _places
 from folkmoot.coordinator.audit.settings import AuditSettings
+from folkmoot.coordinator.audit.threshold_store import ThresholdStore
 from folkmoot.coordinator.dispatch.verified_result import Rivals, VerifiedResult
 from folkmoot.errors import ModelError
 from folkmoot.tests.support.asked_node import AskedNode, Misconduct
 from folkmoot.tests.support.memory_experts import MemoryExperts
 from folkmoot.tests.support.running_auditor import RunningAuditor, running_auditor
 from folkmoot.trust.evidence_check import Outcome, PublicModel, check_bytes
+from folkmoot.trust.recompute import Recomputed
 from folkmoot.trust.standing import Status
 
 
@@ -104,6 +107,66 @@ def test_no_more_wait_than_there_is_room_for(tmp_path: Path) -> None:
     for _ in range(MOST_RIVALS + 5):
         running.auditor.watch_rivals(one)
     assert running.counters.totals().dropped == 5
+
+
+def test_what_waits_to_be_compared_is_kept_within_memory(tmp_path: Path) -> None:
+    model = MemoryExperts()
+    node = AskedNode(model, bytes(32))
+    one = rivals(node, AskedNode(model, bytes(32)), rows=200)
+    running = RunningAuditor(tmp_path, model, AuditSettings(memory_bytes=3 * one.size))
+    for _ in range(5):
+        running.auditor.watch_rivals(one)
+    assert running.counters.totals().dropped == 2
+    running.auditor.start()
+    running.until(lambda _: running.auditor._inbox.reserve(3 * one.size))
+    running.auditor.close()
+
+
+def test_how_far_apart_is_suspicious_is_known_without_thresholds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise ModelError("nothing can be measured")
+
+    monkeypatch.setattr(ThresholdStore, "of", gone)
+    with running_auditor(tmp_path) as audits:
+        liar, honest = audits.node(Misconduct.DOUBLED_OUTPUT), audits.node()
+        audits.auditor.watch_rivals(rivals(liar, honest))
+        convicted(audits, liar, honest)
+
+
+@pytest.mark.parametrize(("times", "disagree"), [(1.0085, False), (1.0115, True)])
+def test_a_suspicion_begins_beyond_what_two_honest_answers_are_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: float, disagree: bool
+) -> None:
+    with running_auditor(tmp_path) as audits:
+        nodes = audits.node(), audits.node()
+        whole = rivals(*nodes)
+        output = signed_output(whole.first[0])
+        whole.first[0].result.output.data = (output * np.float32(times)).astype("<f4").tobytes()
+        audits.auditor.watch_rivals(whole)
+        audits.auditor.watch(nodes[1].result())
+        audits.until(lambda totals: totals.outcomes.get("passed") == 1)
+        assert audits.counters.totals().disagreed == disagree
+
+
+def test_a_side_that_cannot_be_looked_into_keeps_nobody_from_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recompute, asked = Judge.recompute, []
+
+    def first_fails(judge: Judge, question: Question) -> Recomputed:
+        asked.append(question.verified.host.node)
+        if len(asked) == 1:
+            raise ModelError("the disk is gone")
+        return recompute(judge, question)
+
+    monkeypatch.setattr(Judge, "recompute", first_fails)
+    with running_auditor(tmp_path) as audits:
+        liar, honest = audits.node(Misconduct.SCALED_OUTPUT), audits.node()
+        audits.auditor.watch_rivals(rivals(honest, liar))
+        audits.until(lambda totals: totals.outcomes == {"wrong": 1, "abandoned": 1})
+        assert asked == [honest.node, liar.node]
 
 
 def stub(output: np.ndarray[Any, np.dtype[Any]]) -> VerifiedResult:

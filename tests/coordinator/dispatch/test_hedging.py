@@ -255,6 +255,7 @@ class Slowing(AskedNode):
         stalls: Whether it keeps them.
         start_s: When it could begin.
         kept: What it was sent meanwhile.
+    then: Called after each answer.
     """
 
     stalls = False
@@ -263,6 +264,7 @@ class Slowing(AskedNode):
     def __init__(self, model: MemoryExperts) -> None:
         super().__init__(model, bytes(32))
         self.kept: list[SentFrame] = []
+        self.then: Callable[[], object] = lambda: None
 
     def estimate(self) -> HostEstimate:
         """As it was set."""
@@ -275,6 +277,7 @@ class Slowing(AskedNode):
         else:
             super().send(frame)
             self.frames.clear()
+            self.then()
 
     def go_on(self) -> None:
         """Answers what it kept."""
@@ -354,19 +357,24 @@ def test_who_cannot_help_yet_is_thought_of_again() -> None:
     assert here.counters.totals().hedges_won == 1
 
 
-def test_a_race_that_is_over_holds_nothing() -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["while the call goes on", "after the call"])
+def test_a_race_that_is_over_holds_nothing(late: bool) -> None:
     here = Neighbours()
     gc.collect()
     gc.disable()
     try:
-        here.nodes[1].stalls = True
+        slow, slower = here.nodes[1:3]
+        slow.stalls, slower.stalls = True, not late
         flight = here.call()
         here.spare.start_s = 0.001
+        if not late:
+            here.spare.then, slow.then = slow.go_on, slower.go_on
         flight.result()
         gone = weakref.ref(flight)
         del flight
-        assert gone() is not None, "its answer is out"
-        here.nodes[1].go_on()
+        if late:
+            assert gone() is not None, "its answer is out"
+            slow.go_on()
         ends_s = time.monotonic() + 60
         while gone() is not None:
             assert time.monotonic() < ends_s, "it waits for the garbage collector"
