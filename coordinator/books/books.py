@@ -18,7 +18,7 @@ from ...errors import FolkmootError
 from ...ids import NodeId
 from ...models.manifest import Manifest
 from .accounts import accounts, leaderboard
-from .contributors import Contributors, forget_tickets
+from .contributors import Contributors, forget_nodes, forget_tickets
 from .database import Database
 from .moving import move_in, refuse_new_file
 from .old_files import take_over
@@ -59,7 +59,8 @@ class Books:
             FolkmootError: when they cannot be read and written, are damaged, or another's.
         """
         self._database = database = Database(settings, folder)
-        self._writer = writer = BooksWriter(database)
+        self._writer = writer = BooksWriter(database, self._forget)
+        self._keep_s = settings.keep_days * _DAY_S
         self.receipts = ReceiptBook(database, writer)
         self.standings = StandingShelf(writer)
         self.contributors = Contributors(database, writer)
@@ -70,17 +71,7 @@ class Books:
             database.claim(coordinator)
             move_in(folder, database, coordinator)
             take_over(folder, database)
-            oldest_unix_s = int(time.time()) - settings.keep_days * _DAY_S
-
-            def forget(connection: Connection) -> None:
-                forget_sessions(connection, oldest_unix_s)
-                forget_states(connection, oldest_unix_s)
-                forget_tickets(connection, oldest_unix_s)
-
-            try:
-                database.write(forget)
-            except FolkmootError as error:  # what is too much to forget at once is no reason not to start
-                log.warning("what is old cannot be forgotten: %s", error)
+            self._forget()
             database.read(self._load)
         except BaseException:
             database.close()
@@ -114,6 +105,23 @@ class Books:
         """Writes what waits, for a bounded time. Blocks; twice is harmless."""
         self._writer.close()
         self._database.close()
+
+    def _forget(self) -> None:
+        """Forgets what is old, now and daily; in the thread that writes, so that nothing changes meanwhile."""
+        oldest_unix_s = int(time.time()) - self._keep_s
+
+        def forget(connection: Connection) -> list[NodeId]:
+            forget_sessions(connection, oldest_unix_s, self.receipts.is_open)
+            forget_states(connection, oldest_unix_s)
+            forget_tickets(connection, oldest_unix_s)
+            return forget_nodes(connection, oldest_unix_s)
+
+        try:
+            gone = self._database.write(forget, long=True)
+        except FolkmootError as error:  # too much to be forgotten at once, say: no reason not to go on
+            log.warning("what is old cannot be forgotten: %s", error)
+        else:
+            self.contributors.forgotten(gone, oldest_unix_s)
 
     def _load(self, connection: Connection) -> None:
         self.receipts.load(connection)

@@ -12,12 +12,12 @@ import hmac
 import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select
 
 from ...errors import UsageError
 from ...ids import NodeId
@@ -25,7 +25,7 @@ from ...protos.limits import MAX_NAME
 from ...trust.enrolment import JOIN_SECRET_BYTES
 from ...trust.statements import domain_tag
 from .database import Database
-from .tables import invites, nodes, owners, tickets
+from .tables import credits, invites, nodes, owners, tickets
 from .texts import storable
 from .upsert import upsert
 from .writer import BooksWriter
@@ -92,6 +92,13 @@ class Contributors:
         """Reads who is known."""
         self._nodes = all_nodes(connection)
         self._invites, self._public = _invites(connection), all_owners(connection)
+
+    def forgotten(self, gone: Collection[NodeId], before_unix_s: int) -> None:
+        """Nodes are not in the books any more; those that have enrolled meanwhile will be."""
+        with self._lock:
+            for node in gone:
+                if node in self._nodes and self._nodes[node].enrolled_unix_s < before_unix_s:
+                    del self._nodes[node]
 
     def owner_of(self, node: NodeId) -> str:
         """Whose a node is; its own id where nobody is known."""
@@ -215,6 +222,22 @@ def all_owners(connection: Connection) -> dict[str, str]:
 def forget_tickets(connection: Connection, before_unix_s: int) -> None:
     """Forgets tickets that expired before."""
     connection.execute(delete(tickets).where(tickets.c.expires_unix_s < before_unix_s))
+
+
+def forget_nodes(connection: Connection, before_unix_s: int) -> list[NodeId]:
+    """Forgets nodes that enrolled before, have no ticket any more, and never earned anything; returns them."""
+    gone = connection.execute(
+        select(nodes.c.node)
+        .where(nodes.c.enrolled_unix_s < before_unix_s)
+        .where(~exists().where(tickets.c.node == nodes.c.node))
+        .where(~exists().where(credits.c.node == nodes.c.node))
+    ).scalars()
+    found = [NodeId(node) for node in gone]
+    if found:
+        connection.execute(
+            delete(nodes).where(nodes.c.node == bindparam("of")), [{"of": node} for node in found]
+        )
+    return found
 
 
 def _invites(connection: Connection) -> dict[str, str]:

@@ -18,9 +18,10 @@ from ...errors import FolkmootError
 from ...ids import ExpertKey, NodeId
 from ...models.manifest import Manifest
 from .database import Database
+from .staging import Group
 from .tables import holdings
 from .upsert import upsert
-from .writer import BooksWriter, Group
+from .writer import BooksWriter
 
 log = logging.getLogger(__name__)
 

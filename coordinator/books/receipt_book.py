@@ -7,7 +7,7 @@ differences, so writing twice credits once. `owed` is what is durable; nothing e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
@@ -51,7 +51,11 @@ class SessionAccount:
 
 
 class ReceiptBook:
-    """The receipts of one coordinator. Any thread, but for `receipted`, which is for one."""
+    """The receipts of one coordinator. Any thread, but for `receipted`, which is for one.
+
+    Attributes:
+        is_open: Whether a session may get more receipts; such a one is not forgotten. Asked in any thread.
+    """
 
     def __init__(self, database: Database, writer: BooksWriter) -> None:
         self._database = database
@@ -62,6 +66,7 @@ class ReceiptBook:
         self._agreed = group.staged(_write_agreed)
         self._proofs = group.staged(_write_proofs)
         self._shown = group.staged(_write_shown)
+        self.is_open: Callable[[bytes], bool] = lambda session: False
         self._counted: dict[NodeId, Credit] = {}
         self._owed: dict[NodeId, Credit] = {}
 
@@ -156,9 +161,14 @@ def all_sessions(connection: Connection) -> list[SessionAccount]:
     ]
 
 
-def forget_sessions(connection: Connection, before_unix_s: int) -> None:
-    """Forgets sessions whose last receipt is older; what they earned stays in the credits."""
-    connection.execute(delete(sessions).where(sessions.c.issued_unix_s < before_unix_s))
+def forget_sessions(connection: Connection, before_unix_s: int, is_open: Callable[[bytes], bool]) -> None:
+    """Forgets sessions that have ended, whose last receipt is older and in the public log; what they earned stays in the credits."""
+    query = select(sessions.c.session).where(
+        sessions.c.issued_unix_s < before_unix_s, sessions.c.logged >= sessions.c.number
+    )
+    gone = [{"of": one} for one in connection.execute(query).scalars() if not is_open(bytes.fromhex(one))]
+    if gone:
+        connection.execute(delete(sessions).where(sessions.c.session == bindparam("of")), gone)
 
 
 def write_credits(connection: Connection, owed: Iterable[tuple[NodeId, Credit]]) -> None:

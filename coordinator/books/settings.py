@@ -17,7 +17,8 @@ class BooksSettings:
     Attributes:
         url: A database as SQLAlchemy names it, such as postgresql://user@host/folkmoot; empty for a file in the state folder.
         busy_s: How long a write waits for another that has the books locked, before it is told and tried again.
-        keep_days: After how many days ended sessions, expired tickets and changes of state are forgotten; credits never are.
+        keep_days: After how many days ended sessions, expired tickets, changes of state, and nodes that earned
+            nothing are forgotten; credits never are.
     """
 
     url: str = field(default="", repr=False)

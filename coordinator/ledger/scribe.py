@@ -111,6 +111,7 @@ class Scribe:
         self._lock = threading.Lock()
         self._open: dict[SessionId, _Open] = {}
         self._newest: dict[NodeId, ReceiptedLink] = {}
+        book.is_open = lambda session: SessionId(session) in self._open
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticking: asyncio.Task[None] | None = None
         self._ticked = threading.Event()

@@ -155,16 +155,3 @@ def test_what_the_node_and_the_log_say_is_kept_beside_later_receipts(
     (account,) = accounts_of(tmp_path, settings)
     assert (account.receipt.receipt, account.acknowledged, account.logged) == (giver.last, 1, 0)
     assert [one.receipt for one in open_books().receipts.unlogged()] == [giver.last]
-
-
-def test_old_sessions_are_forgotten_and_what_they_earned_is_not(
-    open_books: OpenBooks, settings: BooksSettings, tmp_path: Path
-) -> None:
-    books = open_books()
-    old, new = Giver(1, 1, NOW - 100 * 86_400), Giver(1, 2)
-    old.give(books.receipts)
-    new.give(books.receipts)
-    books.close()
-    open_books().close()
-    assert [one.receipt.receipt for one in accounts_of(tmp_path, settings)] == [new.last]
-    assert owed(tmp_path, settings) == {old.node: Credit(2, 4, 60)}
