@@ -22,6 +22,7 @@ from ..dispatch.challenge import SentChallenge, Unopened
 from ..dispatch.choice import HostEstimate
 from ..dispatch.counters import DispatchCounters
 from ..dispatch.host import Ending, Failure, SentFrame
+from .allowance import Allowance
 from .outstanding import Outstanding, UnaskedResultError, UnwantedResultError
 from .pace import Pace
 from .questions import Questions
@@ -64,6 +65,7 @@ class Link:
         self.session = session
         self.software_version = software_version
         self.pace = Pace()
+        self.changes = Allowance(asyncio.get_running_loop().time())
         self.closed = asyncio.Event()
         self.why_closed = ""
         self._loop = asyncio.get_running_loop()

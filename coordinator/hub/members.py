@@ -112,8 +112,12 @@ class Members:
         if member is None:
             return
         refused_more = not report.refused <= member.refused
+        before = member.state, member.reason
         member.reported(report.epoch, report.ready, report.refused, report.reason)
         member.fetched_bytes, member.held_bytes = report.bytes_fetched, report.bytes_held
+        changed = refused_more or (member.state, member.reason) != before
+        if changed and not self._may_change(link, member):
+            return
         if refused_more:
             log.warning(
                 "node %s (%s) refuses %d experts: %s",
@@ -153,7 +157,7 @@ class Members:
     def wished(self, link: Link, wish: Wish, reason: str, *, at_once: bool) -> None:
         """A contributor wants something of a node."""
         member = self._member_of(link)
-        if member is not None:
+        if member is not None and self._may_change(link, member):
             self._departures.wished(member, wish, reason, at_once=at_once)
             self._tell_coverage()
 
@@ -186,6 +190,18 @@ class Members:
         """A node agrees with a receipt."""
         if self._scribe is not None:
             self._scribe.acknowledged(link, message)
+
+    def _may_change(self, link: Link, member: Member) -> bool:
+        """Takes a change from what the link may; one that has none left is cut, and the node may come back."""
+        assert self._loop is not None
+        if link.changes.take(self._loop.time()):
+            return True
+        why = "changed what it wants or holds too often"
+        log.warning("node %s (%s) is cut off: it %s", short(member.node), member.name, why)
+        self._detach(link, member, NodeState.LOST, why)
+        self._graces.begin(member)
+        link.cut(why, retry=True)
+        return False
 
     def _cut_off(self, link: Link, error: FolkmootError, reason: str, why: str) -> None:
         member = self._member_of(link)

@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 """After a fault, before placement is tried again; each fault in a row doubles the pause."""
-
-
 FOLD_S = 5.0
 """How often the rows that were sent are counted, if not oftener."""
 
@@ -278,6 +276,7 @@ class Steward:
         self.route(member)
         assignment = link_pb2.Assignment(epoch=member.epoch, experts=_ranges(keys))
         if member.link is not None:
+            member.link.changes.grant()
             member.link.post(link_pb2.CoordinatorMessage(assignment=assignment))
 
 
