@@ -71,7 +71,8 @@ class Auditing:
         return self._standings.of(node).serves
 
     def tell_convictions(self, on_convicted: Callable[[NodeId], None]) -> None:
-        """From now on calls the function, from the auditor's thread, after each verdict against a node."""
+        """From now on calls the function after each verdict against a node: from the auditor's thread, and from any that calls
+        `convicted_elsewhere`."""
         if self._auditor is not None:
             self._auditor.consequences.on_convicted = on_convicted
 

@@ -1,9 +1,9 @@
 """What the coordinator hosts itself: what it was told to hold, and what of it is ready.
 
 Guarantees: an expert is ready only after all of its bytes were read and found to be those that the manifest names; what is held, and
-what is on its way, is never more than placement gave; what it is told to drop gets no rows from that moment on, and its memory goes
-back to the system. An expert that cannot be read is refused, with a line in the log, and left to the nodes. All but `host` belongs to
-the event loop.
+what is on its way, is never more than placement gave; what it is told to drop gets no rows of calls that are planned from that moment on,
+and its memory goes back to the system. An expert that cannot be read is refused, with a line in the log, and left to the nodes; a fault
+is logged, and ends nothing. All but `host` belongs to the event loop.
 """
 
 from __future__ import annotations
@@ -122,20 +122,28 @@ class SelfHosting:
         while True:
             await self._told.wait()
             self._told.clear()
-            while batch := self._next_batch():
-                refused = await asyncio.to_thread(self._unreadable, batch)
-                self.refused |= refused
-                self.ready |= (batch - refused) & self.assigned
-                self._let_go(batch - self.ready)
-                directory.update(self.host, self.ready)
-                on_change(bool(refused))
-            held = self.snapshot()
-            log.info(
-                "the coordinator hosts %d of %d experts itself (%s)",
-                held.experts,
-                len(self._manifest.experts),
-                format_bytes(held.held_bytes),
-            )
+            try:
+                await self._make_ready(directory, on_change)
+            except Exception:
+                log.exception(
+                    "the coordinator cannot make its own experts ready; it goes on when it is told others"
+                )
+
+    async def _make_ready(self, directory: Directory, on_change: Callable[[bool], None]) -> None:
+        while batch := self._next_batch():
+            refused = await asyncio.to_thread(self._unreadable, batch)
+            self.refused |= refused
+            self.ready |= (batch - refused) & self.assigned
+            self._let_go(batch - self.ready)
+            directory.update(self.host, self.ready)
+            on_change(bool(refused))
+        held = self.snapshot()
+        log.info(
+            "the coordinator hosts %d of %d experts itself (%s)",
+            held.experts,
+            len(self._manifest.experts),
+            format_bytes(held.held_bytes),
+        )
 
     def _next_batch(self) -> frozenset[ExpertKey]:
         batch: set[ExpertKey] = set()
@@ -155,11 +163,14 @@ class SelfHosting:
             try:
                 self._experts.check(key)
                 self._experts.expert(key)
-            except (ModelError, OSError) as error:
+            except (ModelError, OSError, ValueError) as error:  # an empty file cannot be mapped
                 log.error("the coordinator cannot host %s itself: %s", key, error)
                 refused.add(key)
         return frozenset(refused)
 
     def _let_go(self, keys: frozenset[ExpertKey]) -> None:
         for key in keys:
-            self._experts.let_go(key)
+            try:
+                self._experts.let_go(key)
+            except (ModelError, OSError, ValueError) as error:  # what cannot be mapped has no memory here
+                log.debug("%s has nothing to give back: %s", key, error)

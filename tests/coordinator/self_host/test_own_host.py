@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from folkmoot.coordinator.dispatch.choice import HostEstimate, choose
-from folkmoot.coordinator.self_host import own_host
+from folkmoot.coordinator.self_host import hosting, own_host
 from folkmoot.kernels.backend import Processor
 from folkmoot.kernels.feed_forward import Group
 from folkmoot.tests.support.asking import ask, greedy_text
@@ -53,11 +53,26 @@ def test_what_nodes_need_not_be_asked_for_is_done_here_though_they_are_asked_for
 
 
 class Slow(Processor):
-    """A coordinator that has no time."""
+    """A coordinator that has no time: by its own clock each computation takes a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._spent_s = 0.0
+
+    def clock(self) -> float:
+        """What it measures itself by."""
+        return time.monotonic() + self._spent_s
 
     def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.05)
+        self._spent_s += 1.0
         return super().feed_forward(groups, hidden)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator is so."""
+    backend = Slow()
+    monkeypatch.setattr(hosting, "OwnHost", partial(own_host.OwnHost, backend=backend, clock=backend.clock))
 
 
 class Failing(Processor):
@@ -71,10 +86,8 @@ def everything(model: TinyModel) -> int:
     return model.prepared.manifest.total_expert_bytes
 
 
-async def test_a_node_that_joins_takes_work_off_a_slow_coordinator(
-    model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(own_host, "choose_backend", Slow)
+@pytest.mark.usefixtures("slow")
+async def test_a_node_that_joins_takes_work_off_a_slow_coordinator(model: TinyModel, tmp_path: Path) -> None:
     expected = greedy_text(model, TOKENS)
     async with whole_network(model.prepared, tmp_path, nodes=0, self_host_bytes=everything(model)) as network:
         await network.settled(0)
@@ -98,10 +111,8 @@ async def test_a_coordinator_that_cannot_compute_leaves_it_to_nodes(
     assert document["folkmoot"]["retries"] > 0
 
 
-async def test_what_a_node_answers_wrongly_is_computed_here(
-    model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(own_host, "choose_backend", Slow)
+@pytest.mark.usefixtures("slow")
+async def test_what_a_node_answers_wrongly_is_computed_here(model: TinyModel, tmp_path: Path) -> None:
     async with whole_network(model.prepared, tmp_path, nodes=0, self_host_bytes=everything(model)) as network:
         await network.settled(0)
         await ask(network, 2)

@@ -1,0 +1,55 @@
+"""What is kept of rows that may show a bias is bounded, and what has the fewest rows for its bytes gives way, never what was just added to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from folkmoot.coordinator.audit import bias_watch
+from folkmoot.coordinator.audit.bias_watch import BiasWatch
+from folkmoot.coordinator.audit.question import Question
+from folkmoot.coordinator.audit.selection import Selection
+from folkmoot.tests.support.asked_node import AskedNode
+from folkmoot.tests.support.memory_experts import MemoryExperts
+from folkmoot.trust.audit_statements import OpeningKind
+from folkmoot.trust.honest_rounding import RoundingSpread
+from folkmoot.trust.recompute import Recomputed, Tolerance
+
+MODEL = MemoryExperts()
+ROWS = 4
+ENOUGH = 3 * ROWS
+
+
+def rows_of(node: AskedNode, seed: int, *, carried: int = ROWS) -> tuple[Question, Recomputed]:
+    """The first rows of a result that carries so many: twice as long as they should be."""
+    verified = node.result(rows=carried, seed=seed)
+    of_first = Selection((), np.arange(ROWS), verified.pairs.take(verified.pairs.rows < ROWS))
+    question = Question.about(verified, of_first, OpeningKind.RAW)
+    truth = question.output.astype(np.float64) / 2
+    sizes = np.linalg.norm(truth, axis=1)
+    return question, Recomputed(truth, sizes, RoundingSpread(np.zeros(ROWS), np.zeros(ROWS)))
+
+
+def test_a_record_that_grows_is_not_given_up_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = AskedNode(MODEL, bytes(32)), AskedNode(MODEL, bytes(32))
+    size = rows_of(large, 0, carried=64)[0].verified.size
+    monkeypatch.setattr(bias_watch, "MOST_KEPT_BYTES", 2 * size + 100)
+    watch = BiasWatch(1e-4, Tolerance(drift_rows=ENOUGH))
+    assert not watch.weigh(*rows_of(large, 1, carried=64))
+    assert not watch.weigh(*rows_of(small, 1))
+    assert not watch.weigh(*rows_of(large, 2, carried=64))
+    assert len(watch.weigh(*rows_of(large, 3, carried=64))) == 3
+
+
+def test_the_fewest_rows_for_their_bytes_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small, other = (AskedNode(MODEL, bytes(32)) for _ in range(3))
+    size = rows_of(large, 0, carried=64)[0].verified.size
+    monkeypatch.setattr(bias_watch, "MOST_KEPT_BYTES", size + size // 8)
+    watch = BiasWatch(1e-4, Tolerance(drift_rows=ENOUGH))
+    for seed in (1, 2):
+        assert not watch.weigh(*rows_of(small, seed))
+    assert not watch.weigh(*rows_of(large, 1, carried=64))
+    assert not watch.weigh(*rows_of(other, 1)), "for which the large one gives way"
+    assert len(watch.weigh(*rows_of(small, 3))) == 3
+    assert not watch.weigh(*rows_of(large, 2, carried=64))
+    assert not watch.weigh(*rows_of(large, 3, carried=64))
