@@ -24,6 +24,8 @@ from ..node.machine import LEAST_MEMORY_BYTES, available_memory_bytes
 from ..state_lock import StateInUseError, StateLock
 from .child import PROGRAM, Child, ChildEndedError
 
+QUICK_RETURN = {"FOLKMOOT_COORDINATOR_RESTART_GRACE_S": "5"}
+"""All nodes are started with the coordinator: one of the last time that is not there at once is not started this time."""
 COORDINATOR_FOLDER = "coordinator"
 """The coordinator's state folder, in the network's."""
 POLL_S = 0.1
@@ -83,7 +85,7 @@ class LocalNetwork:
         self._state = state
         self._api_port = api_port
         self._threads = threads or len(_cores())
-        self._environment = environment
+        self._environment = {**QUICK_RETURN, **(environment or {})}
         self._program = program
         self._nodes: list[Child] = []
         self._coordinator: Child | None = None

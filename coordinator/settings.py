@@ -50,6 +50,7 @@ class CoordinatorSettings(ComponentSettings):
         hedge_share: The most of all frames that may be sent to a second replica as well because the first is slower than it
             usually is; 0 sends none.
         lost_grace_s: How long a lost node's experts wait for its return before they are placed elsewhere.
+        restart_grace_s: The same after a start, for the nodes of the last time: they try again every half minute at the latest.
         replan_s: How often what was measured of traffic and speeds may change the placement.
         tidy_share: The part of all copies that may move each time only so that experts that work together come together.
         ticket_lifetime_s: How long a ticket lets a node attach again without a new enrolment.
@@ -81,6 +82,7 @@ class CoordinatorSettings(ComponentSettings):
     expert_wait_s: float = Field(default=10.0, gt=0)
     hedge_share: float = Field(default=0.05, ge=0, le=0.5)
     lost_grace_s: float = Field(default=10.0, gt=0)
+    restart_grace_s: float = Field(default=35.0, gt=0)
     replan_s: float = Field(default=300.0, gt=0)
     tidy_share: float = Field(default=0.002, ge=0, le=1)
     ticket_lifetime_s: float = Field(default=3600.0, gt=0)
@@ -106,6 +108,7 @@ class CoordinatorSettings(ComponentSettings):
             frame_deadline_s=self.frame_deadline_s,
             row_deadline_s=self.row_deadline_s,
             lost_grace_s=self.lost_grace_s,
+            restart_grace_s=self.restart_grace_s,
             replan_s=self.replan_s,
             tidy_share=self.tidy_share,
         )

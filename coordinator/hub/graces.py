@@ -24,11 +24,13 @@ class Graces:
         self._over = over
         self._timers: dict[NodeId, asyncio.TimerHandle] = {}
 
-    def begin(self, member: Member) -> None:
-        """Waits for a member from now on."""
+    def begin(self, member: Member, grace_s: float | None = None) -> None:
+        """Waits for a member from now on; for how long if not as long as for others."""
         self.forget(member.node)
         loop = asyncio.get_running_loop()
-        self._timers[member.node] = loop.call_later(self._grace_s, self._end, member)
+        self._timers[member.node] = loop.call_later(
+            self._grace_s if grace_s is None else grace_s, self._end, member
+        )
 
     def forget(self, node: NodeId) -> None:
         """Does not wait for a node any more; harmless when nobody does."""
@@ -46,7 +48,7 @@ class Graces:
         log.info(
             "node %s (%s) is %s for too long; its experts are placed elsewhere",
             short(member.node),
-            member.name,
+            member.name or "not back since the coordinator started",
             member.state,
         )
         self._over(member)

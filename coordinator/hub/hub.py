@@ -165,7 +165,8 @@ class Hub:
         except RuntimeError as error:
             raise NODES_DOOR.in_use(settings.host, settings.port) from error
         self._members.start()
-        await self._steward.recall()
+        for member in await self._steward.recall():
+            self._graces.begin(member, settings.restart_grace_s)
         await server.start()
         self._server = server
         self._steward_task = asyncio.create_task(self._steward.run())

@@ -33,7 +33,8 @@ class HubSettings:
         misses_before_cut: A node that misses so many deadlines in a row loses its link.
         faults_before_ban: A node whose results were rejected on so many links is not let in again.
         lost_grace_s: How long a lost node's experts wait for its return before they are placed elsewhere.
-        restart_grace_s: How long, after a start, nodes of the last time are waited for before experts are placed elsewhere.
+        restart_grace_s: How long, after a start, the experts of a node of the last time wait for its return before they are placed
+            elsewhere; nodes try again every half minute at the latest.
         settle_s: How long to wait for more changes before experts are placed.
         replan_s: How often what was measured of traffic and speeds may change the placement.
         tidy_share: The part of all copies that may move each time only so that experts that work together come together.
@@ -56,7 +57,7 @@ class HubSettings:
     misses_before_cut: int = 3
     faults_before_ban: int = 3
     lost_grace_s: float = 10.0
-    restart_grace_s: float = 5.0
+    restart_grace_s: float = 35.0
     settle_s: float = 0.25
     replan_s: float = 300.0
     tidy_share: float = 0.002

@@ -204,23 +204,17 @@ class Steward:
             if member.counted_on
         )
 
-    async def recall(self) -> None:
-        """Counts on the nodes of the last time for a moment, so that none is given what another still has."""
+    async def recall(self) -> list[Member]:
+        """Counts on the nodes of the last time, so that none is given what another still has; who they are.
+
+        They are counted on until whoever asked no longer waits for them.
+        """
         if self._memory is None:
-            return
-        expected = [
+            return []
+        return [
             self._roster.expected(node, known.memory_bytes, known.assigned)
             for node, known in (await asyncio.to_thread(self._memory.load)).items()
         ]
-        if expected:
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._settings.restart_grace_s, self._stop_expecting, expected)
-
-    def _stop_expecting(self, expected: list[Member]) -> None:
-        for member in expected:
-            if not member.name:
-                member.counted_on = False
-        self.members_changed()
 
     def _capacities(self) -> list[NodeCapacity]:
         return [

@@ -19,6 +19,7 @@ from folkmoot.tests.support.kept_books import full_disk
 from folkmoot.tests.support.memory_experts import MemoryExperts
 from folkmoot.tests.support.running_hub import RunningHub, running_hub
 from folkmoot.tests.support.scripted_node import ScriptedNode
+from folkmoot.trust.keys import Identity
 
 OpenBooks = Callable[[], Books]
 NODE, OTHER = NodeId("ab" * 32), NodeId("cd" * 32)
@@ -103,3 +104,43 @@ async def test_nodes_that_do_not_come_back_are_given_up(books: Books) -> None:
     async with running_hub(model, memory=memory, restart_grace_s=0.3) as network:
         node = await network.join()
         await network.until(lambda: set(node.assigned) == everything)
+
+
+async def test_a_node_that_enrols_and_never_attaches_is_given_up_like_others(books: Books) -> None:
+    model = MemoryExperts(experts=6)
+    memory = books.placement(model.manifest)
+    everything = frozenset(model.manifest.experts)
+    identity = Identity.generate()
+    memory.save(
+        {
+            identity.node_id: Remembered(1 << 30, everything),
+            OTHER: Remembered(1 << 30, everything),
+        }
+    )
+    await saved(books)
+    async with running_hub(model, memory=memory, restart_grace_s=0.3, replicas=1) as network:
+        halfway = ScriptedNode(network.hub.invite, model, identity=identity)
+        network.nodes.append(halfway)
+        await halfway.enrol()
+        node = await network.join()
+        await network.until(lambda: set(node.assigned) == everything)
+
+
+async def test_after_a_restart_a_node_that_comes_and_is_lost_is_waited_for_like_any_other(
+    books: Books,
+) -> None:
+    model = MemoryExperts(experts=6)
+    memory = books.placement(model.manifest)
+    identity = Identity.generate()
+    memory.save({identity.node_id: Remembered(1 << 30, frozenset(model.manifest.experts))})
+    await saved(books)
+    settings = {"restart_grace_s": 1.0, "lost_grace_s": 600.0}
+    async with running_hub(model, memory=memory, **settings) as network:
+        began_s = asyncio.get_running_loop().time()
+        node = await network.join(identity=identity)
+        await node.leave()
+        member = network.hub._roster.find(node.node)
+        assert member is not None
+        await network.until(lambda: member.link is None)
+        await network.until(lambda: asyncio.get_running_loop().time() > began_s + 1.5)
+        assert member.counted_on
