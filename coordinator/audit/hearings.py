@@ -2,8 +2,8 @@
 
 Guarantees: a hearing that was opened ends once, on the auditor's thread, with a finding or with none; only what both sides agree on
 convicts or clears anybody; where they do not, or one of them does not answer or open, nothing is decided and the log says so. Witnesses
-are members, of two known owners, or one of them of nobody knows whom: all whose owner is unknown count as one. What is asked of them
-is answered, signed, credited and audited like everything else. No more than `AT_ONCE` hearings are held at once; `MOST_WAITING` others
+are members, and all nodes whose owner is unknown count as one owner's. What is asked of witnesses is answered, signed, credited and
+audited like everything else. No more than `AT_ONCE` hearings are held at once; `MOST_WAITING` others
 wait for their turn. For one thread, but for what comes back.
 """
 
@@ -176,10 +176,15 @@ class Hearings:
         while self._waiting and len(self._open) < AT_ONCE:
             question, concluded, others = self._waiting.popleft()
             try:
-                if not self._begin(question, concluded, others):
-                    concluded(None)
+                begun = self._begin(question, concluded, others)
             except Exception:
                 log.exception("a hearing cannot be held")
+                begun = False
+            if not begun:
+                try:
+                    concluded(None)
+                except Exception:
+                    log.exception("what follows from a hearing that cannot be held met a fault")
 
     def _frame(self, asked: Asked, network: NetworkExperts, layer: int) -> SentFrame:
         selection, count = asked.hearing.question.selection, len(asked.pairs)

@@ -65,10 +65,9 @@ class LateAnswers:
 
     def take(self) -> None:
         """Looks at all that has come. For one thread."""
-        late = self._late
-        for frame, part, ending in late:
-            self._ended(frame, part, ending)
-        late.clear()
+        # Emptied in place, for the call has this list too: what is looked at is held by nobody.
+        while self._late:
+            self._ended(*self._late.pop(0))
         while True:
             try:
                 event = self._inbox.get_nowait()

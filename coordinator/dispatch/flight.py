@@ -3,9 +3,9 @@
 Guarantees: `result` returns only when every pair of the routing is in exactly one verified result, or was computed here; a frame
 that fails, for whatever reason, is planned again over the replicas that have not failed this call; when an expert has none left, the
 call waits for one to appear, and gives up after `expert_wait_s`. Outputs are added in the order in which frames were planned, and
-those that stand in for a slow one at its place, so the sum does not depend on who answers first. A frame that takes longer than its host usually does is sent to another replica
-as well, where one is expected to be faster: the side whose answers are all verified first is used, and the other is not waited
-for. Nothing a node does raises anything but `ExpertsUnavailableError`.
+those that stand in for a slow one at its place, so the sum does not depend on who answers first. A frame that takes longer than its
+host usually does is sent to another replica as well, where one is expected to be faster: the side whose answers are all verified first
+is used, and the other is not waited for. Nothing a node does raises anything but `ExpertsUnavailableError`.
 
 The thread that waits does the work: it computes what the coordinator hosts itself, checks signatures and sums, while the event loop
 goes on reading. Letters: T rows of the step, R rows of a frame, H hidden size.

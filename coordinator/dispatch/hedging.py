@@ -110,8 +110,8 @@ class Hedging:
             return True
 
     def claim(self, planned: Plan, estimates: Sequence[HostEstimate], waited_s: float) -> bool:
-        """Takes these second frames out of the share; whether they may be sent: others have all of the first one's experts, each can be expected to be done
-        sooner than the first has been waited for, and there is a share left."""
+        """Takes these second frames out of the share; whether they may be sent: others have all of the first one's experts, each can be
+        expected to be done sooner than the first has been waited for, and there is a share left."""
         seconds = planned.frames
         if planned.orphans is not None or not 0 < len(seconds) <= MOST_SECONDS:
             return False
