@@ -19,7 +19,8 @@ ROOT = "folkmoot."
 CHATTY = ("httpx", "httpcore", "urllib3", "filelock", "asyncio")
 
 working_for: ContextVar[str] = ContextVar("working_for", default="")
-"""The name of the coordinator that a task works for; tasks and threads that it starts inherit it."""
+"""The name of the coordinator that a task works for; tasks that it starts inherit it, and so do threads that are started in a copy of its
+context (of themselves only from Python 3.14 on, and not in every build)."""
 
 
 class LogFormat(StrEnum):

@@ -12,6 +12,7 @@ Letters: R rows, H hidden size.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import math
 import threading
@@ -104,7 +105,9 @@ class Executor:
         self._backend = backend or Processor()
         self._loop = asyncio.get_running_loop()
         self._queue: WorkQueue[_Arrival | Callable[[], None] | None] = WorkQueue()
-        self._thread = threading.Thread(target=self._run, name="folkmoot-executor", daemon=True)
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._run,), name="folkmoot-executor", daemon=True
+        )
         self._frame_rows = _Window(session.max_rows_in_flight)
         self._challenged_rows = _Window(MAX_CHALLENGED_ROWS_IN_FLIGHT)
         self._last_sequence = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
@@ -55,7 +56,8 @@ async def abandonable(function: Callable[P, T], *arguments: P.args, **keywords: 
         with contextlib.suppress(RuntimeError):  # the event loop may have been closed meanwhile
             loop.call_soon_threadsafe(deliver, error, value)
 
-    threading.Thread(target=work, name="folkmoot-abandonable", daemon=True).start()
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work,), name="folkmoot-abandonable", daemon=True).start()
     return await answer
 
 

@@ -22,3 +22,11 @@ async def coordinator(experts: BareExperts, tmp_path: Path) -> AsyncIterator[Scr
     await server.start()
     yield server
     await server.stop()
+
+
+@pytest.fixture
+async def other(tmp_path: Path) -> AsyncIterator[ScriptedCoordinator]:
+    server = ScriptedCoordinator(BareExperts.make(seed=1), tmp_path / "other")
+    await server.start()
+    yield server
+    await server.stop()

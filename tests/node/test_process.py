@@ -3,57 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 
 from folkmoot.errors import UsageError
 from folkmoot.ids import ExpertKey
+from folkmoot.logs import working_for
+from folkmoot.models.manifest import Manifest
 from folkmoot.node.control import ControlError, NoNodeRunsError, ask
-from folkmoot.node.joined import JoinedBook, UnknownCoordinatorError
-from folkmoot.node.process import NoCoordinatorError, NodeProcess
+from folkmoot.node.daemon import NodeDaemon
+from folkmoot.node.executor import Executor, Send
+from folkmoot.node.joined import JoinedBook
+from folkmoot.node.process import NoCoordinatorError
 from folkmoot.node.remote import NodeRefusedError
+from folkmoot.node.session import Session
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.state_lock import StateInUseError
 from folkmoot.tests.support.bare_experts import BareExperts
-from folkmoot.tests.support.running_node import node_settings, until
+from folkmoot.tests.support.running_node import until
+from folkmoot.tests.support.running_process import asked, running
 from folkmoot.tests.support.scripted_coordinator import ScriptedCoordinator
 from folkmoot.tests.support.scripted_link import ScriptedLink
 from folkmoot.trust.invite import Invite
 
+log = logging.getLogger("folkmoot.tests.computing")
+
 MEMORY = 64 << 20
 REFUSED = link_pb2.CoordinatorMessage(closing=link_pb2.Closing(reason="wrong results", retry=False))
-
-
-@pytest.fixture
-async def other(tmp_path: Path) -> AsyncIterator[ScriptedCoordinator]:
-    server = ScriptedCoordinator(BareExperts.make(seed=1), tmp_path / "other")
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@asynccontextmanager
-async def running(
-    invite: str, state: Path, called: str | None = None, clock: Any = None, **changes: Any
-) -> AsyncIterator[NodeProcess]:
-    """A started process, stopped at the end."""
-    process = NodeProcess(node_settings(invite, state, **changes), name=called, clock=clock or datetime.now)
-    try:
-        await process.start()
-        yield process
-    finally:
-        await process.stop()
-
-
-async def asked(state: Path, verb: str, **arguments: Any) -> Any:
-    return await asyncio.to_thread(ask, state, verb, **arguments)
 
 
 def rests(link: ScriptedLink, reason: str) -> Callable[[], bool]:
@@ -76,6 +58,39 @@ async def test_two_coordinators_are_served_at_once_and_share_the_memory(
             await link.settled(link.assign(keys), ready=keys)
     assert [one.name for one in JoinedBook(state).all()] == ["london", "paris"]
     assert first.leaving and second.leaving
+
+
+class Naming(NodeDaemon):
+    """Notes whom the thread that computes works for."""
+
+    def make_executor(self, session: Session, manifest: Manifest, send: Send) -> Executor:
+        executor = super().make_executor(session, manifest, send)
+        answers = executor.answer
+
+        def answer(frame: link_pb2.Frame) -> link_pb2.Result | None:
+            log.warning("computing")
+            return answers(frame)
+
+        executor.answer = answer  # type: ignore[method-assign]
+        return executor
+
+
+async def test_what_is_logged_while_computing_names_the_coordinator(
+    coordinator: ScriptedCoordinator, tmp_path: Path
+) -> None:
+    names: list[str] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        names.append(working_for.get())
+        return True
+
+    log.addFilter(note)
+    async with running(coordinator.invite, tmp_path / "node", "london", kind=Naming):
+        link, key = await coordinator.link(), ExpertKey(1, 0)
+        await link.settled(link.assign([key]), ready=[key])
+        await link.answer(link.frame(1, torch.ones(1, 32), [(0, 0, 1.0)]))
+    log.removeFilter(note)
+    assert names == ["london"]
 
 
 async def test_memory_is_divided_anew_when_one_is_joined_and_when_one_is_left(
@@ -215,122 +230,6 @@ async def test_outside_of_its_hours_it_rests_and_comes_back(
         now[0] = datetime(2026, 3, 1, 22, 0)
         await link.until(lambda: link.wishes[-1].kind == link_pb2.Wish.KIND_SERVE)
         assert (await process.status()).resting == ""
-
-
-async def test_a_drain_ends_the_process_once_everybody_lets_it_go(
-    coordinator: ScriptedCoordinator, other: ScriptedCoordinator, tmp_path: Path
-) -> None:
-    state = tmp_path / "node"
-    JoinedBook(state).add(coordinator.invite, "london")
-    async with running(other.invite, state, "paris") as process:
-        links = [await coordinator.link(), await other.link()]
-        draining = asyncio.create_task(asked(state, "drain", timeout_s=None))
-        for link in links:
-            await link.until(functools.partial(bool, link.wishes))
-            assert link.wishes[-1].kind == link_pb2.Wish.KIND_DRAIN
-        assert not draining.done()
-        for link in links:
-            change = link_pb2.StateChange(state=link_pb2.NODE_STATE_DRAINING, may_go=True)
-            link.send(link_pb2.CoordinatorMessage(state_change=change))
-        async with asyncio.timeout(60):
-            assert await draining == {"london": "relieved", "paris": "relieved"}
-            await process.wait()
-
-
-async def test_a_drain_that_is_taken_back_ends_nothing(
-    coordinator: ScriptedCoordinator, tmp_path: Path
-) -> None:
-    state = tmp_path / "node"
-    async with running(coordinator.invite, state, "london"):
-        link = await coordinator.link()
-        draining = asyncio.create_task(asked(state, "drain", timeout_s=None))
-        await link.until(lambda: bool(link.wishes))
-        await asked(state, "resume")
-        async with asyncio.timeout(60):
-            assert await draining == {"london": "taken back"}
-        await link.until(lambda: link.wishes[-1].kind == link_pb2.Wish.KIND_SERVE)
-        await link.ping(1)
-
-
-async def test_memory_is_not_divided_while_the_node_drains(
-    coordinator: ScriptedCoordinator, other: ScriptedCoordinator, tmp_path: Path
-) -> None:
-    state = tmp_path / "node"
-    async with running(coordinator.invite, state, "london") as process:
-        link = await coordinator.link()
-        draining = asyncio.create_task(asked(state, "drain", timeout_s=None))
-        await link.until(lambda: bool(link.wishes))
-        with pytest.raises(ControlError, match="the node drains"):
-            await asked(state, "join", invite=other.invite)
-        assert [one.name for one in JoinedBook(state).all()] == ["london"]
-        await process._divide()
-        await link.ping(1)
-        await asked(state, "resume")
-        await draining
-        await asked(state, "join", invite=other.invite)
-        await other.link()
-
-
-async def test_one_that_is_drained_in_order_to_be_left_is_left_only_when_others_took_over(
-    coordinator: ScriptedCoordinator, other: ScriptedCoordinator, tmp_path: Path
-) -> None:
-    state, kinds = tmp_path / "node", link_pb2.Wish
-    now = [datetime(2026, 3, 1, 23, 0)]
-    JoinedBook(state).add(coordinator.invite, "london")
-    async with running(other.invite, state, "paris", clock=lambda: now[0], hours="22:00-07:00") as process:
-        london, paris = await coordinator.link(), await other.link()
-        leaving = asyncio.create_task(asked(state, "leave", name="london", drain=True, timeout_s=None))
-        await london.until(lambda: bool(london.wishes))
-        # The hours end for the others, not for the drain.
-        now[0] = datetime(2026, 3, 1, 12, 0)
-        await paris.until(lambda: bool(paris.wishes) and paris.wishes[-1].kind == kinds.KIND_PAUSE)
-        await london.ping(1)
-        assert [wish.kind for wish in london.wishes] == [kinds.KIND_DRAIN]
-        await asked(state, "resume")
-        with pytest.raises(ControlError, match="taken back: london is not left"):
-            await leaving
-        await london.until(lambda: london.wishes[-1].kind == kinds.KIND_SERVE)
-        assert len((await process.status()).coordinators) == len(JoinedBook(state).all()) == 2
-        leaving = asyncio.create_task(asked(state, "leave", name="london", drain=True, timeout_s=None))
-        await london.until(lambda: london.wishes[-1].kind == kinds.KIND_DRAIN)
-        change = link_pb2.StateChange(state=link_pb2.NODE_STATE_DRAINING, may_go=True)
-        london.send(link_pb2.CoordinatorMessage(state_change=change))
-        assert await leaving == "london"
-        assert [one.name for one in JoinedBook(state).all()] == ["paris"]
-
-
-async def test_what_was_left_leaves_nothing_in_memory_nor_reserved_on_disk(
-    coordinator: ScriptedCoordinator, other: ScriptedCoordinator, tmp_path: Path
-) -> None:
-    state = tmp_path / "node"
-    JoinedBook(state).add(coordinator.invite, "london")
-    async with running(other.invite, state, "paris") as process:
-        links, daemons = [await coordinator.link(), await other.link()], []
-        for link, experts in zip(links, (coordinator.experts, other.experts), strict=True):
-            await link.settled(link.assign(list(experts.blobs)), ready=list(experts.blobs))
-        daemons = [one.daemon for one in process._engaged]
-        assert all(daemon.shelf.held_bytes for daemon in daemons)
-        await process.leave("london")
-        assert [bool(daemon.shelf.held_bytes) for daemon in daemons] == [False, True]
-        links[1].send(REFUSED)
-        await until(lambda: not daemons[1].shelf.held)
-        assert process._opened.store.clear() > 0
-        assert (await process.status()).stored_bytes == 0
-
-
-async def test_leaving_the_last_one_ends_the_process_in_order(
-    coordinator: ScriptedCoordinator, tmp_path: Path
-) -> None:
-    state = tmp_path / "node"
-    async with running(coordinator.invite, state) as process:
-        link = await coordinator.link()
-        with pytest.raises(ControlError, match="no coordinator called 'paris'") as refused:
-            await asked(state, "leave", name="paris")
-        assert refused.value.exit_code == UnknownCoordinatorError.exit_code
-        await asked(state, "leave", name="127.0.0.1")
-        async with asyncio.timeout(60):
-            await process.wait()
-    assert link.leaving
 
 
 async def test_the_status_is_json_with_a_word_on_each_coordinator(

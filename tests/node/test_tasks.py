@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from folkmoot.node.tasks import ended, in_thread, uninterrupted
+from folkmoot.logs import working_for
+from folkmoot.node.tasks import abandonable, ended, in_thread, uninterrupted
 
 
 async def cancelled_thrice(waiting: asyncio.Task[Any]) -> None:
@@ -62,6 +63,12 @@ async def test_tasks_have_ended_also_for_one_that_is_cancelled_meanwhile() -> No
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert task.done()
+
+
+@pytest.mark.parametrize("call", [in_thread, abandonable])
+async def test_a_thread_knows_whom_it_works_for(call: Callable[..., Awaitable[str]]) -> None:
+    working_for.set("london")
+    assert await call(working_for.get) == "london"
 
 
 async def test_what_work_brings_or_raises_is_brought_or_raised() -> None:
