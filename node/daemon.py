@@ -32,13 +32,13 @@ from .executor import Executor, Send
 from .link import Link, Resources
 from .machine import WORKING_ALLOWANCE_BYTES, lendable_memory_bytes
 from .premises import Premises
-from .progress import Status
 from .receipt_keeper import ReceiptCounts
 from .remote import TicketRefusedError
 from .session import Session
 from .settings import NodeSettings
 from .shelf import Shelf
 from .sources.coordinator import CoordinatorSource
+from .spoken_state import SpokenState
 from .status import NodeStatus
 from .tasks import abandonable, ended
 from .wishes import DrainEnd, Wishes
@@ -78,7 +78,7 @@ class NodeDaemon:
         self._backoff = Backoff(
             settings.reconnect_first_s, settings.reconnect_cap_s, random_generator or random.Random()
         )
-        self._status = Status()
+        self._status = SpokenState()
         self._address = ""
         self._resources: Resources | None = None
         self._ticket = b""

@@ -27,8 +27,8 @@ from ..protos.limits import MAX_REASON
 from .download import Downloader
 from .download_progress import Progress
 from .limits import fit
-from .progress import Status
 from .shelf import Shelf
+from .spoken_state import SpokenState
 from .store import NoMemoryError
 from .tasks import ended, in_thread, uninterrupted
 
@@ -81,7 +81,7 @@ class Keeper:
         shelf: Shelf,
         downloader: Downloader,
         limits: Limits,
-        status: Status,
+        status: SpokenState,
         *,
         report: Callable[[link_pb2.Holdings], Awaitable[None]],
         drop: Callable[[frozenset[ExpertKey]], Coroutine[Any, Any, None]],

@@ -31,7 +31,6 @@ from .executor import Executor, Send
 from .keeper import Keeper, Limits
 from .outbox import Outbox
 from .premises import Premises
-from .progress import Status
 from .receipt_folder import ReceiptFolder
 from .receipt_keeper import ReceiptCounts, ReceiptKeeper
 from .remote import CoordinatorLostError, NodeRefusedError, named, readable
@@ -41,6 +40,7 @@ from .session import Session
 from .settings import NodeSettings
 from .shelf import Shelf
 from .sources.coordinator import CoordinatorSource
+from .spoken_state import SpokenState
 from .state import StateFolder
 from .store import ExpertStore
 from .tasks import ended, in_thread
@@ -75,7 +75,7 @@ class Resources:
     settings: NodeSettings
     premises: Premises
     shelf: Shelf
-    status: Status
+    status: SpokenState
     wishes: Wishes
     work: WorkCounts = field(default_factory=WorkCounts)
     receipts: ReceiptCounts = field(default_factory=ReceiptCounts)

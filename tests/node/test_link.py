@@ -13,9 +13,9 @@ import torch
 
 from folkmoot.node.download_progress import Progress
 from folkmoot.node.outbox import MAX_WAITING, Outbox
-from folkmoot.node.progress import Status
 from folkmoot.node.rate_limit import RateLimit
 from folkmoot.node.remote import NodeRefusedError, readable
+from folkmoot.node.spoken_state import SpokenState
 from folkmoot.node_states import NodeState
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.tests.support.bare_experts import BareExperts
@@ -180,7 +180,7 @@ async def test_states_are_said_with_bytes_rate_and_percent(
         blocked.set()
         await link.settled(epoch, ready=experts.keys)
         await until(lambda: node.state is NodeState.READY)
-    said = [record.getMessage() for record in caplog.records if record.name == "folkmoot.node.progress"]
+    said = [record.getMessage() for record in caplog.records if record.name == "folkmoot.node.spoken_state"]
     assert said[0].startswith("joining: 127.0.0.1:")
     assert said[1] == "joining: attached, waiting to be told what to hold"
     assert said[2] == "downloading: 8 experts, 48.0 KiB to fetch"
@@ -197,7 +197,7 @@ async def test_states_are_said_with_bytes_rate_and_percent(
 
 def test_nothing_is_said_twice_in_a_row(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    status = Status()
+    status = SpokenState()
     for details in ("", "", "half", "half", "all"):
         status.seems(NodeState.DOWNLOADING, details)
     assert [record.getMessage() for record in caplog.records] == [

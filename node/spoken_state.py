@@ -1,7 +1,7 @@
-"""What a node says of itself while it works: its state.
+"""Where a node is in its life, said aloud while it works.
 
-Guarantees: one line for each change of state; nothing is said twice in a row. While there is a link, the state is what the coordinator said last on it; the node's
-own view counts until the coordinator has said something.
+Guarantees: one line for each change of state; nothing is said twice in a row. While there is a link, the state is what the
+coordinator said last on it; the node's own view counts until the coordinator has said something.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ..node_states import MAY_FOLLOW, Lifecycle, NodeState, StateChange
+from ..node_states import MAY_FOLLOW, Lifecycle, NodeState
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ STOPPED: Final = "stopped"
 _BAD_NEWS: Final = frozenset({NodeState.LOST, NodeState.QUARANTINED})
 
 
-class Status:
+class SpokenState:
     """The node's state, said aloud when it changes."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -43,11 +43,6 @@ class Status:
     def since_unix_s(self) -> float:
         """Since when."""
         return self._life.since_unix_s
-
-    @property
-    def history(self) -> tuple[StateChange, ...]:
-        """The last changes, the present one last."""
-        return self._life.history
 
     def joining(self, details: str) -> None:
         """The node is on its way in; what a coordinator said before is over."""
