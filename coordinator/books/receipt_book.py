@@ -26,6 +26,9 @@ from .writer import BooksWriter
 MOST_PROOFS: Final = 64
 """How many sessions' proofs a node gets when it is back: those first that were never sent, and of these the newest."""
 
+SENT_AGAIN: Final = 4
+"""How many of the newest it gets in any case: what was queued last may never have left."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionAccount:
@@ -118,8 +121,15 @@ class ReceiptBook:
 
     def proofs_for(self, node: NodeId) -> list[LoggedReceipt]:
         """Proofs for a node that is back: of receipts that it has not agreed with, and those that were never sent. At most
-        `MOST_PROOFS`: those that were never sent before others, and the newest before older ones; in the order of time. Blocks.
+        `MOST_PROOFS`: those that were never sent before others, and the newest before older ones; besides, the newest
+        `SENT_AGAIN` of all. In the order of time. Blocks.
         """
+        newest = (
+            select(sessions.c.proof)
+            .where(sessions.c.node == node, sessions.c.logged > 0)
+            .order_by(sessions.c.issued_unix_s.desc(), sessions.c.session)
+            .limit(SENT_AGAIN)
+        )
         query = (
             select(sessions.c.proof)
             .where(sessions.c.node == node, sessions.c.logged > 0)
@@ -131,9 +141,12 @@ class ReceiptBook:
             )
             .limit(MOST_PROOFS)
         )
-        found = self._database.read(lambda connection: connection.execute(query).scalars().all())
-        proofs = [LoggedReceipt.decode(data) for data in found]
-        return sorted(proofs, key=lambda proof: proof.signed.receipt.issued_unix_s)
+
+        def read(connection: Connection) -> set[bytes]:
+            return {data for one in (query, newest) for data in connection.execute(one).scalars()}
+
+        proofs = [LoggedReceipt.decode(data) for data in self._database.read(read)]
+        return sorted(proofs, key=lambda one: (one.signed.receipt.issued_unix_s, one.signed.receipt.session))
 
     def _durable(self, written: dict[NodeId, Credit]) -> None:
         self._owed.update(written)

@@ -34,7 +34,6 @@ class Staged(Generic[K, V]):
         self._written = written
         self._most = most
         self._changes: dict[K, V] = {}
-        self.forgotten = 0
 
     def __len__(self) -> int:
         return len(self._changes)
@@ -45,12 +44,11 @@ class Staged(Generic[K, V]):
             return self._changes.get(key)
 
     def put(self, key: K, value: V) -> None:
-        """Changes something. Beyond `most` the oldest is forgotten, and counted."""
+        """Changes something. Beyond `most` the oldest is forgotten."""
         with self._lock:
             self._changes[key] = value
             if self._most is not None and len(self._changes) > self._most:
                 del self._changes[next(iter(self._changes))]
-                self.forgotten += 1
 
     def take(self) -> dict[K, V]:
         """All that is to be written; it stays until `settle`."""

@@ -1,7 +1,8 @@
 """How nodes' states changed: when, to what, and why.
 
 Guarantees: telling never waits; nobody is told before it is written, and nothing depends on it, so the last seconds before a crash
-may be missing; while the books cannot be written the newest `MOST_WAITING` changes are kept, older ones are forgotten and counted.
+may be missing; while the books cannot be written the newest `MOST_WAITING` changes are kept, older ones are forgotten. The times of
+a node only grow while the coordinator runs, whatever the clock does; after a restart with the clock set back they may not.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class StateChange:
 
     Attributes:
         node: Whose.
-        since_us: When, in microseconds of the calendar; of one node only growing.
+        since_us: When, in microseconds of the calendar.
         state: What it has been since.
         reason: Why, if that needs saying.
     """

@@ -117,7 +117,7 @@ states = Table(
     Column("state", Text, nullable=False),
     Column("reason", Text, nullable=False),
 )
-"""Changes of nodes' states; the times of one node only grow."""
+"""Changes of nodes' states."""
 
 standings = Table(
     "standings",

@@ -144,14 +144,16 @@ class Link:
         challenge.on_end(opening)
         self._fill_questions()
 
-    def post(self, message: link_pb2.CoordinatorMessage) -> None:
-        """Queues a message; a node that reads so slowly that there is no room loses its link."""
+    def post(self, message: link_pb2.CoordinatorMessage) -> bool:
+        """Queues a message; a node that reads so slowly that there is no room loses its link. Whether it was queued."""
         if self.closed.is_set():
-            return
+            return False
         try:
             self._outbox.put_nowait(message)
         except asyncio.QueueFull:
             self.close("reads too slowly")
+            return False
+        return True
 
     async def write(self, context: Any) -> None:
         """Writes what is posted, until the link is cut: the one writer."""

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from ...ids import NodeId
 from ...protos.folkmoot.v1 import link_pb2
@@ -28,8 +29,8 @@ from .settings import ReceiptSettings
 
 log = logging.getLogger(__name__)
 
-Deliver = Callable[[NodeId, link_pb2.CoordinatorMessage], bool]
-"""Sends a node a message; whether it has a link."""
+Deliver = Callable[[NodeId, link_pb2.CoordinatorMessage, Callable[[], None]], None]
+"""Sends a node a message, if it has a link, and calls back in this thread when it was queued there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,7 @@ class ReceiptBatches:
             )
             node = NodeId(signed.receipt.node.hex())
             self._book.logged(logged)
-            if deliver(node, message):
-                self._book.shown(logged)
+            deliver(node, message, partial(self._book.shown, logged))
 
     def _log_credits(self, unix_s: int) -> None:
         for node, owed, future in self._crediting:

@@ -34,8 +34,8 @@ class ReceiptedLink(Protocol):
         """The last frame up to which all have ended."""
         ...
 
-    def post(self, message: link_pb2.CoordinatorMessage) -> None:
-        """Queues a message; one that cannot be sent any more is forgotten."""
+    def post(self, message: link_pb2.CoordinatorMessage) -> bool:
+        """Queues a message; one that cannot be sent any more is forgotten. Whether it was queued."""
         ...
 
     def cut(self, reason: str, *, retry: bool) -> None:

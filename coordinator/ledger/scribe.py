@@ -23,9 +23,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
 from ...errors import CapacityError, FolkmootError, UnavailableError
 from ...ids import NodeId, SessionId, short
 from ...models.manifest import Manifest
@@ -33,10 +30,10 @@ from ...models.work_meter import WorkMeter
 from ...protos.folkmoot.v1 import link_pb2
 from ...trust.keys import Identity
 from ...trust.receipts import CreditedResult, ReceiptChain, result_leaf
-from ...trust.statements import ResultStatement
 from ..books.credit import Credit
 from ..books.receipt_book import ReceiptBook
 from ..dispatch.verified_result import VerifiedResult
+from .accepted import Accepted
 from .public_log import EntryLog
 from .receipt_batches import ReceiptBatches
 from .receipt_counters import ReceiptCounters
@@ -54,15 +51,6 @@ FINISH_WITHIN_S: Final = 5.0
 """How long the books may take at the end."""
 CLOSE_WITHIN_S: Final = 3 * FINISH_WITHIN_S
 """How long all that may take; a database that does not answer is not waited for beyond it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Accepted:
-    session: SessionId
-    sequence: int
-    statement: ResultStatement
-    layer: int
-    experts: npt.NDArray[np.int32]
 
 
 @dataclass(slots=True, eq=False)
@@ -105,8 +93,9 @@ class Scribe:
         self._batches = ReceiptBatches(identity, entry_log, book, settings, self.counters)
         self._batches.begin()
         self._writing: tuple[list[_Given], Future[None]] | None = None
-        self._returned: list[ReceiptedLink] = []
-        self._accepted: deque[_Accepted] = deque()
+        self._returned: dict[NodeId, ReceiptedLink] = {}
+        self._catching_up = False
+        self._accepted: deque[Accepted] = deque()
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._open: dict[SessionId, _Open] = {}
@@ -146,7 +135,7 @@ class Scribe:
             return
         task = verified.task
         self._accepted.append(
-            _Accepted(
+            Accepted(
                 verified.host.session, task.sequence, verified.statement, task.layer, verified.pairs.experts
             )
         )
@@ -199,24 +188,38 @@ class Scribe:
             return list(self._open.values())
 
     def _attached(self, link: ReceiptedLink) -> None:
-        """A node is back: what it should have, and may not have, is sent once the books are up to date."""
-        self._book.flush().add_done_callback(
-            lambda done: self._events.put(partial(self._catch_up, link, done))
-        )
+        self._returned[link.node] = link
+        self._look_after_returned()
 
-    def _catch_up(self, link: ReceiptedLink, flushed: Future[None]) -> None:
-        if flushed.exception() is not None or self._newest.get(link.node) is not link:
+    def _look_after_returned(self) -> None:
+        """Nodes are back: what they should have, and may not have, is sent once the books are up to date."""
+        if self._returned and not self._catching_up:
+            self._catching_up = True
+            returned, self._returned = self._returned, {}
+            self._book.flush().add_done_callback(
+                lambda done: self._events.put(partial(self._catch_up, returned, done))
+            )
+
+    def _catch_up(self, returned: dict[NodeId, ReceiptedLink], flushed: Future[None]) -> None:
+        self._catching_up = False
+        if flushed.exception() is not None:  # the books are closed
             return
-        try:
-            proofs = self._book.proofs_for(link.node)
-        except (UnavailableError, CapacityError) as error:
-            log.warning("what node %s is to be sent cannot be read yet: %s", short(link.node), error)
-            self._returned.append(link)
-            return
-        for proof in proofs:
-            message = link_pb2.LoggedReceipt(logged=proof.encode())
-            self._post(link, link_pb2.CoordinatorMessage(logged_receipt=message))
-            self._book.shown(proof)
+        for node, link in returned.items():
+            if self._newest.get(node) is not link:
+                continue
+            try:
+                proofs = self._book.proofs_for(node)
+            except (UnavailableError, CapacityError) as error:
+                log.warning("what node %s is to be sent cannot be read yet: %s", short(node), error)
+                # The others would not fare better; those that came meanwhile are the newer links.
+                self._returned = returned | self._returned
+                return
+            for proof in proofs:
+                message = link_pb2.LoggedReceipt(logged=proof.encode())
+                shown = partial(self._book.shown, proof)
+                self._post(link, link_pb2.CoordinatorMessage(logged_receipt=message), shown)
+        # Those that came meanwhile wait no longer than for this.
+        self._look_after_returned()
 
     def _acknowledged(self, link: ReceiptedLink, message: link_pb2.Acknowledgement) -> None:
         opened = self._open.get(link.session)
@@ -241,10 +244,8 @@ class Scribe:
         if self._writing is None:
             self._give(self._due(now_s, unix_s))
         else:
-            self._make_room()
-        returned, self._returned = self._returned, []
-        for link in returned:
-            self._attached(link)
+            self._make_room(now_s)
+        self._look_after_returned()
         self._batches.tick(now_s, unix_s, self._deliver)
 
     def _due(self, now_s: float, unix_s: int) -> list[tuple[_Open, Issued]]:
@@ -263,9 +264,17 @@ class Scribe:
                 issued.append((opened, receipt))
         return issued
 
-    def _make_room(self) -> None:
-        """Gives up sessions that have ended, oldest first, when they hold too much."""
-        left = [opened for opened in self._sessions() if opened.left_s is not None]
+    def _make_room(self, now_s: float) -> None:
+        """Closes sessions that have ended and hold nothing, and gives up others, oldest first, when they hold too much."""
+        left: list[_Open] = []
+        for opened in self._sessions():
+            if opened.left_s is None:
+                continue
+            if opened.book.waiting or now_s - opened.left_s < self._settings.settle_s:
+                left.append(opened)
+            else:
+                with self._lock:
+                    del self._open[opened.link.session]
         held = sum(opened.book.waiting for opened in left)
         for opened in left:
             if held <= MOST_HELD:
@@ -357,16 +366,28 @@ class Scribe:
             )
             self._post(one.link, link_pb2.CoordinatorMessage(receipt=message))
 
-    def _deliver(self, node: NodeId, message: link_pb2.CoordinatorMessage) -> bool:
-        """Sends a message to a node on whatever link it has now; whether it has one."""
+    def _deliver(
+        self, node: NodeId, message: link_pb2.CoordinatorMessage, queued: Callable[[], None]
+    ) -> None:
+        """Sends a message to a node on whatever link it has now."""
         with self._lock:
             link = self._newest.get(node)
         if link is not None:
-            self._post(link, message)
-        return link is not None
+            self._post(link, message, queued)
 
-    def _post(self, link: ReceiptedLink, message: link_pb2.CoordinatorMessage) -> None:
-        self._on_loop(partial(link.post, message))
+    def _post(
+        self,
+        link: ReceiptedLink,
+        message: link_pb2.CoordinatorMessage,
+        queued: Callable[[], None] | None = None,
+    ) -> None:
+        """Sends a message; then, if the link took it, does what is to be done in this thread."""
+
+        def post() -> None:
+            if link.post(message) and queued is not None:
+                self._events.put(queued)
+
+        self._on_loop(post)
 
     def _on_loop(self, call: Callable[[], None]) -> None:
         if self._loop is None:

@@ -44,6 +44,7 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.worker = AskedNode(MODEL, COORDINATOR.public)
         self.through = 0
+        self.closed = False
         self.cuts: list[str] = []
         self.receipts: list[Receipt] = []
         self.proofs: list[LoggedReceipt] = []
@@ -65,14 +66,17 @@ class Desk:
     def ended_through(self) -> int:
         return self.through
 
-    def post(self, message: link_pb2.CoordinatorMessage) -> None:
+    def post(self, message: link_pb2.CoordinatorMessage) -> bool:
         """Notes a receipt, and what is durable by then."""
+        if self.closed:
+            return False
         if message.HasField("receipt"):
             self.receipts.append(Receipt.decode(message.receipt.statement))
             self.credited.append(owed(self._folder)[self.node].results)
 
         if message.HasField("logged_receipt"):
             self.proofs.append(LoggedReceipt.decode(message.logged_receipt.logged))
+        return True
 
     def cut(self, reason: str, *, retry: bool) -> None:
         self.cuts.append(reason)
@@ -92,7 +96,7 @@ async def scribing(
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - no event to wait for
             await asyncio.sleep(0.002)
 
@@ -198,6 +202,36 @@ async def test_a_node_that_is_back_gets_what_it_could_not_get_before(tmp_path: P
         assert again.proofs == back.proofs
         assert scribe.counters.batches == 0
     assert [one.shown for one in accounts_of(tmp_path)] == [1]
+
+
+async def test_a_proof_that_no_link_took_was_not_sent(tmp_path: Path) -> None:
+    quick = ReceiptSettings(every_s=0.01, settle_s=0.01, tick_s=0.005, log_every_s=0.02)
+    async with scribing(tmp_path, KeptEntries(), quick) as (scribe, desk):
+        scribe.attached(desk)
+        desk.closed = True
+        scribe.watch(desk.worker.result())
+        desk.through = 1
+        await until(lambda: scribe.counters.batches == 1)
+    assert [(one.logged, one.shown) for one in accounts_of(tmp_path)] == [(1, 0)]
+
+
+async def test_nodes_that_come_and_go_while_the_books_cannot_be_written_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scribing(tmp_path) as (scribe, desk):
+        with full_disk(monkeypatch):
+            scribe.attached(desk)
+            scribe.watch(desk.worker.result())
+            desk.through = 1
+            await until(lambda: scribe._writing is not None)
+            for _ in range(20):
+                passing = Desk(tmp_path)
+                scribe.attached(passing)
+                scribe.left(passing)
+            await until(lambda: scribe._open.keys() == {desk.session})
+            assert len(scribe._book._writer._kept) + len(scribe._book._writer._waiting) <= 2
+        await until(lambda: desk.receipts)
+        await until(lambda: not scribe._returned)
 
 
 async def test_a_fault_ends_neither_the_scribe_nor_what_comes_after(
