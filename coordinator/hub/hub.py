@@ -216,11 +216,6 @@ class Hub:
             own=self._own.snapshot() if self._own is not None else None,
         )
 
-    def history(self, node: NodeId) -> tuple[StateChange, ...]:
-        """The last changes of a node's state, the present one last; empty for one that this process has not met."""
-        member = self._roster.find(node)
-        return () if member is None else member.life.history
-
     def subscribe(self, on_change: Callable[[NodeId, StateChange], None]) -> None:
         """Calls the function, on the event loop, after each change of a node's state or of the reason for it."""
         self._members.subscribe(on_change)

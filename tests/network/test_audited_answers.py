@@ -241,7 +241,7 @@ async def test_an_answer_whose_audits_do_not_come_ends_with_the_coordinator(
         async with client_of(network) as client:
             asked = asyncio.create_task(ask(client, "audited"))
             await until(lambda: network.coordinator.audits.totals().challenges > 0)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await network.coordinator.stop()
                 with pytest.raises(openai.APIError):
                     await asked

@@ -98,7 +98,7 @@ async def test_honest_nodes_are_never_convicted(
     prepared: PreparedModel = tiny_models.get(family, dtype=dtype).prepared
     async with whole_network(prepared, tmp_path, nodes=2, audit=AUDITS) as network:
         await asks_until(network, lambda: network.coordinator.audits.totals().challenges >= 100)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (totals := settled_totals(network)) is None:  # noqa: ASYNC110 - no event to wait for
                 await asyncio.sleep(0.01)
         assert totals.outcomes.get("wrong", 0) == totals.outcomes.get("abandoned", 0) == 0

@@ -137,7 +137,7 @@ class RunningHub:
             )
         )
 
-    async def until(self, condition: Callable[[], object], limit_s: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], object], limit_s: float = 60.0) -> None:
         """Waits for a condition."""
         async with asyncio.timeout(limit_s):
             while not condition():  # noqa: ASYNC110 - no event to wait for

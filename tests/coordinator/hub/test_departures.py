@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import groupby
 from typing import Any
 
 from folkmoot.ids import ExpertKey
@@ -30,15 +31,19 @@ async def test_each_change_is_told_to_the_node_and_remembered_with_its_reason() 
     async with running_hub() as network:
         [node] = await network.join_ready(None)
         await until_state(network, node, "ready")
-        states = [state_of(change.state) for change in node.told]
+        states = [told for told, _ in groupby(state_of(change.state) for change in node.told)]
         assert states == [NodeState.JOINING, NodeState.DOWNLOADING, NodeState.READY]
         assert "experts to get" in node.told[1].reason
-        history = network.hub.history(node.node)
-        assert [change.state for change in history] == [NodeState.LOST, *states]
-        assert network.seen(node).since_unix_s == int(history[-1].at_unix_s)
+        member = network.hub._roster.find(node.node)
+        assert member is not None
+        history = member.life.history
+        assert [state for state, _ in groupby(change.state for change in history)] == [
+            NodeState.LOST,
+            *states,
+        ]
         await node.leave()
         await network.until(lambda: state(network, node) == "lost", 60.0)
-        assert network.hub.history(node.node)[-1].reason == network.seen(node).reason != ""
+        assert member.life.history[-1].reason == network.seen(node).reason != ""
 
 
 async def test_whoever_watches_hears_of_each_change() -> None:

@@ -174,7 +174,7 @@ async def test_a_stream_that_the_node_gives_up_frees_its_place() -> None:
         await stream.read()
         stream.cancel()
         data = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(data) < network.model.manifest.expert_bytes(KEY):
                 try:
                     async for chunk in stub.Fetch(fetch(network, node.ticket, offset=len(data))):
