@@ -134,8 +134,7 @@ async def test_after_a_restart_a_node_that_comes_and_is_lost_is_waited_for_like_
     identity = Identity.generate()
     memory.save({identity.node_id: Remembered(1 << 30, frozenset(model.manifest.experts))})
     await saved(books)
-    settings = {"restart_grace_s": 1.0, "lost_grace_s": 600.0}
-    async with running_hub(model, memory=memory, **settings) as network:
+    async with running_hub(model, memory=memory, restart_grace_s=1.0, lost_grace_s=600.0) as network:
         began_s = asyncio.get_running_loop().time()
         node = await network.join(identity=identity)
         await node.leave()
