@@ -255,7 +255,7 @@ class Slowing(AskedNode):
         stalls: Whether it keeps them.
         start_s: When it could begin.
         kept: What it was sent meanwhile.
-    then: Called after each answer.
+        then: Called after each answer.
     """
 
     stalls = False
