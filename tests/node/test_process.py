@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -236,7 +237,7 @@ async def test_the_status_is_json_with_a_word_on_each_coordinator(
     coordinator: ScriptedCoordinator, tmp_path: Path
 ) -> None:
     state = tmp_path / "node"
-    changes = {"name": "kitchen", "public_name": "Ada", "upload_bytes_per_s": "8Mbit/s"}
+    changes: dict[str, Any] = {"name": "kitchen", "public_name": "Ada", "upload_bytes_per_s": "8Mbit/s"}
     async with running(coordinator.invite, state, "london", **changes):
         link = await coordinator.link()
         keys = list(coordinator.experts.blobs)
