@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Column, Connection, bindparam, case, delete, or_, select, update
@@ -28,29 +27,6 @@ MOST_PROOFS: Final = 64
 
 SENT_AGAIN: Final = 4
 """How many of the newest it gets in any case: what was queued last may never have left."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionAccount:
-    """What the books have of one session.
-
-    Attributes:
-        session: Its id in hexadecimal.
-        node: Whose it is.
-        credit: What its receipts come to.
-        receipt: The newest.
-        acknowledged: The number of the receipt up to which the node has agreed.
-        logged: The number of the newest of which the public log has proof.
-        shown: The number of the last of which the node was sent the proof.
-    """
-
-    session: str
-    node: NodeId
-    credit: Credit
-    receipt: SignedReceipt
-    acknowledged: int
-    logged: int
-    shown: int
 
 
 class ReceiptBook:
@@ -156,22 +132,6 @@ def all_credits(connection: Connection) -> dict[NodeId, Credit]:
     """What every node is owed."""
     found = connection.execute(select(credits))
     return {NodeId(row.node): Credit(row.results, row.rows, row.row_bytes) for row in found}
-
-
-def all_sessions(connection: Connection) -> list[SessionAccount]:
-    """Every session that has a receipt."""
-    return [
-        SessionAccount(
-            row.session,
-            NodeId(row.node),
-            Credit(row.results, row.rows, row.row_bytes),
-            SignedReceipt.decode(row.receipt),
-            row.acknowledged,
-            row.logged,
-            row.shown,
-        )
-        for row in connection.execute(select(sessions))
-    ]
 
 
 def forget_sessions(connection: Connection, before_unix_s: int, is_open: Callable[[bytes], bool]) -> None:

@@ -17,7 +17,6 @@ import pytest
 
 from folkmoot.cli.main import run
 from folkmoot.coordinator.books.credit import Credit
-from folkmoot.coordinator.books.receipt_book import SessionAccount
 from folkmoot.coordinator.books.settings import BooksSettings
 from folkmoot.ids import NodeId
 from folkmoot.node.receipt_folder import ReceiptFolder
@@ -25,6 +24,7 @@ from folkmoot.tests.support.kept_books import accounts_of, owed
 from folkmoot.tests.support.postgres_server import PostgresServer
 from folkmoot.tests.support.prepared_models import TinyModels
 from folkmoot.tests.support.process_network import PATIENCE_S, ProcessNetwork
+from folkmoot.tests.support.session_accounts import SessionAccount
 from folkmoot.tests.support.steady_load import Question, SteadyLoad, questions
 from folkmoot.trust.keys import Identity
 from folkmoot.trust.receipts import Receipt, SignedReceipt

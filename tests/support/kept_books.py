@@ -15,9 +15,10 @@ from folkmoot.coordinator.books.books import Books
 from folkmoot.coordinator.books.credit import Credit
 from folkmoot.coordinator.books.database import Database
 from folkmoot.coordinator.books.errors import BooksFullError
-from folkmoot.coordinator.books.receipt_book import SessionAccount, all_credits, all_sessions
+from folkmoot.coordinator.books.receipt_book import all_credits
 from folkmoot.coordinator.books.settings import BooksSettings
 from folkmoot.ids import NodeId
+from folkmoot.tests.support.session_accounts import SessionAccount, all_sessions
 
 NO_ROOM = "there is no room for the books"
 

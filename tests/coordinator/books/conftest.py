@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from folkmoot.coordinator.books import writer as writer_module
 from folkmoot.coordinator.books.books import Books
 from folkmoot.coordinator.books.settings import BooksSettings
 from folkmoot.tests.support.postgres_server import PostgresServer
 
 COORDINATOR = b"c" * 32
 OpenBooks = Callable[[], Books]
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody waits for is written soon: tests do."""
+    monkeypatch.setattr(writer_module, "IDLE_S", 0.1)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -16,7 +16,8 @@ from folkmoot.coordinator.books.moving import BooksElsewhereError
 from folkmoot.coordinator.books.old_files import TAKEN_SUFFIX
 from folkmoot.coordinator.books.receipt_book import write_credits
 from folkmoot.coordinator.books.settings import BooksSettings
-from folkmoot.coordinator.books.tables import owners
+from folkmoot.coordinator.books.tables import facts, owners
+from folkmoot.coordinator.books.upsert import upsert
 from folkmoot.ids import NodeId
 from folkmoot.tests.support.postgres_server import PostgresServer
 
@@ -125,10 +126,8 @@ def test_the_file_by_its_own_name_is_where_it_is(folder: Path) -> None:
 def test_a_copy_that_fails_leaves_nothing_half(
     folder: Path, elsewhere: BooksSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upsert = moving.upsert
-
     def failing(connection: Connection, table: object, *rest: object) -> None:
-        if table is moving.facts and "moved" in str(rest):
+        if table is facts and "moved" in str(rest):
             raise OSError("the power went")
         upsert(connection, table, *rest)  # type: ignore[arg-type]
 
