@@ -160,7 +160,7 @@ def check(village: Village, points: int, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.timeout(600)
 def test_the_books_balance_after_a_few_kills(village: Village, capsys: pytest.CaptureFixture[str]) -> None:
-    check(village, 3, capsys)
+    check(village, 2, capsys)
 
 
 @pytest.mark.books
