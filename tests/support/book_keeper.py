@@ -1,6 +1,6 @@
 """A process that does nothing but keep books, as fast as it can, and tells in a file what it may tell: to be killed.
 
-Guarantees: what stands in the file was durable before; a line that was cut short is none.
+Guarantees: what stands in the file was durable before; a line that was cut short is none. Each life has a file of its own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from folkmoot.trust.receipts import CreditedResult, Receipt, ReceiptChain, Signe
 from folkmoot.trust.standing import StandingSettings
 
 COORDINATOR: Final = Identity(b"c" * 32)
-TOLD: Final = "told"
 NODES: Final = 3
 ROWS, ROW_BYTES = 3, 1 << 50
 """What each result comes to."""
+
+
+def told_in(folder: Path, life: int) -> Path:
+    """Where it tells in one life."""
+    return folder / f"told-{life}"
 
 
 def node_id(number: int) -> NodeId:
@@ -41,7 +45,7 @@ def keep(folder: Path, url: str, life: int) -> None:
     """Keeps books for ever: receipts of each node, tickets, verdicts."""
     books = Books(BooksSettings(url=url), folder, COORDINATOR.public)
     standings = StandingBook(books.standings, StandingSettings())
-    told = os.open(folder / TOLD, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    told = os.open(told_in(folder, life), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     sessions = [_Session(number, life) for number in range(NODES)]
 
     def tell(done: Future[None], line: str) -> None:

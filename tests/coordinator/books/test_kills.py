@@ -6,7 +6,9 @@ from __future__ import annotations
 import multiprocessing
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from folkmoot.coordinator.books.settings import BooksSettings
 from folkmoot.coordinator.books.standings import all_standings
 from folkmoot.coordinator.books.tables import tickets
 from folkmoot.ids import NodeId
-from folkmoot.tests.support.book_keeper import COORDINATOR, NODES, TOLD, keep, node_id
+from folkmoot.tests.support.book_keeper import COORDINATOR, NODES, keep, node_id, told_in
 from folkmoot.tests.support.kept_books import accounts_of, owed
 
 SEED = 20_261
@@ -33,6 +35,26 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.002)
+
+
+def whole_lines(folder: Path, life: int) -> list[str]:
+    """What a process has told in one life."""
+    told = told_in(folder, life)
+    return told.read_text().rpartition("\n")[0].splitlines() if told.exists() else []
+
+
+@contextmanager
+def keeping(folder: Path, settings: BooksSettings, life: int) -> Iterator[BaseProcess]:
+    """A process that keeps books, and is killed at the end, whatever comes in between."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["folkmoot.tests.support.book_keeper"])
+    keeper = context.Process(target=keep, args=(folder, settings.url, life), daemon=True)
+    keeper.start()
+    try:
+        yield keeper
+    finally:
+        keeper.kill()
+        keeper.join()
 
 
 def check_books(settings: BooksSettings, folder: Path, told: list[str]) -> None:
@@ -65,28 +87,18 @@ def check_books(settings: BooksSettings, folder: Path, told: list[str]) -> None:
 def check(points: int, settings: BooksSettings, folder: Path) -> None:
     draw = random.Random(SEED)
     Books(settings, folder, COORDINATOR.public).close()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["folkmoot.tests.support.book_keeper"])
-    told = folder / TOLD
-    told.touch()
-    checked = 0
-    for point in range(points):
-        before = told.stat().st_size
-        keeper = context.Process(target=keep, args=(folder, settings.url, point))
-        keeper.start()
-        until(lambda: told.stat().st_size > before or not keeper.is_alive())  # noqa: B023 - used at once
-        time.sleep(draw.uniform(0, LONGEST_S))
-        assert keeper.is_alive(), f"it ended by itself: {keeper.exitcode}"
-        keeper.kill()
-        keeper.join()
-        text = told.read_text()
-        whole = text[checked : text.rfind("\n") + 1]
-        check_books(settings, folder, whole.splitlines())
-        if not text.endswith("\n"):
-            with told.open("a") as file:
-                file.write("\n")
-        checked = told.stat().st_size
-    assert len(accounts_of(folder, settings)) == points * NODES
+    heard: list[str] = []
+    for life in range(points):
+        with keeping(folder, settings, life) as keeper:
+            until(lambda: whole_lines(folder, life) or not keeper.is_alive())  # noqa: B023 - used at once
+            time.sleep(draw.uniform(0, LONGEST_S))
+            assert keeper.is_alive(), f"it ended by itself: {keeper.exitcode}"
+        told = whole_lines(folder, life)
+        assert told, "it kept books until it was killed"
+        check_books(settings, folder, told)
+        heard += told
+    check_books(settings, folder, heard)
+    assert len(accounts_of(folder, settings)) <= points * NODES, "nobody made the others"
 
 
 @pytest.mark.timeout(600)
