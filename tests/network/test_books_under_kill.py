@@ -20,6 +20,7 @@ from folkmoot.coordinator.books.credit import Credit
 from folkmoot.coordinator.books.settings import BooksSettings
 from folkmoot.ids import NodeId
 from folkmoot.node.receipt_folder import ReceiptFolder
+from folkmoot.tests.support.forked_coordinator import Forks
 from folkmoot.tests.support.kept_books import accounts_of, owed
 from folkmoot.tests.support.postgres_server import PostgresServer
 from folkmoot.tests.support.prepared_models import TinyModels
@@ -126,7 +127,12 @@ def village(request: pytest.FixtureRequest, tiny_models: TinyModels, tmp_path: P
         environment["FOLKMOOT_COORDINATOR_BOOKS__URL"] = settings.url
     model = tiny_models.get("qwen3_moe")
     asked = questions(model, ["Why is the sky blue?", "What is a moot?"], 30)
-    with ProcessNetwork(model.prepared.folder, tmp_path, NODES, environment=environment) as network:
+    with (
+        Forks() as forks,
+        ProcessNetwork(
+            model.prepared.folder, tmp_path, NODES, environment=environment, forks=forks
+        ) as network,
+    ):
         yield Village(network, tmp_path, settings, model.prepared.name, asked)
 
 

@@ -18,6 +18,7 @@ from folkmoot.cli.child import Child, ChildEndedError
 from folkmoot.client import FolkmootClient
 from folkmoot.errors import UnavailableError
 from folkmoot.node.control import ask, runs
+from folkmoot.tests.support.forked_coordinator import ForkedCoordinator, Forks
 from folkmoot.trust.invite import Invite
 
 PATIENCE_S = 90.0
@@ -39,6 +40,7 @@ class ProcessNetwork:
         nodes: Their names.
         memory: What each node lends, as `--memory` takes it.
         environment: Settings of the processes, besides quick ones.
+        forks: Where coordinators are forked; None starts each with an interpreter of its own.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class ProcessNetwork:
         *,
         memory: str = "64MiB",
         environment: Mapping[str, str] | None = None,
+        forks: Forks | None = None,
     ) -> None:
         self.names = nodes
         self._model = model
@@ -56,7 +59,8 @@ class ProcessNetwork:
         self._memory = memory
         self._environment = {**QUICK, "FOLKMOOT_HOME": str(folder), **(environment or {})}
         self._ports = {"--port": 0, "--api-port": 0}
-        self._children: dict[str, Child] = {}
+        self._forks = forks
+        self._children: dict[str, Child | ForkedCoordinator] = {}
         self._starts = 0
         self.invite = self.api_url = ""
 
@@ -75,20 +79,21 @@ class ProcessNetwork:
 
     def start(self, *names: str) -> None:
         """Starts processes that do not run; a coordinator is waited for until it takes nodes."""
+        nodes: list[Child] = []
         for name in names:
             assert name not in self._children, f"{name} runs already"
-            self._starts += 1
-            arguments = self._serve() if name == "coordinator" else self._join(name)
-            log = self._folder / "logs" / f"{self._starts}-{name}.log"
-            self._children[name] = Child(name, arguments, log, self._environment)
+            if name == "coordinator":
+                self._children[name] = self._coordinator()
+            else:
+                nodes.append(self._node(name))
+                self._children[name] = nodes[-1]
         if "coordinator" in names:
             ready = json.loads(self._first_line())
             self.invite, self.api_url = ready["invite"], ready["api"]
             api_port = int(self.api_url.rpartition(":")[2])
             self._ports = {"--port": Invite.parse(self.invite).port, "--api-port": api_port}
-        for name in names:
-            if name != "coordinator":
-                self._children[name].tell(self.invite)
+        for node in nodes:
+            node.tell(self.invite)
 
     def _first_line(self) -> str:
         """What the coordinator says when it takes nodes. While it was down, another program's connection may have got its port: it is
@@ -102,9 +107,7 @@ class ProcessNetwork:
                     raise
             self._children.pop("coordinator").end()
             time.sleep(POLL_S)
-            self._starts += 1
-            log = self._folder / "logs" / f"{self._starts}-coordinator.log"
-            self._children["coordinator"] = Child("coordinator", self._serve(), log, self._environment)
+            self._children["coordinator"] = self._coordinator()
 
     def kill(self, name: str) -> None:
         """SIGKILL: no goodbye, no clean-up."""
@@ -186,15 +189,25 @@ class ProcessNetwork:
         for child in children:
             child.end()
 
-    def _serve(self) -> list[str]:
+    def _coordinator(self) -> Child | ForkedCoordinator:
         arguments = ["coordinator", "serve", "--json", "--threads", "1", "--model", str(self._model)]
         for option, port in self._ports.items():
             arguments += [option, str(port)]
-        return [*arguments, "--state", str(self._folder / "coordinator")]
+        arguments += ["--state", str(self._folder / "coordinator")]
+        if self._forks is not None:
+            return self._forks.start(
+                "coordinator", arguments, self._new_log("coordinator"), self._environment
+            )
+        return Child("coordinator", arguments, self._new_log("coordinator"), self._environment)
 
-    def _join(self, name: str) -> list[str]:
+    def _node(self, name: str) -> Child:
         options = {"--threads": "1", "--name": name, "--memory": self._memory}
         arguments = ["node", "join", "-", "--state", str(self._folder / name)]
         for option, value in options.items():
             arguments += [option, value]
-        return arguments
+        return Child(name, arguments, self._new_log(name), self._environment)
+
+    def _new_log(self, name: str) -> Path:
+        """The file of a process's next life."""
+        self._starts += 1
+        return self._folder / "logs" / f"{self._starts}-{name}.log"
