@@ -103,7 +103,7 @@ def _measure_form(name: str, work: WorkingSet, counts: Iterable[int], cell_s: fl
     spec, found = work.spec, []
     generator = torch.Generator().manual_seed(2)
     inputs = torch.randn(max(counts), spec.hidden, generator=generator).to(torch.bfloat16)  # [R, H]
-    want = in_float64(spec, work.experts[0], inputs[:CHECKED_ROWS])
+    want = in_float64(spec, work.plain, inputs[:CHECKED_ROWS])
     for backend, run in systems(work, native_library.load() is not None).items():
         for threads in THREADS:
             torch.set_num_threads(threads)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from .expert import Expert
 from .feed_forward import Group, feed_forward
 from .native_library import describe
 
@@ -22,6 +23,10 @@ class Backend(Protocol):
 
     def describe(self) -> str:
         """One phrase for a log line: what computes here."""
+        ...
+
+    def prepare(self, expert: Expert) -> None:
+        """Readies an expert that nobody but the caller has seen yet, in its own memory and for good."""
         ...
 
     def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
@@ -35,6 +40,10 @@ class Processor:
     def describe(self) -> str:
         """One phrase for a log line."""
         return describe()
+
+    def prepare(self, expert: Expert) -> None:
+        """Packs its weights for this processor, where that makes it faster and their memory may be written."""
+        expert.pack()
 
     def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
         """What `kernels.feed_forward.feed_forward` does."""

@@ -1,7 +1,7 @@
 """An expert's weights, as views over its canonical bytes.
 
-Guarantees: loading copies nothing but a tensor whose elements are not aligned, and writes nothing; the views keep what they look into alive; bytes that do not fit the
-spec are refused before a view exists.
+Guarantees: loading copies nothing but a tensor whose elements are not aligned, and writes nothing; the views keep what they look into
+alive; bytes that do not fit the spec are refused before a view exists. Only `pack` writes, and only into memory that may be written.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from typing_extensions import Buffer
 
 from ..errors import ModelError
+from . import panels
 from .formats import ExpertSpec, Layout, matrix_tensors
 from .matrix import Matrix
 from .native_expert import expert_struct
@@ -29,12 +30,14 @@ class Expert:
 
     Attributes:
         spec: Its form.
-        weights: Its tensors by role, each a view over the bytes given, shaped as in `ExpertSpec.tensors`.
+        weights: Its tensors by role, each a view over the bytes given, shaped as in `ExpertSpec.tensors`; once it is packed, its
+            biases alone.
         matrices: Its matrices `gate` [I, H], `up` [I, H] and `down` [H, I] (no gate where the layout has none), cut out of
             the weights; empty in the layouts that store them column by column.
+        packed: Whether the rows of its matrices lie in panels.
     """
 
-    __slots__ = ("__weakref__", "_native", "matrices", "spec", "weights")
+    __slots__ = ("__weakref__", "_native", "_writable", "matrices", "packed", "spec", "weights")
 
     def __init__(self, spec: ExpertSpec, parts: Sequence[Buffer]) -> None:
         """Makes views over one buffer for each tensor of `spec.tensors()`, in that order.
@@ -56,7 +59,9 @@ class Expert:
                     f"{tensor.role} of {tensor.shape} in {spec.dtype} has {spec.tensor_bytes(tensor)} bytes, not {length}"
                 )
             self.weights[tensor.role] = _view(part, tensor.dtype).view(tensor.shape)
-        self.matrices = _matrices(spec, self.weights)
+        self.matrices = _cut(spec, _stored(spec, self.weights))
+        self.packed = False
+        self._writable = not any(memoryview(part).readonly for part in parts)
         self._native: ExpertStruct | bool | None = False
 
     @property
@@ -66,6 +71,21 @@ class Expert:
         if isinstance(self._native, bool):
             self._native = expert_struct(self)
         return self._native
+
+    def pack(self) -> bool:
+        """Puts the weights into the order in which this processor multiplies them best, in place, if it has one for them and their
+        memory may be written. Whoever calls is the only one that looks at the expert and at its bytes, which are not the canonical
+        ones from then on; what it computes stays the same but for the order of sums.
+
+        Returns:
+            Whether they are in that order now.
+        """
+        if not self.packed and self._writable and panels.wanted(self.spec):
+            stored = {role: matrix.pack() for role, matrix in _stored(self.spec, self.weights).items()}
+            self.matrices = _cut(self.spec, stored)
+            self.weights = {role: part for role, part in self.weights.items() if role.endswith("_bias")}
+            self.packed, self._native = True, False
+        return self.packed
 
     @classmethod
     def load(cls, spec: ExpertSpec, data: Buffer) -> Expert:
@@ -89,23 +109,34 @@ class Expert:
 
 def stored_matrix(spec: ExpertSpec, weights: Mapping[str, torch.Tensor], role: str) -> Matrix:
     """A matrix of a layout that stores it row by row, as one, by the role that the layout has for it."""
-    parts = matrix_tensors(spec.format, role, 0, 0)
-    return Matrix(spec.format, *(weights[tensor.role] for tensor in parts))
+    values, *rest = (weights[tensor.role] for tensor in matrix_tensors(spec.format, role, 0, 0))
+    scales, minima = (*rest, None, None)[:2]
+    return Matrix(spec.format, values, scales, minima)
 
 
-def _matrices(spec: ExpertSpec, weights: Mapping[str, torch.Tensor]) -> dict[str, Matrix]:
+def _stored(spec: ExpertSpec, weights: Mapping[str, torch.Tensor]) -> dict[str, Matrix]:
+    """The matrices as they are stored, by the layout's roles; none in the layouts that store them column by column."""
     match spec.layout:
-        case Layout.SEPARATE | Layout.UNGATED:
-            roles = ("gate", "up", "down") if spec.layout is Layout.SEPARATE else ("up", "down")
-            return {role: stored_matrix(spec, weights, role) for role in roles}
-        case Layout.FUSED:
-            gate, up = slice(0, spec.intermediate), slice(spec.intermediate, None)
-        case Layout.INTERLEAVED_ROWS_BIASED:
-            gate, up = slice(0, None, 2), slice(1, None, 2)
+        case Layout.SEPARATE:
+            roles: tuple[str, ...] = ("gate", "up", "down")
+        case Layout.UNGATED:
+            roles = ("up", "down")
+        case Layout.FUSED | Layout.INTERLEAVED_ROWS_BIASED:
+            roles = ("gate_up", "down")
         case _:
-            return {}
-    both = stored_matrix(spec, weights, "gate_up")
-    return {"gate": both.take(gate), "up": both.take(up), "down": stored_matrix(spec, weights, "down")}
+            roles = ()
+    return {role: stored_matrix(spec, weights, role) for role in roles}
+
+
+def _cut(spec: ExpertSpec, stored: Mapping[str, Matrix]) -> dict[str, Matrix]:
+    """Gate, up and down out of the matrices as they are stored."""
+    both = stored.get("gate_up")
+    if both is None:
+        return dict(stored)
+    gate, up = slice(0, spec.intermediate), slice(spec.intermediate, None)
+    if spec.layout is Layout.INTERLEAVED_ROWS_BIASED:
+        gate, up = slice(0, None, 2), slice(1, None, 2)
+    return {"gate": both.take(gate), "up": both.take(up), "down": stored["down"]}
 
 
 def _view(buffer: Buffer, dtype: torch.dtype) -> torch.Tensor:

@@ -47,13 +47,16 @@ def feed_forward(groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
     """
     # Not by torch: its threads would spin on after so small a piece of work, on cores that the native ones need.
     output = torch.from_numpy(np.zeros(hidden.shape, np.float32))  # [R, H]
-    native: list[Group] = []
+    packed: list[Group] = []
+    plain: list[Group] = []
     others: list[Group] = []
     for group in groups:
         if group.rows.numel():
+            native = packed if group.expert.packed else plain
             (native if native_feed_forward.runs(group, hidden) else others).append(group)
-    if native:
-        native_feed_forward.add_feed_forward(native[0].expert.spec, native, hidden.contiguous(), output)
+    for native in (packed, plain):
+        if native:
+            native_feed_forward.add_feed_forward(native[0].expert.spec, native, hidden.contiguous(), output)
     only_row = hidden.shape[0] == 1
     for group in others:
         rows = hidden if only_row else hidden.index_select(0, group.rows)  # [n, H]

@@ -13,22 +13,11 @@ import torch
 
 from .formats import Activation, ExpertSpec, Layout, WeightFormat
 from .matrix import Matrix
-from .native_library import ExpertStruct, FormStruct, MatrixStruct, load
+from .native_library import FORMATS, ExpertStruct, FormStruct, MatrixStruct, load
 
 if TYPE_CHECKING:
     from .expert import Expert
 
-FORMATS: dict[WeightFormat, int] = {
-    WeightFormat.FLOAT32: 0,
-    WeightFormat.BFLOAT16: 1,
-    WeightFormat.FLOAT16: 2,
-    WeightFormat.FP8_BLOCK: 3,
-    WeightFormat.INT8: 4,
-    WeightFormat.INT8_CHANNEL: 5,
-    WeightFormat.INT4: 6,
-    WeightFormat.MXFP4: 7,
-}
-"""`enum folkmoot_format` of the C header."""
 FLOATS: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """The float types among them, as torch names them."""
 ACTIVATIONS: dict[Activation, int] = {
@@ -38,19 +27,24 @@ ACTIVATIONS: dict[Activation, int] = {
     Activation.RELU_SQUARED: 3,
 }
 """`enum folkmoot_activation`."""
-_BY_ROWS, _BY_COLUMNS, _INTERLEAVED_COLUMNS = 0, 1, 2
+_BY_ROWS, _BY_COLUMNS, _INTERLEAVED_COLUMNS, _BY_PANELS, _INTERLEAVED_PANELS = range(5)
+"""`enum folkmoot_layout`."""
 
 
 @functools.lru_cache
-def form_struct(spec: ExpertSpec) -> FormStruct:
-    """What all experts of a spec have in common."""
-    layout = {Layout.FUSED_TRANSPOSED: _BY_COLUMNS, Layout.INTERLEAVED_BIASED: _INTERLEAVED_COLUMNS}
+def form_struct(spec: ExpertSpec, packed: bool) -> FormStruct:
+    """What all experts of a spec have in common whose matrices lie in panels, or do not."""
+    layouts = {Layout.FUSED_TRANSPOSED: _BY_COLUMNS, Layout.INTERLEAVED_BIASED: _INTERLEAVED_COLUMNS}
+    layout = layouts.get(spec.layout, _BY_ROWS)
+    if packed:
+        interleaved = spec.layout is Layout.INTERLEAVED_ROWS_BIASED
+        layout = _INTERLEAVED_PANELS if interleaved else _BY_PANELS
     return FormStruct(
         spec.hidden,
         spec.intermediate,
         FORMATS[spec.format],
         FLOATS[spec.bias_dtype],
-        layout.get(spec.layout, _BY_ROWS),
+        layout,
         ACTIVATIONS[spec.activation],
         spec.alpha,
         spec.limit,
@@ -81,8 +75,13 @@ def expert_struct(expert: Expert) -> ExpertStruct | None:
                 _columns(weights["down"], weights["down_bias"]),
             )
         case Layout.INTERLEAVED_ROWS_BIASED:
-            bias = weights["gate_up_bias"]
-            gate_bias, up_bias, down_bias = bias[0::2], bias[1::2], weights["down_bias"]
+            bias, down_bias = weights["gate_up_bias"], weights["down_bias"]
+            if expert.packed:
+                rows_in_turn, down_matrix = expert.matrices["gate"], expert.matrices["down"]
+                return ExpertStruct(
+                    matrix_struct(rows_in_turn, bias), MatrixStruct(), matrix_struct(down_matrix, down_bias)
+                )
+            gate_bias, up_bias = bias[0::2], bias[1::2]
     matrices = expert.matrices
     return ExpertStruct(
         matrix_struct(matrices["gate"], gate_bias) if "gate" in matrices else MatrixStruct(),
@@ -92,8 +91,14 @@ def expert_struct(expert: Expert) -> ExpertStruct | None:
 
 
 def matrix_struct(matrix: Matrix, bias: torch.Tensor | None) -> MatrixStruct:
-    """Where a matrix by rows, and what is added to its products, lie."""
+    """Where a matrix by rows or by panels, and what is added to its products, lie."""
     values, scales, minima = matrix.values, matrix.scales, matrix.minima
+    if matrix.packed is not None:
+        # Panels take as many bytes as their rows, and matrices that share a tensor begin at whole ones.
+        first = matrix.packed.start - matrix.packed.start % matrix.packed.step
+        values = values[first:]
+        scales = None if scales is None else scales[first:]
+        minima = None if minima is None else minima[first:]
     return MatrixStruct(
         values.data_ptr(),
         scales.data_ptr() if scales is not None else None,

@@ -40,7 +40,7 @@ def add_feed_forward(
 
     Args:
         spec: The form of all the groups' experts.
-        groups: Rows by expert; `runs` holds for each.
+        groups: Rows by expert; `runs` holds for each, and all experts are packed, or none is.
         hidden: [R, H], contiguous.
         output: [R, H] float32, contiguous.
 
@@ -65,7 +65,7 @@ def add_feed_forward(
     )
     check(
         library.folkmoot_feed_forward(
-            form_struct(spec),
+            form_struct(spec, groups[0].expert.packed),
             structs,
             len(groups),
             hidden.data_ptr(),

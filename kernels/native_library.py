@@ -15,10 +15,22 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from ..errors import FolkmootError
+from .formats import WeightFormat
 
-ABI = 6
+ABI = 7
 SWITCH = "FOLKMOOT_KERNELS"
 """The environment variable that leaves everything to torch when it says "torch": to compare, or to find a fault."""
+FORMATS: dict[WeightFormat, int] = {
+    WeightFormat.FLOAT32: 0,
+    WeightFormat.BFLOAT16: 1,
+    WeightFormat.FLOAT16: 2,
+    WeightFormat.FP8_BLOCK: 3,
+    WeightFormat.INT8: 4,
+    WeightFormat.INT8_CHANNEL: 5,
+    WeightFormat.INT4: 6,
+    WeightFormat.MXFP4: 7,
+}
+"""`enum folkmoot_format` of the C header."""
 _log = logging.getLogger(__name__)
 _NAMES = {"amx": "AMX-BF16 and AVX512-VNNI", "avx512": "AVX512-VNNI", "avx2": "AVX2-FMA", "neon": "NEON"}
 
@@ -128,6 +140,7 @@ def load() -> ctypes.CDLL | None:
         pointer,
         ctypes.c_int,
     )
+    library.folkmoot_has_panels.argtypes = (ctypes.c_int,)
     library.folkmoot_fp8_has_nan.argtypes = (pointer, size)
     library.folkmoot_read.argtypes = (pointer, size, ctypes.c_int)
     library.folkmoot_read.restype = ctypes.c_uint64

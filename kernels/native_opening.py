@@ -15,8 +15,8 @@ import torch
 from .expert import Expert
 from .formats import WeightFormat
 from .matrix import Matrix
-from .native_expert import FLOATS, FORMATS, matrix_struct
-from .native_library import LayerStruct, check, load
+from .native_expert import FLOATS, matrix_struct
+from .native_library import FORMATS, LayerStruct, check, load
 from .native_rows import most_rows
 from .threads import native_threads
 

@@ -64,6 +64,7 @@ def quantize(weights: torch.Tensor, form: WeightFormat) -> Matrix:
 
 def dequantize(matrix: Matrix) -> torch.Tensor:
     """The matrix in float32, [N, K]: what its bytes mean."""
+    matrix = matrix.row_by_row()
     values, scales, minima = matrix.values, matrix.scales, matrix.minima
     if scales is None:
         return values.float()

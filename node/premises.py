@@ -14,6 +14,7 @@ import torch
 
 from ..errors import FolkmootError
 from ..kernels.backend import Backend, choose_backend
+from ..kernels.expert import Expert
 from ..kernels.feed_forward import Group
 from ..trust.keys import Identity
 from .rate_limit import RateLimit
@@ -33,6 +34,10 @@ class TakingTurns:
     def describe(self) -> str:
         """One phrase for a log line."""
         return self._backend.describe()
+
+    def prepare(self, expert: Expert) -> None:
+        """Readies an expert that nobody but the caller has seen yet; takes no turn."""
+        self._backend.prepare(expert)
 
     def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
         """What `kernels.feed_forward.feed_forward` does, once it is this caller's turn."""
@@ -67,11 +72,12 @@ class Premises:
         except FolkmootError:
             state.close()
             raise
+        backend = TakingTurns(choose_backend())
         return cls(
             state,
             identity,
-            ExpertStore(state.experts, settings.disk_bytes),
-            TakingTurns(choose_backend()),
+            ExpertStore(state.experts, settings.disk_bytes, backend.prepare),
+            backend,
             weights,
             RateLimit(settings.upload_bytes_per_s),
         )

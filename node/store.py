@@ -13,7 +13,7 @@ import logging
 import mmap
 import os
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -50,10 +50,13 @@ class StoredFile:
 
 
 class ExpertStore:
-    """The store in one folder, of at most so many bytes."""
+    """The store in one folder, of at most so many bytes. What computes may `prepare` an expert before anybody sees it."""
 
-    def __init__(self, folder: Path, limit_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, limit_bytes: int, prepare: Callable[[Expert], None] = lambda expert: None
+    ) -> None:
         self._folder = folder
+        self._prepare = prepare
         self._limit_bytes = limit_bytes
         self._reserved: dict[object, dict[str, int]] = {}
         self._changing = threading.Lock()
@@ -75,7 +78,7 @@ class ExpertStore:
         return Partial(path.with_name(path.name + PARTIAL), path, size)
 
     def load(self, digest: str, spec: ExpertSpec) -> Expert:
-        """Brings an expert into memory and hashes it there.
+        """Brings an expert into memory, hashes it there, and readies it for what computes.
 
         It is read into huge pages, from which it is computed a fifth faster; one that fills none, or for which no memory is
         free, is mapped from its file.
@@ -97,7 +100,9 @@ class ExpertStore:
             with disk_errors(path):
                 path.unlink(missing_ok=True)
             raise DamagedExpertError(f"the expert file {path} does not hold the bytes of its name")
-        return Expert.load(spec, data)
+        expert = Expert.load(spec, data)
+        self._prepare(expert)
+        return expert
 
     def reserve(self, owner: object, wanted: Mapping[str, int]) -> None:
         """Keeps these experts for an owner from now on, instead of those that it reserved before, whether they are there or to

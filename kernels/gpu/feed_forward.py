@@ -24,7 +24,8 @@ from .packing import Place, pack, packing
 from .resident import Resident, device_memory
 
 if TYPE_CHECKING:
-    from ..feed_forward import Group
+    from ..expert import Expert
+from ..feed_forward import Group
 
 HEIGHT, WIDTH = 16, 64
 """Slots of a block, and outputs of one program."""
@@ -59,6 +60,9 @@ class TritonFeedForward:
     def describe(self) -> str:
         """One phrase for a log line."""
         return f"Triton kernels on {self.device}"
+
+    def prepare(self, expert: Expert) -> None:
+        """Nothing: an expert goes to the device when it is first computed."""
 
     def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
         """Runs each group's rows through its expert and sums, for each row, the gated outputs.

@@ -39,6 +39,9 @@ class GroupedMm:
         """One phrase for a log line."""
         return f"torch.nn.functional.grouped_mm on {self.device}"
 
+    def prepare(self, expert: Expert) -> None:
+        """Nothing: an expert goes to the device when it is first computed."""
+
     def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
         """Runs each group's rows through its expert and sums, for each row, the gated outputs.
 

@@ -15,21 +15,6 @@
 
 #include "amx.h"
 
-/* The bits of the nearest bfloat16s, above 16 zeros. */
-INLINE __m512i rounded(__m512 x) {
-    const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
-    return _mm512_and_si512(_mm512_mask_mov_epi32(sum, nan, quiet), _mm512_set1_epi32((int)0xffff0000));
-}
-
-/* What `taken` leaves out of x; nothing of an infinity, whose rest is not a number. */
-INLINE __m512 left_out(__m512 x, __m512i taken) {
-    const __m512 left = _mm512_sub_ps(x, _mm512_castsi512_ps(taken));
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(left, left, _CMP_ORD_Q), left);
-}
-
 /* Pairs of inputs lie side by side, those of 16 rows after one another: that is the other tile. Rows that are missing in the
  * last panel count as zeros. After the terms come the sums of each 32 inputs. */
 static void pack_row(const float *x, int64_t K, int64_t row, int64_t n, int terms, char *packed) {

@@ -47,3 +47,34 @@ INLINE void place(const float *tile, float *out, int64_t width, int64_t outputs,
 }
 
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The bits of the nearest bfloat16s, above 16 zeros. */
+INLINE __m512i rounded(__m512 x) {
+    const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    return _mm512_and_si512(_mm512_mask_mov_epi32(sum, nan, quiet), _mm512_set1_epi32((int)0xffff0000));
+}
+
+/* What `taken` leaves out of x; nothing of an infinity, whose rest is not a number. */
+INLINE __m512 left_out(__m512 x, __m512i taken) {
+    const __m512 left = _mm512_sub_ps(x, _mm512_castsi512_ps(taken));
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(left, left, _CMP_ORD_Q), left);
+}
+
+INLINE __m512i table_of(const uint16_t *sixteen) {
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)sixteen));
+}
+
+/* 0 ... 15, and the sixteen e2m1 numbers doubled. */
+static const uint16_t WHOLE[16] = {0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
+                                   0x4100, 0x4110, 0x4120, 0x4130, 0x4140, 0x4150, 0x4160, 0x4170};
+static const uint16_t E2M1[16] = {0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40c0, 0x4100, 0x4140,
+                                  0x8000, 0xbf80, 0xc000, 0xc040, 0xc080, 0xc0c0, 0xc100, 0xc140};
+
+/* Half of 2^(scale - 127) of 16 bytes, for numbers that are doubled; below what a float can hold as a normal number, 0. */
+INLINE __m512 halved_e8m0(__m128i bytes) {
+    const __m512i one = _mm512_set1_epi32(1), bits = _mm512_max_epi32(_mm512_cvtepu8_epi32(bytes), one);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(bits, one), 23));
+}

@@ -45,16 +45,6 @@ INLINE __m512i half_bytes(const char *from, __m512i table) {
     return _mm512_permutexvar_epi16(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), table);
 }
 
-INLINE __m512i table_of(const uint16_t *sixteen) {
-    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)sixteen));
-}
-
-/* 0 ... 15, and the sixteen e2m1 numbers doubled. */
-static const uint16_t WHOLE[16] = {0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
-                                   0x4100, 0x4110, 0x4120, 0x4130, 0x4140, 0x4150, 0x4160, 0x4170};
-static const uint16_t E2M1[16] = {0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40c0, 0x4100, 0x4140,
-                                  0x8000, 0xbf80, 0xc000, 0xc040, 0xc080, 0xc0c0, 0xc100, 0xc140};
-
 /* e4m3: with an exponent of 0 the mantissa counts alone, which tiles would take for nothing as it stands. */
 INLINE __m512i e4m3_numbers(const char *from) {
     static const uint16_t SMALL[8] = {0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60}; /* m * 2^-9 */
@@ -107,9 +97,7 @@ INLINE void unpack_scales(const int format, const folkmoot_matrix *w, int64_t ro
             const __mmask16 exist = (__mmask16)(groups - g < FEW ? (1u << (groups - g)) - 1 : 0xffff);
             if (format == FOLKMOOT_MXFP4) {
                 const __m128i bytes = _mm_maskz_loadu_epi8(exist, (const char *)w->scales + begin + g);
-                const __m512i one = _mm512_set1_epi32(1), bits = _mm512_max_epi32(_mm512_cvtepu8_epi32(bytes), one);
-                /* Half of 2^(scale - 127), for the numbers are doubled; below what a float can hold as a normal number, 0. */
-                _mm512_store_ps(at->scales[i] + g, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(bits, one), 23)));
+                _mm512_store_ps(at->scales[i] + g, halved_e8m0(bytes));
                 continue;
             }
             const uint16_t *scales = (const uint16_t *)w->scales + begin + g, *minima = (const uint16_t *)w->minima + begin + g;

@@ -16,6 +16,7 @@
 #define BACKEND folkmoot_avx2
 #define BACKEND_NAME "avx2"
 #define BACKEND_VECTORS "vectors_avx2.h"
+#define BACKEND_PANELS NULL
 #include "instance.h"
 
 #if defined(__clang__)

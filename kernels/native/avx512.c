@@ -16,6 +16,7 @@
 #define BACKEND folkmoot_avx512
 #define BACKEND_NAME "avx512"
 #define BACKEND_VECTORS "vectors_avx512.h"
+#define BACKEND_PANELS &folkmoot_avx512_panels
 #include "instance.h"
 
 #if defined(__clang__)

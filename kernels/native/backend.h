@@ -12,6 +12,16 @@ typedef struct {
     int terms;
 } folkmoot_inputs;
 
+/* How one instruction set multiplies matrices by panels. */
+typedef struct {
+    /* One row x[K], float32, into what `products` of the format reads: as many bytes as the backend's own packing has, at most. */
+    void (*pack)(int format, const float *x, int64_t K, void *packed);
+    /* out[j * (end - begin) + i - begin] = W[i, :] . x[j, :] for rows begin <= i < end, both multiples of
+     * FOLKMOOT_PANEL_ROWS. NULL where a format has no panels. */
+    void (*products[FOLKMOOT_FORMATS])(const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x,
+                                       float *out);
+} folkmoot_panels;
+
 typedef struct {
     const char *name;
     /* How many bytes a packed row of K inputs has: a multiple of 64. */
@@ -32,9 +42,10 @@ typedef struct {
     void (*widen)(int format, const void *from, float *to, int64_t size);
     void (*narrow)(int format, const float *from, void *to, int64_t size);
     uint64_t (*read)(const char *memory, int64_t bytes);
+    const folkmoot_panels *panels; /* or NULL */
 } folkmoot_backend;
 
-/* What a processor with matrix tiles offers besides, for matrices by rows and inputs in panels of 16 rows. */
+/* What a processor with matrix tiles offers besides, for matrices by rows or by panels, and inputs in panels of 16 rows. */
 typedef struct {
     /* Packs row `row` of n, x[K], into its panel, each folkmoot_panel_bytes long. K is a multiple of FOLKMOOT_TILE_INPUTS. */
     void (*pack_row)(const float *x, int64_t K, int64_t row, int64_t n, int terms, char *packed);
@@ -52,12 +63,12 @@ static inline int64_t folkmoot_panel_bytes(int64_t K, int terms) {
     return FOLKMOOT_TILE_ROWS * (2 * K * terms + K / FOLKMOOT_TILE_INPUTS * (int64_t)sizeof(float));
 }
 
-/* The tiles that compute, or NULL. */
-const folkmoot_tiles *folkmoot_current_tiles(void);
+/* The tiles that compute with matrices by rows, and with those by panels, or NULL. */
+const folkmoot_tiles *folkmoot_current_tiles(void), *folkmoot_current_panel_tiles(void);
 
 #if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define FOLKMOOT_HAS_TILES
-extern const folkmoot_tiles folkmoot_amx;
+extern const folkmoot_tiles folkmoot_amx, folkmoot_amx_panels;
 #define FOLKMOOT_AMX_PRODUCTS(name)                                                                                    \
     void folkmoot_amx_##name(const folkmoot_matrix *w, int64_t begin, int64_t end, const folkmoot_inputs *x, float *out)
 FOLKMOOT_AMX_PRODUCTS(fp8);
@@ -68,11 +79,12 @@ FOLKMOOT_AMX_PRODUCTS(mxfp4);
 #endif
 
 /* Rows of a matrix that stay together, whoever computes them. */
-enum { FOLKMOOT_ROWS = 16 };
+enum { FOLKMOOT_ROWS = FOLKMOOT_PANEL_ROWS };
 
 /* The backend that computes, or NULL. */
 const folkmoot_backend *folkmoot_current_backend(void);
 
+extern const folkmoot_panels folkmoot_avx512_panels;
 extern const folkmoot_backend folkmoot_avx512, folkmoot_avx2, folkmoot_neon;
 
 /* Elements of a float format have 2 or 4 bytes. */

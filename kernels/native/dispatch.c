@@ -78,9 +78,22 @@ static const folkmoot_tiles *all_tiles(void) { return NULL; }
 
 const folkmoot_tiles *folkmoot_current_tiles(void) { return without_tiles ? NULL : all_tiles(); }
 
+const folkmoot_tiles *folkmoot_current_panel_tiles(void) {
+#ifdef FOLKMOOT_HAS_TILES
+    return folkmoot_current_tiles() != NULL ? &folkmoot_amx_panels : NULL;
+#else
+    return NULL;
+#endif
+}
+
 const folkmoot_backend *folkmoot_current_backend(void) {
     const folkmoot_backend *chosen = forced;
     return chosen != NULL ? chosen : named(NULL);
+}
+
+int folkmoot_has_panels(int format) {
+    const folkmoot_backend *backend = folkmoot_current_backend();
+    return backend != NULL && backend->panels != NULL && format >= 0 && format < FOLKMOOT_FORMATS && backend->panels->products[format] != NULL;
 }
 
 int folkmoot_abi(void) { return FOLKMOOT_KERNELS_ABI; }

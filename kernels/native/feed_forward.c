@@ -35,7 +35,7 @@ typedef struct {
     slice *slices;
     int64_t count, pairs, R;
     const char *hidden;
-    int hidden_format, by_columns;
+    int hidden_format, by_columns, by_panels;
     float *output;
     int64_t hidden_step, inner_step, scratch_bytes;
     char *packed_hidden; /* [R], each hidden_step long */
@@ -66,7 +66,21 @@ static void soon(const batch *job, const folkmoot_matrix *matrix, int64_t row) {
     for (int64_t at = 0; at < SOON; at += 64) __builtin_prefetch(values + at, 0, 2);
 }
 
+/* Whether a row's outputs lie side by side, not an output's rows. */
+static int is_across(const batch *job, int64_t n) { return job->by_panels || is_tiled(job, n); }
+
+/* Whether `gate` holds gate and up in turn. */
+static int is_interleaved(const batch *job) {
+    return job->form->layout == FOLKMOOT_INTERLEAVED_COLUMNS || job->form->layout == FOLKMOOT_INTERLEAVED_PANELS;
+}
+
 static int input_format(const batch *job) { return job->by_columns ? FOLKMOOT_FLOAT32 : job->form->format; }
+
+/* One row of K inputs for vectors. */
+static void pack(const batch *job, const float *x, int64_t K, char *to) {
+    if (job->by_panels) job->backend->panels->pack(job->form->format, x, K, to);
+    else job->backend->pack(input_format(job), x, K, to);
+}
 
 static void pack_hidden(batch *job, folkmoot_team *team, float *wide) {
     const int64_t H = job->form->hidden, bytes = H * folkmoot_float_bytes(job->hidden_format);
@@ -74,7 +88,7 @@ static void pack_hidden(batch *job, folkmoot_team *team, float *wide) {
     while (folkmoot_take(&job->packed, job->R, 1, team, &begin, &end)) {
         for (int64_t r = begin; r < end; r++) {
             job->backend->widen(job->hidden_format, job->hidden + r * bytes, wide, H);
-            job->backend->pack(input_format(job), wide, H, job->packed_hidden + r * job->hidden_step);
+            pack(job, wide, H, job->packed_hidden + r * job->hidden_step);
         }
     }
 }
@@ -121,12 +135,14 @@ static float bias_at(const batch *job, const folkmoot_matrix *matrix, int64_t i)
     return bias;
 }
 
-/* to[(i - begin) * n + j], biased, whatever the matrix's layout; to[j * (end - begin) + i - begin] of what is tiled. */
+/* to[(i - begin) * n + j], biased, whatever the matrix's layout; to[j * (end - begin) + i - begin] of what is across. */
 static void outputs(const batch *job, const folkmoot_matrix *matrix, int64_t begin, int64_t end, const folkmoot_inputs *x,
                     float *to, float *scratch) {
     const int64_t n = x->n, width = end - begin;
     if (is_tiled(job, x->n)) {
         job->tiles->products[job->form->format](matrix, begin, end, x, to);
+    } else if (job->by_panels) {
+        job->backend->panels->products[job->form->format](matrix, begin, end, x, to);
     } else if (!job->by_columns) {
         job->backend->products[job->form->format](matrix, begin, end, x, to);
     } else {
@@ -139,7 +155,7 @@ static void outputs(const batch *job, const folkmoot_matrix *matrix, int64_t beg
         }
     }
     if (matrix->bias == NULL) return;
-    const int64_t across = is_tiled(job, n) ? 1 : n, down = is_tiled(job, n) ? width : 1;
+    const int64_t across = is_across(job, n) ? 1 : n, down = is_across(job, n) ? width : 1;
     for (int64_t i = 0; i < width; i++) {
         const float bias = bias_at(job, matrix, begin + i);
         for (int64_t j = 0; j < n; j++) to[i * across + j * down] += bias;
@@ -152,10 +168,12 @@ static void inner_of(const batch *job, const slice *part, int64_t begin, int64_t
     const folkmoot_inputs x = {part->inputs, part->n, form->hidden, job->hidden_step, hidden_terms(job)};
     const int64_t n = part->n, width = end - begin, I = form->intermediate;
     float *gate = scratch, *up = gate + width * n, *rest = up + width * n;
-    if (form->layout == FOLKMOOT_INTERLEAVED_COLUMNS) {
+    if (is_interleaved(job)) {
         float *both = rest, *turned = rest + 2 * width * n;
         outputs(job, &part->expert->gate, 2 * begin, 2 * end, &x, both, turned);
-        for (int64_t i = 0; i < width; i++) {
+        if (is_across(job, n)) {
+            for (int64_t i = 0; i < width * n; i++) gate[i] = both[2 * i], up[i] = both[2 * i + 1];
+        } else for (int64_t i = 0; i < width; i++) {
             memcpy(gate + i * n, both + 2 * i * n, (size_t)n * sizeof(float));
             memcpy(up + i * n, both + (2 * i + 1) * n, (size_t)n * sizeof(float));
         }
@@ -169,7 +187,7 @@ static void inner_of(const batch *job, const slice *part, int64_t begin, int64_t
     job->backend->activate(form, gate, up, up, width * n);
     float *inner = job->inner + part->start * I + begin;
     for (int64_t j = 0; j < n; j++) {
-        if (is_tiled(job, n)) memcpy(inner + j * I, up + j * width, (size_t)width * sizeof(float));
+        if (is_across(job, n)) memcpy(inner + j * I, up + j * width, (size_t)width * sizeof(float));
         else for (int64_t i = 0; i < width; i++) inner[j * I + i] = up[i * n + j];
     }
 }
@@ -200,7 +218,7 @@ static void pack_inner(batch *job, folkmoot_team *team) {
             for (int64_t p = first; p < last; p++) {
                 const float *inner = job->inner + p * I;
                 if (is_tiled(job, part->n)) job->tiles->pack_row(inner, I, p - part->start, part->n, 2, packed);
-                else job->backend->pack(input_format(job), inner, I, packed + (p - part->start) * job->inner_step);
+                else pack(job, inner, I, packed + (p - part->start) * job->inner_step);
             }
         }
     }
@@ -220,7 +238,7 @@ static void second_products(batch *job, folkmoot_team *team, float *scratch) {
                 outputs(job, &part->expert->down, i, last, &x, scratch, scratch + (last - i) * n);
                 for (int64_t j = 0; j < n; j++) {
                     float *to = job->output + part->rows[j] * H + i;
-                    const int64_t from = is_tiled(job, n) ? j * (last - i) : j, apart = is_tiled(job, n) ? 1 : n;
+                    const int64_t from = is_across(job, n) ? j * (last - i) : j, apart = is_across(job, n) ? 1 : n;
                     if (apart == 1) for (int64_t k = 0; k < last - i; k++) to[k] += part->gates[j] * scratch[from + k];
                     else for (int64_t k = 0; k < last - i; k++) to[k] += part->gates[j] * scratch[from + k * apart];
                 }
@@ -302,12 +320,16 @@ int folkmoot_feed_forward(const folkmoot_form *form, const folkmoot_group *group
                           int32_t hidden_format, int64_t R, float *output, int threads) {
     batch job = {.backend = folkmoot_current_backend(), .form = form, .R = R, .hidden = hidden, .output = output};
     job.hidden_format = hidden_format;
-    job.by_columns = form->layout != FOLKMOOT_BY_ROWS;
+    job.by_columns = form->layout == FOLKMOOT_BY_COLUMNS || form->layout == FOLKMOOT_INTERLEAVED_COLUMNS;
+    job.by_panels = form->layout == FOLKMOOT_BY_PANELS || form->layout == FOLKMOOT_INTERLEAVED_PANELS;
     if (job.backend == NULL || form->format < 0 || form->format >= FOLKMOOT_FORMATS || hidden_format > FOLKMOOT_FLOAT16 ||
         (job.by_columns && form->format > FOLKMOOT_FLOAT16)) {
         return FOLKMOOT_NOT_HERE;
     }
-    const folkmoot_tiles *tiles = folkmoot_current_tiles();
+    if (job.by_panels && (!folkmoot_has_panels(form->format) || form->hidden % FOLKMOOT_GROUP != 0 || form->intermediate % FOLKMOOT_GROUP != 0)) {
+        return FOLKMOOT_NOT_HERE;
+    }
+    const folkmoot_tiles *tiles = job.by_panels ? folkmoot_current_panel_tiles() : folkmoot_current_tiles();
     if (tiles != NULL && tiles->products[form->format] != NULL && hidden_format == FOLKMOOT_BFLOAT16 && !job.by_columns &&
         form->hidden % FOLKMOOT_TILE_INPUTS == 0 && form->intermediate % FOLKMOOT_TILE_INPUTS == 0) {
         job.tiles = tiles;

@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#define FOLKMOOT_KERNELS_ABI 6
+#define FOLKMOOT_KERNELS_ABI 7
 
 #if defined(__GNUC__)
 #define FOLKMOOT_EXPORT __attribute__((visibility("default")))
@@ -51,10 +51,19 @@ enum folkmoot_activation {
 enum folkmoot_layout {
     FOLKMOOT_BY_ROWS,            /* each output's weights side by side */
     FOLKMOOT_BY_COLUMNS,         /* each input's weights side by side; float formats alone */
-    FOLKMOOT_INTERLEAVED_COLUMNS /* the same, and `gate` holds gate and up in alternate columns */
+    FOLKMOOT_INTERLEAVED_COLUMNS, /* the same, and `gate` holds gate and up in alternate columns */
+    FOLKMOOT_BY_PANELS,          /* whole numbers by rows, FOLKMOOT_PANEL_ROWS of which share a panel: see folkmoot_matrix */
+    FOLKMOOT_INTERLEAVED_PANELS  /* the same, and `gate` holds gate and up in alternate rows */
 };
 
-/* A matrix of N outputs and K inputs. */
+/* Outputs of a panel, and inputs of a group. */
+enum { FOLKMOOT_PANEL_ROWS = 16, FOLKMOOT_GROUP = 32 };
+
+/* A matrix of N outputs and K inputs.
+ *
+ * By panels, N is a multiple of FOLKMOOT_PANEL_ROWS and K one of FOLKMOOT_GROUP, and rows lie side by side. The bytes of 16
+ * rows are then one panel: first four bytes of values of each of the 16 in turn, then the next four of each; among scales,
+ * and minima, the first of each of the 16, then the second of each. (One scale a row is where it was.) */
 typedef struct {
     const void *values;
     const void *scales; /* NULL in float formats */
@@ -100,6 +109,9 @@ FOLKMOOT_EXPORT const char *folkmoot_isa(void);
 
 /* Computes with the named instruction set from now on (NULL: the best). Not while another call runs. */
 FOLKMOOT_EXPORT int folkmoot_force_isa(const char *name);
+
+/* 1 when the instruction set that computes has kernels for matrices of a format by panels; otherwise 0. */
+FOLKMOOT_EXPORT int folkmoot_has_panels(int format);
 
 /* output[rows[j], :] += gates[j] * expert(hidden[rows[j], :]) for each group in turn and each of its j.
  * hidden [R, H] of type hidden_format, output [R, H]. */

@@ -1,5 +1,5 @@
 /* All of a backend, made out of the vectors of one instruction set: included once by each of their files, which says what
- * INLINE, BACKEND and BACKEND_NAME are. */
+ * INLINE, BACKEND, BACKEND_NAME and BACKEND_PANELS are. */
 #include "backend.h"
 
 #include <math.h>
@@ -57,4 +57,5 @@ const folkmoot_backend BACKEND = {
     .widen = widen,
     .narrow = narrow,
     .read = read_lines,
+    .panels = BACKEND_PANELS,
 };

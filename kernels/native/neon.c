@@ -9,6 +9,7 @@
 #define BACKEND folkmoot_neon
 #define BACKEND_NAME "neon"
 #define BACKEND_VECTORS "vectors_neon.h"
+#define BACKEND_PANELS NULL
 #include "instance.h"
 
 #endif

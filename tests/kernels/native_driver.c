@@ -176,15 +176,62 @@ static uint16_t upper_half(float *x) {
 
 static double silu(double g) { return g / (1 + exp(-g)); }
 
+/* Rows of `count` units of `unit` bytes in panels, in a new buffer. */
+static void *in_panels(const void *from, int64_t N, int64_t count, int64_t unit) {
+    char *to = malloc((size_t)(N * count * unit));
+    for (int64_t i = 0; i < N; i++) {
+        for (int64_t u = 0; u < count; u++) {
+            const int64_t panel = i / FOLKMOOT_PANEL_ROWS, place = i % FOLKMOOT_PANEL_ROWS;
+            memcpy(to + ((panel * count + u) * FOLKMOOT_PANEL_ROWS + place) * unit, (const char *)from + (i * count + u) * unit, (size_t)unit);
+        }
+    }
+    return to;
+}
+
+/* What `from` has, in panels. */
+static folkmoot_matrix packed(const matrix *from, int format, int64_t N, int64_t K, void **kept) {
+    folkmoot_matrix to = from->stored;
+    const int64_t groups = K / FOLKMOOT_GROUP;
+    to.values = kept[0] = in_panels(from->values, N, to.step / 4, 4);
+    if (format != FOLKMOOT_INT8_CHANNEL) to.scales = kept[1] = in_panels(from->scales, N, groups, format == FOLKMOOT_MXFP4 ? 1 : 2);
+    if (format == FOLKMOOT_INT4) to.minima = kept[2] = in_panels(from->minima, N, groups, 2);
+    return to;
+}
+
+/* Gate and up of I rows each, one row of each in turn. */
+static matrix in_turn(const matrix *gate, const matrix *up, int format, int64_t I, int64_t K) {
+    matrix both = {.stored = gate->stored};
+    const size_t row = (size_t)both.stored.step, size = format == FOLKMOOT_MXFP4 ? 1 : format == FOLKMOOT_INT8_CHANNEL ? 4 : 2;
+    const size_t few = size * (format == FOLKMOOT_INT8_CHANNEL ? 1 : (size_t)(K / FOLKMOOT_GROUP));
+    both.values = malloc(2 * (size_t)I * row), both.scales = malloc(2 * (size_t)I * few), both.minima = malloc(2 * (size_t)I * few);
+    for (int64_t i = 0; i < 2 * I; i++) {
+        const matrix *from = i % 2 ? up : gate;
+        memcpy((char *)both.values + (size_t)i * row, (char *)from->values + (size_t)(i / 2) * row, row);
+        memcpy((char *)both.scales + (size_t)i * few, (char *)from->scales + (size_t)(i / 2) * few, few);
+        if (from->minima) memcpy((char *)both.minima + (size_t)i * few, (char *)from->minima + (size_t)(i / 2) * few, few);
+    }
+    both.stored.values = both.values, both.stored.scales = both.scales, both.stored.minima = both.minima;
+    return both;
+}
+
 /* Two experts, one of them with no rows at all, SwiGLU. */
 static void check_feed_forward(int format, int layout, int hidden_format, int64_t H, int64_t I, int64_t R) {
-    const int by_rows = layout == FOLKMOOT_BY_ROWS;
+    const int by_columns = layout == FOLKMOOT_BY_COLUMNS, interleaved = layout == FOLKMOOT_INTERLEAVED_PANELS;
+    const int by_panels = layout == FOLKMOOT_BY_PANELS || interleaved;
+    void *panels[3][3] = {{NULL}};
+    matrix both = {.values = NULL};
     matrix gate = make(format, I, H, 0), up = make(format, I, H, 0), down = make(format, H, I, 1);
     folkmoot_form form = {H, I, format, FOLKMOOT_FLOAT32, layout, FOLKMOOT_SWIGLU, 1.702f, 7.0f};
     folkmoot_expert expert = {gate.stored, up.stored, down.stored};
     const int64_t n = (R + 1) / 2, size = format == FOLKMOOT_FLOAT32 ? 4 : 2;
     void *turned[3] = {NULL, NULL, NULL};
-    if (!by_rows) {
+    if (by_panels) {
+        if (interleaved) both = in_turn(&gate, &up, format, I, H);
+        expert.gate = interleaved ? packed(&both, format, 2 * I, H, panels[0]) : packed(&gate, format, I, H, panels[0]);
+        expert.up = packed(&up, format, I, H, panels[1]), expert.down = packed(&down, format, H, I, panels[2]);
+        if (interleaved) expert.up = (folkmoot_matrix){NULL, NULL, NULL, NULL, 0, 0, 0};
+    }
+    if (by_columns) {
         matrix *all[] = {&gate, &up, &down};
         folkmoot_matrix *to[] = {&expert.gate, &expert.up, &expert.down};
         for (int m = 0; m < 3; m++) {
@@ -237,7 +284,8 @@ static void check_feed_forward(int format, int layout, int hidden_format, int64_
     CHECK(memcmp(output, again, (size_t)(R * H) * 4) == 0);
     rows[0] = R;
     CHECK(folkmoot_feed_forward(&form, groups, 2, hidden, hidden_format, R, again, 2) == FOLKMOOT_WRONG_ROW);
-    drop(&gate), drop(&up), drop(&down), free(turned[0]), free(turned[1]), free(turned[2]);
+    for (int m = 0; m < 9; m++) free(panels[m / 3][m % 3]);
+    drop(&both), drop(&gate), drop(&up), drop(&down), free(turned[0]), free(turned[1]), free(turned[2]);
     free(rows), free(gates), free(x), free(halves), free(output), free(again), free(inner), free(off);
 }
 
@@ -301,6 +349,12 @@ int main(int count, char **arguments) {
                 for (int64_t n = 1; n <= 9; n++) check_linear(format, sizes[(k * 5 + n) % 14], inner[k], n);
                 check_feed_forward(format, FOLKMOOT_BY_ROWS, FOLKMOOT_FLOAT32, inner[k], inner[(k + 3) % kinds], 1 + k % 5);
                 check_feed_forward(format, FOLKMOOT_BY_ROWS, FOLKMOOT_BFLOAT16, inner[k], inner[(k + 3) % kinds], 1 + k * 13 % 80);
+                if (folkmoot_has_panels(format) && inner[k] % 32 == 0 && inner[(k + 3) % kinds] % 32 == 0) {
+                    for (int layout = FOLKMOOT_BY_PANELS; layout <= FOLKMOOT_INTERLEAVED_PANELS; layout++) {
+                        check_feed_forward(format, layout, FOLKMOOT_FLOAT32, inner[k], inner[(k + 3) % kinds], 1 + k * 3 % 11);
+                        check_feed_forward(format, layout, FOLKMOOT_BFLOAT16, inner[k], inner[(k + 3) % kinds], 1 + k * 13 % 80);
+                    }
+                }
                 if (format <= FOLKMOOT_FLOAT16) {
                     check_feed_forward(format, FOLKMOOT_BY_COLUMNS, FOLKMOOT_FLOAT32, inner[k], inner[(k + 3) % kinds], 1 + k % 20);
                 }
@@ -310,6 +364,10 @@ int main(int count, char **arguments) {
         check_linear(FOLKMOOT_FP8_BLOCK, 140, 5000, 3);
         check_feed_forward(FOLKMOOT_FLOAT32, FOLKMOOT_BY_COLUMNS, FOLKMOOT_FLOAT32, 600, 1100, 3); /* more columns than go at once */
         check_feed_forward(FOLKMOOT_INT8, FOLKMOOT_BY_ROWS, FOLKMOOT_FLOAT32, 32, 32, 1100); /* slices and batches */
+        if (folkmoot_has_panels(FOLKMOOT_INT8_CHANNEL)) {
+            check_feed_forward(FOLKMOOT_INT8_CHANNEL, FOLKMOOT_BY_PANELS, FOLKMOOT_BFLOAT16, 544, 1056, 19);
+            check_feed_forward(FOLKMOOT_INT4, FOLKMOOT_BY_PANELS, FOLKMOOT_BFLOAT16, 64, 1056, 600);
+        }
         for (int k = 0; k < (int)(sizeof sizes / sizeof *sizes); k++) check_norm(1 + k % 3, sizes[k]);
         check_norm(2, 2048);
         check_feed_forward(FOLKMOOT_BFLOAT16, FOLKMOOT_BY_ROWS, FOLKMOOT_BFLOAT16, 64, 96, 1100); /* the same by tiles */

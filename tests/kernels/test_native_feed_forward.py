@@ -25,19 +25,29 @@ CANCELLED = 1e-3
 """The same against the size of the terms, for rows of few elements that may cancel."""
 
 
-def guarded_expert(spec: ExpertSpec, data: bytes) -> Expert:
+def guarded_expert(spec: ExpertSpec, data: bytes, packed: bool) -> Expert:
+    """An expert whose tensors end where memory that may be touched ends; in panels if asked for, and if there are any for it."""
     parts, start = [], 0
     for tensor in spec.tensors():
         end = start + spec.tensor_bytes(tensor)
         parts.append(guarded(data[start:end]).data)
         start = end
-    return Expert(spec, parts)
+    expert = Expert(spec, parts)
+    if packed:
+        expert.pack()
+    return expert
 
 
 def natively(groups: list[Group], hidden: torch.Tensor) -> torch.Tensor:
     output = guarded_tensor(torch.zeros(hidden.shape))
     add_feed_forward(groups[0].expert.spec, groups, hidden, output)
     return output
+
+
+def arrangements(spec: ExpertSpec, data: bytes) -> list[Expert]:
+    """The same expert as its bytes lie, and packed where the instruction set in force has panels for it."""
+    packed = Expert.load(spec, bytearray(data))
+    return [Expert.load(spec, data), *([packed] if packed.pack() else [])]
 
 
 @pytest.mark.parametrize("isa", available())
@@ -48,6 +58,7 @@ def natively(groups: list[Group], hidden: torch.Tensor) -> torch.Tensor:
     offsets=st.tuples(st.integers(0, 31), st.integers(0, 31)),
     rows=st.integers(1, 11),
     dtype=st.sampled_from(FLOATS),
+    packed=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=12, deadline=None)
@@ -61,6 +72,7 @@ def test_pre_summed_rows_agree_with_float64_inside_their_arrays(
     offsets: tuple[int, int],
     rows: int,
     dtype: torch.dtype,
+    packed: bool,
     seed: int,
 ) -> None:
     odd = unit(form) == 1
@@ -71,9 +83,10 @@ def test_pre_summed_rows_agree_with_float64_inside_their_arrays(
     blobs = [random_bytes(spec, seed + index) for index in range(3)]
     members = [torch.randperm(rows, generator=generator), torch.arange(0, rows, 2), torch.arange(0)]
     gates = [torch.rand(len(member), generator=generator) + 0.1 for member in members]
+    with forced(isa):
+        experts = [guarded_expert(spec, blob, packed) for blob in blobs]
     groups = [
-        Group(guarded_expert(spec, blob), member, gate)
-        for blob, member, gate in zip(blobs, members, gates, strict=True)
+        Group(expert, member, gate) for expert, member, gate in zip(experts, members, gates, strict=True)
     ]
     want = torch.zeros(rows, spec.hidden, dtype=torch.float64)
     scale = torch.zeros(rows, spec.hidden, dtype=torch.float64)
@@ -96,13 +109,13 @@ def test_a_row_is_far_more_exact_than_the_honest_band(
     spec = ExpertSpec(640, 352, form, layout, activation)
     data = random_bytes(spec, rows)
     x = torch.randn(rows, 640, generator=torch.Generator().manual_seed(rows)).to(torch.bfloat16)
-    group = Group(Expert.load(spec, data), torch.arange(rows), torch.ones(rows))
-    with forced(isa):
-        assert group.expert.native is not None
-        got = natively([group], x)
     want = oracle(spec, data, x)
-    errors = (got.double() - want).norm(dim=1) / want.norm(dim=1)
-    assert float(errors.max()) <= TOLERANCE
+    with forced(isa):
+        for expert in arrangements(spec, data):
+            assert expert.native is not None
+            got = natively([Group(expert, torch.arange(rows), torch.ones(rows))], x)
+            errors = (got.double() - want).norm(dim=1) / want.norm(dim=1)
+            assert float(errors.max()) <= TOLERANCE
 
 
 @pytest.mark.parametrize("isa", available())
@@ -113,20 +126,19 @@ def test_thread_counts_and_callers_at_once_change_no_bit(
     spec = ExpertSpec(640, 352, form, layout, activation)
     hidden = torch.randn(5, 640, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     rows = (torch.tensor([0, 2, 4]), torch.tensor([3, 1, 0]), torch.arange(5))
-    groups = [
-        Group(Expert.load(spec, random_bytes(spec, seed)), rows[seed % 3], torch.rand(len(rows[seed % 3])))
-        for seed in range(3)
-    ]
-    with forced(isa), threads(1):
-        want = natively(groups, hidden)
+    gates = [torch.rand(len(members)) for members in rows]
 
-    def run(index: int) -> torch.Tensor:
-        torch.set_num_threads(1 + index % 3)
+    def run(groups: list[Group], count: int) -> torch.Tensor:
+        torch.set_num_threads(count)
         return natively(groups, hidden)
 
     with forced(isa), ThreadPoolExecutor(3) as pool:
-        for got in pool.map(run, range(12)):
-            assert torch.equal(got, want)
+        for experts in zip(*(arrangements(spec, random_bytes(spec, seed)) for seed in range(3)), strict=True):
+            groups = [Group(*parts) for parts in zip(experts, rows, gates, strict=True)]
+            with threads(1):
+                want = natively(groups, hidden)
+            for got in pool.map(run, [groups] * 12, [1, 2, 3] * 4):
+                assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize("isa", available())
@@ -136,16 +148,16 @@ def test_many_rows_go_through_in_slices(isa: str, form: WeightFormat) -> None:
     data = [random_bytes(spec, seed) for seed in range(2)]
     x = torch.randn(1300, 64, generator=torch.Generator().manual_seed(2))
     members = [torch.arange(1300), torch.arange(700) + 3]
-    groups = [
-        Group(Expert.load(spec, blob), member, torch.ones(len(member)))
-        for blob, member in zip(data, members, strict=True)
-    ]
     want = torch.zeros(1300, 64, dtype=torch.float64)
     for blob, member in zip(data, members, strict=True):
         want.index_add_(0, member, oracle(spec, blob, x[member]))
     with forced(isa), threads(2):
-        got = natively(groups, x)
-    assert relative_error(got, want) <= TOLERANCE
+        for experts in zip(*(arrangements(spec, blob) for blob in data), strict=True):
+            groups = [
+                Group(expert, member, torch.ones(len(member)))
+                for expert, member in zip(experts, members, strict=True)
+            ]
+            assert relative_error(natively(groups, x), want) <= TOLERANCE
 
 
 @pytest.mark.parametrize("isa", available())
@@ -155,10 +167,10 @@ def test_what_is_no_number_stays_none(isa: str, form: WeightFormat, value: float
     spec = ExpertSpec(96, 64, form, Layout.SEPARATE)
     x = torch.randn(2, 96)
     x[0, 95] = value
-    group = Group(Expert.load(spec, random_bytes(spec, 4)), torch.arange(2), torch.ones(2))
     with forced(isa):
-        got = natively([group], x)
-    assert not bool(got[0].isfinite().any()) and bool(got[1].isfinite().all())
+        for expert in arrangements(spec, random_bytes(spec, 4)):
+            got = natively([Group(expert, torch.arange(2), torch.ones(2))], x)
+            assert not bool(got[0].isfinite().any()) and bool(got[1].isfinite().all())
 
 
 def test_fp8_weights_that_are_no_numbers_are_left_to_torch() -> None:

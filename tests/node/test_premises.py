@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from folkmoot.ids import ExpertKey
+from folkmoot.kernels.expert import Expert
 from folkmoot.kernels.feed_forward import Group
 from folkmoot.node.premises import TakingTurns
 from folkmoot.protos.folkmoot.v1 import link_pb2
@@ -28,6 +29,9 @@ class Watched:
     def describe(self) -> str:
         """Nothing to say."""
         return ""
+
+    def prepare(self, expert: Expert) -> None:
+        """Nothing."""
 
     def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
         """Gives other threads every opportunity."""

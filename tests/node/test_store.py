@@ -11,6 +11,7 @@ import torch
 
 from folkmoot.disk import DiskError, DiskFullError, disk_errors
 from folkmoot.errors import CapacityError
+from folkmoot.kernels.expert import Expert
 from folkmoot.kernels.weight_memory import has_huge_pages
 from folkmoot.node.store import DamagedExpertError, ExpertStore
 from folkmoot.tests.support.bare_experts import BareExperts
@@ -65,6 +66,17 @@ def test_a_large_expert_is_in_memory_of_its_own(
     flat = torch.cat([expert.weights[role].flatten() for role in ("gate", "up", "down")])
     kept = flat.view(torch.uint8).numpy().tobytes() == large.blobs[large.keys[0]]
     assert kept == has_huge_pages(), "what was hashed stays, whatever becomes of the file"
+
+
+def test_what_computes_readies_an_expert_before_anybody_sees_it(tmp_path: Path, large: BareExperts) -> None:
+    seen: list[Expert] = []
+    store = ExpertStore(tmp_path, 1 << 30, seen.append)
+    digest, spec = put(store, large, 0), large.manifest.specs[0]
+    assert store.load(digest, spec) is seen[0]
+    (tmp_path / digest[:2] / digest).write_bytes(bytes(spec.expert_bytes))
+    with pytest.raises(DamagedExpertError):
+        store.load(digest, spec)
+    assert len(seen) == 1, "what is not the expert's is never readied"
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end", "everything"])
