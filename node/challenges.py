@@ -11,7 +11,7 @@ Letters: R rows, H hidden size, I intermediate size, P pairs of an expert and a 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -115,8 +115,12 @@ class ChallengeReader:
         )
 
 
-def open_parts(parts: Sequence[tuple[Expert, torch.Tensor]], hidden: torch.Tensor) -> Activations:
-    """Opens experts of one form on their rows of hidden [R, H], in float32."""
+def open_parts(
+    parts: Sequence[tuple[Expert, torch.Tensor]],
+    hidden: torch.Tensor,
+    between: Callable[[], None] = lambda: None,
+) -> Activations:
+    """Opens experts of one form on their rows of hidden [R, H], in float32; calls `between` after each of them."""
     total = sum(rows.numel() for _, rows in parts)
     width = parts[0][0].spec.intermediate
     gate, up = torch.empty(0, 0), torch.empty(total, width)  # [P, I]
@@ -129,6 +133,7 @@ def open_parts(parts: Sequence[tuple[Expert, torch.Tensor]], hidden: torch.Tenso
             gate = gate if gate.numel() else torch.empty_like(up)
             gate[start:end] = gates
         start = end
+        between()
     return Activations(gate, up)
 
 

@@ -2,7 +2,8 @@
 
 Guarantees: at most `max_rows_in_flight` rows of frames and `MAX_CHALLENGED_ROWS_IN_FLIGHT` of challenges wait or are computed at
 any time, more are refused, and neither crowds out the other; frames are answered in the order in which they came, and challenges too,
-each at most once, and one whose deadline has passed not at all; a challenge lets frames go first until half of its time is over; what is wrong with one, or goes wrong with its
+each at most once, and one whose deadline has passed not at all; a challenge lets frames go first, also those that come while it is
+opened, until half of its time is over; what is wrong with one, or goes wrong with its
 computation, becomes a refusal, and the thread goes on. `Executor.answer` is the only place where results are made, and
 `Executor.answer_challenge` that of openings.
 
@@ -15,6 +16,7 @@ import asyncio
 import contextvars
 import logging
 import math
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -77,6 +79,7 @@ class _Arrival:
     request: Request
     leave: Callable[[], None]
     drop_at: float
+    patient_until: float
 
 
 class Executor:
@@ -111,6 +114,7 @@ class Executor:
         self._frame_rows = _Window(session.max_rows_in_flight)
         self._challenged_rows = _Window(MAX_CHALLENGED_ROWS_IN_FLIGHT)
         self._last_sequence = 0
+        self._patient_until = -math.inf
         self._faults_logged: set[str] = set()
         self._stopping = False
 
@@ -150,9 +154,10 @@ class Executor:
         window.enter(rows)
         allowed_s = request.deadline_ms / 1000 if request.deadline_ms else math.inf
         now_s = time.monotonic()
-        arrival = _Arrival(request, lambda: window.leave(rows), now_s + allowed_s)
+        patient_until = now_s + allowed_s * PATIENCE
+        arrival = _Arrival(request, lambda: window.leave(rows), now_s + allowed_s, patient_until)
         if isinstance(request, link_pb2.Challenge):
-            self._queue.put_patient(arrival, now_s + allowed_s * PATIENCE)
+            self._queue.put_patient(arrival, patient_until)
         else:
             self._queue.put(arrival)
 
@@ -228,8 +233,9 @@ class Executor:
         return self._challenges.read(challenge)
 
     def open(self, question: Question) -> Activations:
-        """The activations asked for, in float32: a raw opening is these rounded once, as results are computed from them."""
-        return open_parts(question.parts, question.hidden)
+        """The activations asked for, in float32: a raw opening is these rounded once, as results are computed from them. Frames that
+        come meanwhile are answered first, while the challenge is patient."""
+        return open_parts(question.parts, question.hidden, self._answer_frames)
 
     def sign_opening(
         self, challenge: link_pb2.Challenge, question: Question, opened: Activations
@@ -244,9 +250,26 @@ class Executor:
             while (item := self._queue.get()) is not None:
                 if not isinstance(item, _Arrival):
                     item()
-                elif not self._stopping:
-                    message = self._respond(item.request) if time.monotonic() < item.drop_at else None
-                    self._loop.call_soon_threadsafe(self._done, item.leave, message)
+                else:
+                    self._patient_until = item.patient_until
+                    self._serve(item)
+
+    def _serve(self, arrival: _Arrival) -> None:
+        if not self._stopping:
+            message = self._respond(arrival.request) if time.monotonic() < arrival.drop_at else None
+            self._loop.call_soon_threadsafe(self._done, arrival.leave, message)
+
+    def _answer_frames(self) -> None:
+        """Answers frames that wait while a challenge is opened, until its patience is over."""
+        while time.monotonic() < self._patient_until:
+            try:
+                item = self._queue.get_waiting()
+            except queue.Empty:
+                return
+            if not isinstance(item, _Arrival):
+                self._queue.put(item)
+                return
+            self._serve(item)
 
     def _respond(self, request: Request) -> link_pb2.NodeMessage | None:
         try:

@@ -49,3 +49,18 @@ class WorkQueue(Generic[Item]):
             if others <= 0 or time.monotonic() >= self._patient[0][1]:
                 return self._patient.popleft()[0]
             self._items.put(_NUDGE)
+
+    def get_waiting(self) -> Item:
+        """The next frame, for whoever is at patient work; does not wait.
+
+        Raises:
+            queue.Empty: when there is none.
+        """
+        nudges = 0
+        try:
+            while isinstance(item := self._items.get_nowait(), _Nudge):
+                nudges += 1
+            return item
+        finally:
+            for _ in range(nudges):
+                self._items.put(_NUDGE)

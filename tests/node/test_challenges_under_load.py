@@ -137,3 +137,23 @@ async def test_a_fault_in_an_opening_is_refused_and_logged_once(
     assert caplog.text.count("Traceback") == 1
     challenge = link.challenge(frame, result, [0])
     link.check_opening(challenge, await link.opening(challenge))
+
+
+@pytest.mark.parametrize("patience", [0.5, 0.0])
+async def test_a_frame_that_comes_while_a_patient_challenge_is_opened_is_answered_first(
+    gated: Gated, patience: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("folkmoot.node.executor.PATIENCE", patience)
+    node, link, frame, result = gated
+    challenge, later = link.challenge(frame, result, [0]), frame_of(link)
+    link.send(link_pb2.CoordinatorMessage(challenge=challenge))
+    await until(lambda: node.at_gate == 1)
+    link.send(link_pb2.CoordinatorMessage(frame=later))
+    await link.ping(1)
+    node.gate.set()
+    if patience:
+        link.check_opening(challenge, await link.opening_to(challenge.nonce))
+        assert link.answered(later.sequence)
+    else:
+        assert isinstance(await link.answer_to(later.sequence), link_pb2.Result)
+        link.check_opening(challenge, link.openings[challenge.nonce])

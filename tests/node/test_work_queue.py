@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import queue
 import threading
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +31,21 @@ def test_a_challenge_whose_patience_is_over_comes_in_its_place() -> None:
     work.put_patient("patient", math.inf)
     work.put("second")
     assert [work.get() for _ in range(4)] == ["first", "impatient", "second", "patient"]
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_whoever_is_at_patient_work_gets_the_frames_and_nothing_else(kinds: list[bool]) -> None:
+    work: WorkQueue[tuple[bool, int]] = WorkQueue()
+    for place, challenge in enumerate(kinds):
+        work.put_patient((True, place), math.inf) if challenge else work.put((False, place))
+    for place, challenge in enumerate(kinds):
+        if not challenge:
+            assert work.get_waiting() == (False, place)
+    with pytest.raises(queue.Empty):
+        work.get_waiting()
+    assert [work.get() for _ in range(sum(kinds))] == [
+        (True, place) for place, challenge in enumerate(kinds) if challenge
+    ]
 
 
 def test_a_challenge_wakes_the_thread() -> None:

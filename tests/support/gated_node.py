@@ -22,8 +22,7 @@ from folkmoot.node.settings import NodeSettings
 class GatedExecutor(Executor):
     """Computes only while its gate is open, and fails when it is told to."""
 
-    gate: threading.Event
-    fails: list[Exception]
+    node: GatedNode
 
     def compute(self, work: Work) -> torch.Tensor:
         """As it should, once the gate is open."""
@@ -36,21 +35,30 @@ class GatedExecutor(Executor):
         return super().open(question)
 
     def _pass(self) -> None:
-        assert self.gate.wait(20)
-        if self.fails:
-            raise self.fails.pop()
+        self.node.at_gate += 1
+        assert self.node.gate.wait(20)
+        self.node.at_gate -= 1
+        if self.node.fails:
+            raise self.node.fails.pop()
 
 
 class GatedNode(NodeDaemon):
-    """A node with a gate, closed at first."""
+    """A node with a gate, closed at first.
+
+    Attributes:
+        gate: While it is open, things are computed.
+        fails: What the next computations fail with.
+        at_gate: How many computations wait at the gate, or are inside one that does.
+    """
 
     def __init__(self, settings: NodeSettings) -> None:
         super().__init__(settings)
         self.gate = threading.Event()
         self.fails: list[Exception] = []
+        self.at_gate = 0
 
     def make_executor(self, session: Session, manifest: Manifest, send: Send) -> Executor:
         """One behind the node's gate."""
         executor = GatedExecutor(session, manifest, self.shelf, send, threads=1)
-        executor.gate, executor.fails = self.gate, self.fails
+        executor.node = self
         return executor
