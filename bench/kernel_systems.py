@@ -21,6 +21,7 @@ from ..kernels.feed_forward import Group, feed_forward
 from ..kernels.formats import ExpertSpec, Layout, WeightFormat
 from ..kernels.native_feed_forward import add_feed_forward
 from ..kernels.quantize import dequantize, quantize
+from ..kernels.threads import zeros_like
 from ..kernels.torch_expert import expert_forward
 
 _ALIGNMENT = 4096
@@ -55,19 +56,18 @@ class WorkingSet:
 
     Attributes:
         spec: Their form.
-        experts: Views of the buffer, packed for this processor as a node packs them.
-        plain: The same expert, once, as it is published: what torch computes with.
+        experts: Views of the buffer.
         buffer: The memory, in bytes.
     """
 
     spec: ExpertSpec
     experts: tuple[Expert, ...]
-    plain: Expert
     buffer: npt.NDArray[np.uint8]
 
     @classmethod
-    def fill(cls, spec: ExpertSpec, buffer: npt.NDArray[np.uint8]) -> WorkingSet:
-        """Fills a buffer with as many copies of a random expert as fit; one has to."""
+    def fill(cls, spec: ExpertSpec, buffer: npt.NDArray[np.uint8], packed: bool) -> WorkingSet:
+        """Fills a buffer with as many copies of a random expert as fit; one has to. They lie as they are published, or `packed` for
+        this processor as a node packs them."""
         data = np.frombuffer(_random_expert(spec), np.uint8)
         step = -(-data.size // _ALIGNMENT) * _ALIGNMENT
         starts = range(0, buffer.size - step + 1, step)
@@ -75,9 +75,10 @@ class WorkingSet:
             buffer[start : start + data.size] = data
         experts = tuple(Expert.load(spec, buffer[start : start + data.size].data) for start in starts)
         for expert in experts:
-            expert.pack()
+            if packed:
+                expert.pack()
             _ = expert.native  # what is found out once in an expert's life is no part of a call
-        return cls(spec, experts, Expert.load(spec, data.data), buffer)
+        return cls(spec, experts, buffer)
 
     def calls(self, count: int, rows: torch.Tensor, gates: torch.Tensor) -> list[Call]:
         """Calls of `count` experts each, or fewer where they are large, that together take each once."""
@@ -117,33 +118,32 @@ def in_float64(spec: ExpertSpec, expert: Expert, rows: torch.Tensor) -> torch.Te
     return (F.silu(wide @ gate.T) * (wide @ up.T)) @ down.T
 
 
-def systems(work: WorkingSet, native: bool) -> dict[str, Run]:
-    """The ways by name: what Folkmoot does, its native kernels alone, torch alone, and for 16-bit weights the plain ways to
-    write it in torch."""
-    spec = work.spec
+def our_systems(native: bool) -> dict[str, Run]:
+    """The ways by name that take packed experts: what Folkmoot does, and its native kernels alone."""
 
     def ours(call: Call) -> torch.Tensor:
         return feed_forward(call.groups, call.rows)
 
     def natively(call: Call) -> torch.Tensor:
-        output = torch.from_numpy(np.zeros(call.rows.shape, np.float32))
-        add_feed_forward(spec, call.groups, call.rows, output)
+        output = zeros_like(call.rows)
+        add_feed_forward(call.groups, call.rows, output)
         return output
+
+    return {"folkmoot": ours, "native": natively} if native else {"folkmoot": ours}
+
+
+def torch_systems(work: WorkingSet) -> dict[str, Run]:
+    """The ways by name that take experts as they are published: torch alone, or for float weights the plain ways to write it in
+    torch."""
+    spec = work.spec
 
     def by_torch(call: Call) -> torch.Tensor:
         output = torch.zeros(call.rows.shape)
-        for _ in call.experts:
-            # To dequantize is most of it by far, so it does not matter that these weights may be in a cache.
-            output.addcmul_(expert_forward(work.plain, call.rows).float(), call.gates.unsqueeze(1))
+        for expert in call.experts:
+            output.addcmul_(expert_forward(expert, call.rows).float(), call.gates.unsqueeze(1))
         return output
 
-    found: dict[str, Run] = {"folkmoot": ours}
-    if native:
-        found["native"] = natively
-    if spec.format.quantized:
-        found["torch"] = by_torch
-    else:
-        found["linear"] = plain_linear()
+    found: dict[str, Run] = {"torch": by_torch} if spec.format.quantized else {"linear": plain_linear()}
     if spec.format is WeightFormat.BFLOAT16:
         found["grouped_mm"] = grouped(work)
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from ..kernels import native_library
 from ..kernels.formats import WeightFormat
 from ..kernels.weight_memory import weight_memory
-from .kernel_systems import Call, Run, WorkingSet, in_float64, make_spec, systems
+from .kernel_systems import Call, Run, WorkingSet, in_float64, make_spec, our_systems, torch_systems
 
 SHAPES: dict[str, tuple[int, int]] = {
     "olmoe": (2048, 1024),
@@ -91,20 +91,27 @@ def measure(quick: bool = False) -> dict[str, Any]:
     for name, shape in shapes.items():
         for form in WeightFormat:
             print(f"kernels: {name} in {form} ...", file=sys.stderr)
-            work = WorkingSet.fill(make_spec(shape, form), memory)
+            spec = make_spec(shape, form)
+            work = WorkingSet.fill(spec, memory, packed=True)
             for threads in THREADS:
                 torch.set_num_threads(threads)
                 reads[threads] += read_seconds_per_byte(memory, threads, cell_s)
-            rows += _measure_form(name, work, counts, cell_s)
+            native = native_library.load() is not None
+            rows += _measure_form(name, work, our_systems(native), counts, cell_s)
+            # The same memory: how fast it can be read depends on where it lies.
+            work = WorkingSet.fill(spec, memory, packed=False)
+            rows += _measure_form(name, work, torch_systems(work), counts, cell_s)
     return _report(rows, {threads: lower_quartile(values) for threads, values in reads.items()})
 
 
-def _measure_form(name: str, work: WorkingSet, counts: Iterable[int], cell_s: float) -> list[Row]:
+def _measure_form(
+    name: str, work: WorkingSet, systems: Mapping[str, Run], counts: Iterable[int], cell_s: float
+) -> list[Row]:
     spec, found = work.spec, []
     generator = torch.Generator().manual_seed(2)
     inputs = torch.randn(max(counts), spec.hidden, generator=generator).to(torch.bfloat16)  # [R, H]
-    want = in_float64(spec, work.plain, inputs[:CHECKED_ROWS])
-    for backend, run in systems(work, native_library.load() is not None).items():
+    want = in_float64(spec, work.experts[0], inputs[:CHECKED_ROWS])
+    for backend, run in systems.items():
         for threads in THREADS:
             torch.set_num_threads(threads)
             for count in counts:

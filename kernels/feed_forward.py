@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from . import native_feed_forward
 from .expert import Expert
+from .threads import zeros_like
 from .torch_expert import expert_forward
 
 
@@ -45,18 +45,21 @@ def feed_forward(groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
     Returns:
         [R, H] float32; rows that no group names are zero.
     """
-    # Not by torch: its threads would spin on after so small a piece of work, on cores that the native ones need.
-    output = torch.from_numpy(np.zeros(hidden.shape, np.float32))  # [R, H]
+    output = zeros_like(hidden)
+    if not groups:
+        return output
+    most = native_feed_forward.most_rows_of(groups[0].expert.spec, hidden.dtype)
     packed: list[Group] = []
     plain: list[Group] = []
     others: list[Group] = []
     for group in groups:
-        if group.rows.numel():
-            native = packed if group.expert.packed else plain
-            (native if native_feed_forward.runs(group, hidden) else others).append(group)
+        count, expert = group.rows.numel(), group.expert
+        if count:
+            native = others if count > most or expert.native is None else packed if expert.packed else plain
+            native.append(group)
     for native in (packed, plain):
         if native:
-            native_feed_forward.add_feed_forward(native[0].expert.spec, native, hidden.contiguous(), output)
+            native_feed_forward.add_feed_forward(native, hidden.contiguous(), output)
     only_row = hidden.shape[0] == 1
     for group in others:
         rows = hidden if only_row else hidden.index_select(0, group.rows)  # [n, H]

@@ -5,7 +5,6 @@ Guarantees: a struct made here points into the expert's tensors and is valid for
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,7 @@ _BY_ROWS, _BY_COLUMNS, _INTERLEAVED_COLUMNS, _BY_PANELS, _INTERLEAVED_PANELS = r
 
 
 @functools.lru_cache
-def form_struct(spec: ExpertSpec, packed: bool) -> FormStruct:
+def _form(spec: ExpertSpec, packed: bool) -> FormStruct:
     """What all experts of a spec have in common whose matrices lie in panels, or do not."""
     layouts = {Layout.FUSED_TRANSPOSED: _BY_COLUMNS, Layout.INTERLEAVED_BIASED: _INTERLEAVED_COLUMNS}
     layout = layouts.get(spec.layout, _BY_ROWS)
@@ -53,6 +52,13 @@ def form_struct(spec: ExpertSpec, packed: bool) -> FormStruct:
 
 def expert_struct(expert: Expert) -> ExpertStruct | None:
     """Where an expert's matrices lie; None when its numbers are such that torch has to compute it."""
+    struct = _matrices(expert)
+    if struct is not None:
+        struct.form = _form(expert.spec, expert.packed)
+    return struct
+
+
+def _matrices(expert: Expert) -> ExpertStruct | None:
     spec, weights = expert.spec, expert.weights
     gate_bias: torch.Tensor | None = None
     up_bias: torch.Tensor | None = None
@@ -112,8 +118,3 @@ def matrix_struct(matrix: Matrix, bias: torch.Tensor | None) -> MatrixStruct:
 
 def _columns(values: torch.Tensor, bias: torch.Tensor | None = None) -> MatrixStruct:
     return matrix_struct(Matrix(WeightFormat.FLOAT32, values), bias)
-
-
-def address_of(struct: ctypes.Structure) -> int:
-    """Where a struct lies; it has to be kept alive."""
-    return ctypes.addressof(struct)

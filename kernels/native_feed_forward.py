@@ -8,14 +8,15 @@ Letters: R rows, n rows of one group, H hidden size.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from .formats import ExpertSpec
-from .native_expert import FLOATS, address_of, form_struct
-from .native_library import GroupStruct, check, load
+from .native_expert import FLOATS
+from .native_library import check, load
 from .native_rows import most_rows
 from .threads import native_threads
 
@@ -23,24 +24,19 @@ if TYPE_CHECKING:
     from .feed_forward import Group
 
 
-def runs(group: Group, hidden: torch.Tensor) -> bool:
-    """Whether the native kernels should compute a group on rows of this type."""
-    return (
-        hidden.dtype in FLOATS
-        and group.rows.numel() <= most_rows(group.expert.spec.format, hidden.dtype)
-        and load() is not None
-        and group.expert.native is not None
-    )
+def most_rows_of(spec: ExpertSpec, dtype: torch.dtype) -> int:
+    """Up to how many rows of a type the native kernels should compute an expert of this form; 0 where they cannot."""
+    return most_rows(spec.format, dtype) if dtype in FLOATS and load() is not None else 0
 
 
-def add_feed_forward(
-    spec: ExpertSpec, groups: Sequence[Group], hidden: torch.Tensor, output: torch.Tensor
-) -> None:
+def add_feed_forward(groups: Sequence[Group], hidden: torch.Tensor, output: torch.Tensor) -> None:
     """Adds each group's gated outputs to `output`.
 
+    What it does before the kernels start, it does while the caches are full of weights: it looks at as little as it can.
+
     Args:
-        spec: The form of all the groups' experts.
-        groups: Rows by expert; `runs` holds for each, and all experts are packed, or none is.
+        groups: Rows by expert, at least one and no more than `most_rows_of` says; experts are of one form, have a `native`, and
+            are packed all or none.
         hidden: [R, H], contiguous.
         output: [R, H] float32, contiguous.
 
@@ -51,22 +47,24 @@ def add_feed_forward(
     library = load()
     if library is None or not groups:
         return
-    # The index types of the C interface; a no-op for what callers normally have. Kept alive until the call returns.
-    kept = [
-        (group.expert.native, group.rows.long().contiguous(), group.gates.float().contiguous())
-        for group in groups
-    ]
-    structs = (GroupStruct * len(groups))(
-        *(
-            GroupStruct(address_of(native), rows.data_ptr(), gates.data_ptr(), rows.numel())
-            for native, rows, gates in kept
-            if native is not None
-        )
-    )
+    form = None
+    numbers, kept = array("q"), []
+    for group in groups:
+        native, rows, gates = group.expert.native, group.rows, group.gates
+        if native is None:
+            raise ValueError("an expert that torch has to compute")
+        if rows.dtype is not torch.int64 or not rows.is_contiguous():
+            rows = rows.long().contiguous()
+        if gates.dtype is not torch.float32 or not gates.is_contiguous():
+            gates = gates.float().contiguous()
+        kept.append((rows, gates))
+        form = native.form
+        # `folkmoot_group` of the C header.
+        numbers.extend((native.address, rows.data_ptr(), gates.data_ptr(), rows.numel()))
     check(
         library.folkmoot_feed_forward(
-            form_struct(spec, groups[0].expert.packed),
-            structs,
+            form,
+            numbers.buffer_info()[0],
             len(groups),
             hidden.data_ptr(),
             FLOATS[hidden.dtype],

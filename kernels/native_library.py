@@ -59,23 +59,6 @@ class LayerStruct(ctypes.Structure):
     _fields_ = (("w", MatrixStruct), ("N", ctypes.c_int64), ("y", ctypes.c_void_p))
 
 
-class ExpertStruct(ctypes.Structure):
-    """`folkmoot_expert`: one expert's matrices."""
-
-    _fields_ = (("gate", MatrixStruct), ("up", MatrixStruct), ("down", MatrixStruct))
-
-
-class GroupStruct(ctypes.Structure):
-    """`folkmoot_group`: one expert, and the rows that go through it."""
-
-    _fields_ = (
-        ("expert", ctypes.c_void_p),
-        ("rows", ctypes.c_void_p),
-        ("gates", ctypes.c_void_p),
-        ("n", ctypes.c_int64),
-    )
-
-
 class FormStruct(ctypes.Structure):
     """`folkmoot_form`: what all experts of a call have in common."""
 
@@ -89,6 +72,22 @@ class FormStruct(ctypes.Structure):
         ("alpha", ctypes.c_float),
         ("limit", ctypes.c_float),
     )
+
+
+class ExpertStruct(ctypes.Structure):
+    """`folkmoot_expert`: one expert's matrices.
+
+    Attributes:
+        form: What it has in common with others.
+    """
+
+    _fields_ = (("gate", MatrixStruct), ("up", MatrixStruct), ("down", MatrixStruct))
+    form: FormStruct
+
+    @functools.cached_property
+    def address(self) -> int:
+        """Where it lies, as long as it is kept."""
+        return ctypes.addressof(self)
 
 
 @functools.cache
@@ -115,7 +114,7 @@ def load() -> ctypes.CDLL | None:
         _log.info("this processor has neither AVX512-VNNI nor AVX2 nor NEON; torch computes, which is slower")
         return None
     pointer, size, number, form = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.POINTER(FormStruct)
-    groups, layers = ctypes.POINTER(GroupStruct), ctypes.POINTER(LayerStruct)
+    layers = ctypes.POINTER(LayerStruct)
     library.folkmoot_force_isa.argtypes = (ctypes.c_char_p,)
     library.folkmoot_linear.argtypes = (
         layers,
@@ -132,7 +131,7 @@ def load() -> ctypes.CDLL | None:
     library.folkmoot_rms_norm.argtypes = (pointer, pointer, number, size, size, ctypes.c_float, pointer)
     library.folkmoot_feed_forward.argtypes = (
         form,
-        groups,
+        pointer,
         size,
         pointer,
         number,

@@ -196,8 +196,8 @@ const folkmoot_tiles folkmoot_amx_panels = {
         },
     .fewest =
         {
-            [FOLKMOOT_INT8] = 9,
-            [FOLKMOOT_INT8_CHANNEL] = 9,
+            [FOLKMOOT_INT8] = 12,
+            [FOLKMOOT_INT8_CHANNEL] = 12,
             [FOLKMOOT_INT4] = 9,
             [FOLKMOOT_MXFP4] = 9,
         },

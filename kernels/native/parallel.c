@@ -164,7 +164,7 @@ int folkmoot_take(atomic_llong *taken, int64_t size, int64_t grain, const folkmo
     long long first = atomic_load(taken);
     while (first < size) {
         const int64_t remaining = size - first;
-        int64_t share = team->size == 1 ? remaining : remaining / (2 * team->size) / grain * grain;
+        int64_t share = team->size == 1 ? remaining : remaining * 3 / (4 * team->size) / grain * grain;
         if (share < grain) share = grain;
         if (share > remaining) share = remaining;
         if (atomic_compare_exchange_weak(taken, &first, first + share)) {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from folkmoot.bench import kernels
-from folkmoot.bench.kernel_systems import WorkingSet, make_spec, systems
+from folkmoot.bench.kernel_systems import WorkingSet, make_spec, our_systems, torch_systems
 from folkmoot.kernels import native_library
 from folkmoot.kernels.formats import WeightFormat
 from folkmoot.tests.support.native_isas import threads
@@ -37,15 +37,21 @@ def test_each_way_is_measured_in_each_format_and_stays_in_the_honest_band(
 
 
 def test_calls_take_turns_through_the_whole_working_set() -> None:
-    work = WorkingSet.fill(make_spec((64, 32), WeightFormat.INT8), np.zeros(1 << 18, np.uint8))
+    work = WorkingSet.fill(make_spec((64, 32), WeightFormat.INT8), np.zeros(1 << 18, np.uint8), packed=True)
     calls = work.calls(8, torch.zeros(1, 64), torch.ones(1))
     seen = {id(expert) for call in calls for expert in call.experts}
     assert len(seen) == 8 * len(calls) > len(work.experts) - 8
 
 
-def test_all_ways_compute_the_same() -> None:
-    work = WorkingSet.fill(make_spec((64, 32), WeightFormat.BFLOAT16), np.zeros(1 << 18, np.uint8))
-    call = work.calls(4, torch.randn(3, 64).to(torch.bfloat16), torch.tensor([0.5, 1.0, 2.0]))[1]
-    answers = [run(call) for run in systems(work, native_library.load() is not None).values()]
+@pytest.mark.parametrize("form", [WeightFormat.BFLOAT16, WeightFormat.INT4])
+def test_all_ways_compute_the_same(form: WeightFormat) -> None:
+    spec, memory = make_spec((64, 32), form), np.zeros(1 << 18, np.uint8)
+    rows, gates = torch.randn(3, 64).to(torch.bfloat16), torch.tensor([0.5, 1.0, 2.0])
+    packed = WorkingSet.fill(spec, memory, packed=True).calls(4, rows, gates)[1]
+    answers = [run(packed) for run in our_systems(native_library.load() is not None).values()]
+    work = WorkingSet.fill(spec, memory, packed=False)
+    plain = work.calls(4, rows, gates)[1]
+    answers += [run(plain) for run in torch_systems(work).values()]
+    assert len(answers) > 1
     for answer in answers[1:]:
         assert float((answer - answers[0]).norm() / answers[0].norm()) < HONEST
