@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def measure(
     environment: Mapping[str, str] | None = None,
     program: str = PROGRAM,
     nodes: int = NODES,
+    watch: Callable[[Sequence[Sequence[float]]], None] = lambda arrivals: None,
 ) -> tuple[list[Row], dict[str, Any]]:
     """Greedy completions of `new_tokens` for the first n prompts at once, for each n of `stream_counts`.
 
@@ -52,6 +53,7 @@ def measure(
         environment: What its processes have in theirs besides.
         program: The module that they run.
         nodes: How many; with none, the environment has the coordinator host all experts itself.
+        watch: Is told when the tokens of each stream came, in seconds of the monotonic clock.
 
     Returns:
         The rows, and the network's counters at the end.
@@ -78,15 +80,16 @@ def measure(
                     )
                 for line in response.iter_lines():
                     if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["text"]:
-                        times.append(time.perf_counter())
+                        times.append(time.monotonic())
             if len(times) != tokens:
                 raise ShortAnswerError(f"a stream of {tokens} tokens came in {len(times)} pieces")
             return times
 
         def run(count: int, tokens: int) -> Row:
             with ThreadPoolExecutor(count) as readers:
-                started = time.perf_counter()
+                started = time.monotonic()
                 streams = list(readers.map(lambda prompt: arrivals(prompt, tokens), prompts[:count]))
+            watch(streams)
             return row_of(system, started, streams)
 
         run(1, 4)

@@ -2,15 +2,17 @@
 
 Guarantees: all in one run, each way in processes of its own, in turns; of each way the median of the rounds counts. Everything else is
 the same, and drafts are off so that all steps have as many rows. Audits are measured as they are from day to day, of nodes of
-whose experts each has passed the first audits, and as they are when nodes are new and every result of theirs is to be audited.
+whose experts each has passed the first audits, and as they are when nodes are new and every result of theirs is to be audited. What
+audits cost is measured once more within one network, in windows of time with and without them, which drifts of the machine cannot reach.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Final
 
 from .. import __version__
@@ -23,10 +25,13 @@ from ..ids import NodeId
 from ..models.prepared import PreparedModel
 from ..trust.audit_policy import FIRST_AUDITS, AuditSubject
 from . import network_system, unsigned
+from .audits_by_turns import PROGRAM as PROGRAM_BY_TURNS
+from .audits_by_turns import WINDOW_S, audited_at
 from .decoding import ready
 
 STREAMS: Final = 16
 NEW_TOKENS: Final = 96
+LONG_TOKENS: Final = 384
 _NO_DRAFTS: Final = {"FOLKMOOT_COORDINATOR_ENGINE__MAX_DRAFT_TOKENS": "0"}
 _NO_AUDITS: Final = _NO_DRAFTS | {"FOLKMOOT_COORDINATOR_AUDIT__ENABLED": "false"}
 _LONG_TRUSTED: Final = _NO_DRAFTS | {"FOLKMOOT_COORDINATOR_AUDIT__PROBATION_AUDITS": "1"}
@@ -69,7 +74,37 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
             way: {"median": middle[way], "rounds": values} for way, values in speeds.items()
         },
         "throughput_ratio": {way: middle[way] / middle[NOTHING] for way in WAYS},
+        "audits_by_turns": _by_turns(prepared, state, prompts, passed),
     }
+
+
+def _by_turns(
+    prepared: Path, state: Path, prompts: Sequence[Sequence[int]], passed: Mapping[AuditSubject, int]
+) -> dict[str, float]:
+    """Seconds from token to token of a stream in windows with audits and without, and the ratio of speeds."""
+    print("audits by turns ...", file=sys.stderr)
+    _kept(prepared, state).save(passed)
+    gaps: dict[bool, list[float]] = {True: [], False: []}
+
+    def watch(arrivals: Sequence[Sequence[float]]) -> None:
+        for times in arrivals:
+            for before, after in itertools.pairwise(times):
+                if int(before / WINDOW_S) == int(after / WINDOW_S):
+                    gaps[audited_at(after)].append(after - before)
+
+    network_system.measure(
+        prepared,
+        state,
+        prompts,
+        (STREAMS,),
+        LONG_TOKENS,
+        EVERYTHING,
+        _LONG_TRUSTED,
+        PROGRAM_BY_TURNS,
+        watch=watch,
+    )
+    with_audits, without = fmean(gaps[True]), fmean(gaps[False])
+    return {"with_s": with_audits, "without_s": without, "throughput_ratio": without / with_audits}
 
 
 def _passed(prepared: Path, state: Path) -> dict[AuditSubject, int]:
@@ -98,3 +133,8 @@ def show(report: dict[str, Any]) -> None:
     for way, speed in report["decode_tokens_per_second"].items():
         rounds = " ".join(f"{value:.1f}" for value in speed["rounds"])
         print(f"{way:<26}{speed['median']:>14.1f}{report['throughput_ratio'][way]:>12.3f}   {rounds}")
+    turns = report["audits_by_turns"]
+    print(
+        f"audits, by turns in one network: {turns['throughput_ratio']:.3f} "
+        f"({1000 * turns['with_s']:.1f} and {1000 * turns['without_s']:.1f} ms from token to token)"
+    )
