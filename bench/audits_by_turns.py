@@ -1,7 +1,8 @@
 """`folkmoot` that audits in every second window of time: what the benchmark of trust's cost compares within one network.
 
-Guarantees: only a process that was started as this module behaves so; nothing of the package can be told to. In the other windows results
-are verified and not handed to the auditor, and nothing is asked; what is under way ends as it would.
+Guarantees: only a process that was started as this module behaves so; nothing of the package can be told to. In the other windows the
+auditor sees no results, and asks for no openings but of what somebody waits for; what is under way ends as it would. So what audits cost
+is spread a little beyond their windows, and a window begins with as much credit for audits as a quiet node has.
 
 A machine that others use too is faster in one minute than in the next, and one process's memory may be faster than another's: windows of
 the same processes, some seconds apart, have neither in common.

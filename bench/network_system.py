@@ -25,6 +25,10 @@ NODES = 2
 TIMEOUT_S = 300.0
 
 
+Watch = Callable[[Sequence[Sequence[float]]], None]
+"""Is told when the tokens of each stream of a measurement came, in seconds of the monotonic clock."""
+
+
 class ShortAnswerError(FolkmootError):
     """A stream ended with fewer or more tokens than were asked for, so its rate would mean nothing."""
 
@@ -39,7 +43,7 @@ def measure(
     environment: Mapping[str, str] | None = None,
     program: str = PROGRAM,
     nodes: int = NODES,
-    watch: Callable[[Sequence[Sequence[float]]], None] = lambda arrivals: None,
+    watch: Watch = lambda arrivals: None,
 ) -> tuple[list[Row], dict[str, Any]]:
     """Greedy completions of `new_tokens` for the first n prompts at once, for each n of `stream_counts`.
 
@@ -53,7 +57,7 @@ def measure(
         environment: What its processes have in theirs besides.
         program: The module that they run.
         nodes: How many; with none, the environment has the coordinator host all experts itself.
-        watch: Is told when the tokens of each stream came, in seconds of the monotonic clock.
+        watch: Is told when the tokens of what is measured came.
 
     Returns:
         The rows, and the network's counters at the end.
@@ -85,7 +89,7 @@ def measure(
                 raise ShortAnswerError(f"a stream of {tokens} tokens came in {len(times)} pieces")
             return times
 
-        def run(count: int, tokens: int) -> Row:
+        def run(count: int, tokens: int, watch: Watch = lambda arrivals: None) -> Row:
             with ThreadPoolExecutor(count) as readers:
                 started = time.monotonic()
                 streams = list(readers.map(lambda prompt: arrivals(prompt, tokens), prompts[:count]))
@@ -94,6 +98,6 @@ def measure(
 
         run(1, 4)
         run(max(stream_counts), 2)
-        rows = [run(count, new_tokens) for count in stream_counts]
+        rows = [run(count, new_tokens, watch) for count in stream_counts]
         with FolkmootClient(network.api_url) as client:
             return rows, client.network()["counters"]

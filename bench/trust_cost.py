@@ -21,6 +21,7 @@ from ..cli.local_network import COORDINATOR_FOLDER, LocalNetwork
 from ..client import FolkmootClient
 from ..coordinator.audit.passed_audits import PassedAudits
 from ..coordinator.audit.preparing import AUDIT_FOLDER
+from ..errors import FolkmootError
 from ..ids import NodeId
 from ..models.prepared import PreparedModel
 from ..trust.audit_policy import FIRST_AUDITS, AuditSubject
@@ -103,6 +104,11 @@ def _by_turns(
         PROGRAM_BY_TURNS,
         watch=watch,
     )
+    if not all(gaps.values()):
+        raise FolkmootError(
+            f"{LONG_TOKENS} tokens went by within one window of {WINDOW_S:.0f} s",
+            advice="ask for more tokens",
+        )
     with_audits, without = fmean(gaps[True]), fmean(gaps[False])
     return {"with_s": with_audits, "without_s": without, "throughput_ratio": without / with_audits}
 

@@ -30,8 +30,8 @@ class Expert:
 
     Attributes:
         spec: Its form.
-        weights: Its tensors by role, each a view over the bytes given, shaped as in `ExpertSpec.tensors`; once it is packed, its
-            biases alone.
+        weights: Its tensors by role, each a view over the bytes given, shaped as in `ExpertSpec.tensors`. Of a packed expert, whose
+            bytes are no canonical ones any more, the biases alone.
         matrices: Its matrices `gate` [I, H], `up` [I, H] and `down` [H, I] (no gate where the layout has none), cut out of
             the weights; empty in the layouts that store them column by column.
         packed: Whether the rows of its matrices lie in panels.
@@ -79,12 +79,16 @@ class Expert:
 
         Returns:
             Whether they are in that order now.
+
+        Raises:
+            MemoryError: when there is none to do it with; then the expert is of no use any more.
         """
         if not self.packed and self._writable and panels.wanted(self.spec):
-            stored = {role: matrix.pack() for role, matrix in _stored(self.spec, self.weights).items()}
-            self.matrices = _cut(self.spec, stored)
-            self.weights = {role: part for role, part in self.weights.items() if role.endswith("_bias")}
-            self.packed, self._native = True, False
+            stored, biases = _stored(self.spec, self.weights), _biases(self.weights)
+            # Whatever ends this half way leaves an expert that nobody can compute with.
+            self.matrices, self.weights, self._native = {}, {}, None
+            self.matrices = _cut(self.spec, {role: matrix.pack() for role, matrix in stored.items()})
+            self.weights, self.packed, self._native = biases, True, False
         return self.packed
 
     @classmethod
@@ -112,6 +116,10 @@ def stored_matrix(spec: ExpertSpec, weights: Mapping[str, torch.Tensor], role: s
     values, *rest = (weights[tensor.role] for tensor in matrix_tensors(spec.format, role, 0, 0))
     scales, minima = (*rest, None, None)[:2]
     return Matrix(spec.format, values, scales, minima)
+
+
+def _biases(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {role: part for role, part in weights.items() if role.endswith("_bias")}
 
 
 def _stored(spec: ExpertSpec, weights: Mapping[str, torch.Tensor]) -> dict[str, Matrix]:

@@ -1,6 +1,7 @@
 """A matrix of an expert, in whatever format it is stored.
 
-Guarantees: a `Matrix` is views over stored tensors, never a copy; taking some of its rows gives a matrix again.
+Guarantees: a `Matrix` is views over stored tensors; taking some of its rows gives a matrix again, and copies nothing. Only rows that lie
+in panels (`panels.py`) are copied, by `row_by_row` and whatever needs it.
 
 Letters: N rows (outputs), K columns (inputs), G groups of 32 inputs.
 """
@@ -43,8 +44,8 @@ class Matrix:
     @property
     def columns(self) -> int:
         """K."""
-        packed = self.format in (WeightFormat.INT4, WeightFormat.MXFP4)
-        return self.values[0].numel() * (2 if packed else 1)
+        halves = self.format in (WeightFormat.INT4, WeightFormat.MXFP4)
+        return self.values[0].numel() * (2 if halves else 1)
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:

@@ -13,6 +13,7 @@ import torch
 from .formats import Activation, ExpertSpec, Layout, WeightFormat
 from .matrix import Matrix
 from .native_library import FORMATS, ExpertStruct, FormStruct, MatrixStruct, load
+from .panels import PANEL_ROWS
 
 if TYPE_CHECKING:
     from .expert import Expert
@@ -102,6 +103,8 @@ def matrix_struct(matrix: Matrix, bias: torch.Tensor | None) -> MatrixStruct:
     if matrix.packed is not None:
         # Panels take as many bytes as their rows, and matrices that share a tensor begin at whole ones.
         first = matrix.packed.start - matrix.packed.start % matrix.packed.step
+        if first % PANEL_ROWS:
+            raise ValueError(f"rows of panels from the middle of one: {matrix.packed}")
         values = values[first:]
         scales = None if scales is None else scales[first:]
         minima = None if minima is None else minima[first:]

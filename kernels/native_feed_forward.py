@@ -1,6 +1,6 @@
 """The expert feed-forward by the native kernels, for as many rows as they beat torch at.
 
-Guarantees: sums are float32 and nothing between input and output is rounded to less; results do not depend on the number of
+Guarantees: sums are float32 and nothing between input and output is rounded to less, but that inputs of whole-number weights are rounded to 16 bits a group; results do not depend on the number of
 threads.
 
 Letters: R rows, n rows of one group, H hidden size.

@@ -32,18 +32,23 @@ def wanted(spec: ExpertSpec) -> bool:
 
 
 def pack(rows: torch.Tensor) -> None:
-    """Puts rows [N, U] that lie side by side into panels, in place."""
-    for part in torch.split(rows, _AT_ONCE):
-        panels = part.view(-1, PANEL_ROWS, part.shape[1]).transpose(1, 2)  # [P, U, 16]
-        part.copy_(panels.reshape(part.shape))
+    """Puts rows [N, U] that lie side by side into panels, in place. Not by torch, whose threads would take cores that nobody lent.
+
+    Raises:
+        MemoryError: when there is none for a few rows.
+    """
+    numbers = rows.numpy()
+    for start in range(0, len(numbers), _AT_ONCE):
+        part = numbers[start : start + _AT_ONCE]
+        panels = part.reshape(-1, PANEL_ROWS, part.shape[1]).transpose(0, 2, 1)  # [P, U, 16]
+        part[:] = panels.reshape(part.shape).copy()
 
 
-def rows_of(packed: torch.Tensor, wanted: range) -> torch.Tensor:
-    """A copy of some rows, at least one, out of panels [N, U]."""
-    first = wanted[0] // PANEL_ROWS
-    last = wanted[-1] // PANEL_ROWS + 1
+def rows_of(packed: torch.Tensor, rows: range) -> torch.Tensor:
+    """Some rows, at least one, out of panels [N, U]: a copy, but where a row is one unit."""
+    first, last = rows[0] // PANEL_ROWS, rows[-1] // PANEL_ROWS + 1
     part = packed[first * PANEL_ROWS : last * PANEL_ROWS]
     panels = part.reshape(last - first, -1, PANEL_ROWS)  # [P, U, 16]
     plain = panels.transpose(1, 2).reshape(part.shape)
     begin = first * PANEL_ROWS
-    return plain[wanted.start - begin : wanted.stop - begin : wanted.step]
+    return plain[rows.start - begin : rows.stop - begin : rows.step]

@@ -120,12 +120,14 @@ def open_parts(
     hidden: torch.Tensor,
     between: Callable[[], None] = lambda: None,
 ) -> Activations:
-    """Opens experts of one form on their rows of hidden [R, H], in float32; calls `between` after each of them."""
+    """Opens experts of one form on their rows of hidden [R, H], in float32; calls `between` when one is done and another is to come."""
     total = sum(rows.numel() for _, rows in parts)
     width = parts[0][0].spec.intermediate
     gate, up = torch.empty(0, 0), torch.empty(total, width)  # [P, I]
     start = 0
-    for expert, rows in parts:
+    for number, (expert, rows) in enumerate(parts):
+        if number:
+            between()
         end = start + rows.numel()
         gates, ups = open_expert(expert, hidden.index_select(0, rows))  # [n, I]
         up[start:end] = ups
@@ -133,7 +135,6 @@ def open_parts(
             gate = gate if gate.numel() else torch.empty_like(up)
             gate[start:end] = gates
         start = end
-        between()
     return Activations(gate, up)
 
 

@@ -47,6 +47,8 @@ MAX_FAULTS_LOGGED = 32
 
 PATIENCE = 0.5
 """The share of its time that a challenge lets frames go first."""
+MOST_ALLOWED_S = 60.0
+"""The time that counts for this of a challenge that has more, or no deadline."""
 DROP_PATIENCE_S = 1.0
 """How long what is to be dropped lets frames go first: challenges before it do."""
 
@@ -123,7 +125,7 @@ class Executor:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Ends the thread after the frame that it is computing; waiting frames are not answered."""
+        """Ends the thread after the frame that it is computing, or the result that it is opening; waiting frames are not answered."""
         self._stopping = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
@@ -154,7 +156,7 @@ class Executor:
         window.enter(rows)
         allowed_s = request.deadline_ms / 1000 if request.deadline_ms else math.inf
         now_s = time.monotonic()
-        patient_until = now_s + allowed_s * PATIENCE
+        patient_until = now_s + min(allowed_s, MOST_ALLOWED_S) * PATIENCE
         arrival = _Arrival(request, lambda: window.leave(rows), now_s + allowed_s, patient_until)
         if isinstance(request, link_pb2.Challenge):
             self._queue.put_patient(arrival, patient_until)

@@ -101,7 +101,10 @@ class ExpertStore:
                 path.unlink(missing_ok=True)
             raise DamagedExpertError(f"the expert file {path} does not hold the bytes of its name")
         expert = Expert.load(spec, data)
-        self._prepare(expert)
+        try:
+            self._prepare(expert)
+        except MemoryError as error:
+            raise _no_memory() from error
         return expert
 
     def reserve(self, owner: object, wanted: Mapping[str, int]) -> None:
@@ -192,16 +195,20 @@ def _brought_in(file: FileIO, size: int) -> memoryview | None:
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise
-        raise NoMemoryError(
-            "the system has no memory, or no mapping, left for another expert",
-            advice="lend less with --memory, or raise the limit (ulimit -v, vm.max_map_count)",
-        ) from error
+        raise _no_memory() from error
     if hasattr(mmap, "MADV_WILLNEED"):
         try:
             mapped.madvise(mmap.MADV_WILLNEED)
         except OSError as error:
             log.debug("advice to read ahead: %s", error.strerror)
     return memoryview(mapped)
+
+
+def _no_memory() -> NoMemoryError:
+    return NoMemoryError(
+        "the system has no memory, or no mapping, left for another expert",
+        advice="lend less with --memory, or raise the limit (ulimit -v, vm.max_map_count)",
+    )
 
 
 def _read_whole(file: FileIO, memory: memoryview) -> bool:

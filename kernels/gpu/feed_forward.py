@@ -25,7 +25,7 @@ from .resident import Resident, device_memory
 
 if TYPE_CHECKING:
     from ..expert import Expert
-from ..feed_forward import Group
+    from ..feed_forward import Group
 
 HEIGHT, WIDTH = 16, 64
 """Slots of a block, and outputs of one program."""

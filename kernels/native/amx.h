@@ -4,6 +4,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+#include "scales_avx512.h"
+
 enum { SIDE = FOLKMOOT_TILE_ROWS, DEPTH = FOLKMOOT_TILE_INPUTS, LINE = 64, TILE_BYTES = SIDE * LINE };
 
 /* All eight tiles are of 16 rows of 64 bytes. A constant: compilers think that only its first bytes are read, and leave out what
@@ -72,9 +74,3 @@ static const uint16_t WHOLE[16] = {0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40a
                                    0x4100, 0x4110, 0x4120, 0x4130, 0x4140, 0x4150, 0x4160, 0x4170};
 static const uint16_t E2M1[16] = {0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40c0, 0x4100, 0x4140,
                                   0x8000, 0xbf80, 0xc000, 0xc040, 0xc080, 0xc0c0, 0xc100, 0xc140};
-
-/* Half of 2^(scale - 127) of 16 bytes, for numbers that are doubled; below what a float can hold as a normal number, 0. */
-INLINE __m512 halved_e8m0(__m128i bytes) {
-    const __m512i one = _mm512_set1_epi32(1), bits = _mm512_max_epi32(_mm512_cvtepu8_epi32(bytes), one);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(bits, one), 23));
-}

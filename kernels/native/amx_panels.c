@@ -85,8 +85,6 @@ INLINE void unpack_group(const int format, const char *from, __m512i table, uint
     }
 }
 
-INLINE __m512 halves_at(const void *from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from)); }
-
 /* Inputs k ... k + count - 1 of 16 outputs, with their scales and minima. */
 INLINE void unpack(const int format, const folkmoot_matrix *w, int64_t row, int64_t k, int64_t count, workshop *at) {
     const int halves = format == FOLKMOOT_INT4 || format == FOLKMOOT_MXFP4, group_bytes = SIDE * DEPTH / (halves ? 2 : 1);

@@ -25,6 +25,8 @@
  * hold each other up, and a tenth of the speed is lost. */
 #define IN_ORDER() __asm__ volatile("" ::: "memory")
 
+#include "scales_avx512.h"
+
 enum { GROUP = 32, SIDE = FOLKMOOT_ROWS, MOST_ROWS = 4, VECTOR = 64, MOST = 127 * 256 + 127 };
 
 /* How far ahead values and scales are asked for; measured. */
@@ -98,14 +100,9 @@ INLINE __m512i weights_of(const int format, __m512i bytes, const int half) {
     return format == FOLKMOOT_MXFP4 ? _mm512_shuffle_epi8(e2m1, numbers) : numbers;
 }
 
-INLINE __m512 halves_at(const void *from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from)); }
-
 /* The scales of one group of 16 outputs. */
 INLINE __m512 group_scales(const int format, const char *from) {
-    if (format != FOLKMOOT_MXFP4) return halves_at(from);
-    /* Half of 2^(scale - 127), for the numbers are doubled; below what a float can hold as a normal number, 0. */
-    const __m512i one = _mm512_set1_epi32(1), wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(_mm512_max_epi32(wide, one), one), 23));
+    return format == FOLKMOOT_MXFP4 ? halved_e8m0(_mm_loadu_si128((const __m128i *)from)) : halves_at(from);
 }
 
 INLINE __m512i four_inputs(const char *bytes) {

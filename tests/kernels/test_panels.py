@@ -75,6 +75,7 @@ def test_openings_torch_and_gpus_see_the_same(
     plain, packed = both(ExpertSpec(96, 160, form, layout, activation))
     rows = torch.randn(5, 96, generator=torch.Generator().manual_seed(1))
     for mine, theirs in zip(open_expert(packed, rows), open_expert(plain, rows), strict=True):
+        assert (mine is None) == (theirs is None)
         if mine is not None and theirs is not None:
             assert torch.equal(mine, theirs)
     assert torch.equal(expert_forward(packed, rows), expert_forward(plain, rows))
@@ -127,3 +128,19 @@ def test_without_panels_in_its_instruction_set_nothing_is_packed() -> None:
     spec = ExpertSpec(32, 32, "int4", Layout.SEPARATE)
     with forced("avx2"):
         assert not Expert.load(spec, bytearray(random_bytes(spec, 5))).pack()
+
+
+def test_what_ends_packing_half_way_leaves_nothing_to_compute_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ExpertSpec(32, 64, "int8", Layout.SEPARATE)
+    expert = Expert.load(spec, bytearray(random_bytes(spec, 6)))
+    calls: list[torch.Tensor] = []
+
+    def fail(rows: torch.Tensor) -> None:
+        calls.append(rows)
+        if len(calls) == 3:
+            raise MemoryError
+
+    monkeypatch.setattr(panels, "pack", fail)
+    with pytest.raises(MemoryError):
+        expert.pack()
+    assert not expert.packed and not expert.matrices and not expert.weights and expert.native is None

@@ -144,7 +144,12 @@ async def test_a_frame_that_comes_while_a_patient_challenge_is_opened_is_answere
     gated: Gated, patience: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("folkmoot.node.executor.PATIENCE", patience)
-    node, link, frame, result = gated
+    node, link, _, _ = gated
+    node.gate.set()
+    frame = link.frame(1, torch.randn(1, 32), [(0, 0, 0.5), (1, 0, 0.5)])
+    result = await link.answer(frame)
+    assert isinstance(result, link_pb2.Result)
+    node.gate.clear()
     challenge, later = link.challenge(frame, result, [0]), frame_of(link)
     link.send(link_pb2.CoordinatorMessage(challenge=challenge))
     await until(lambda: node.at_gate == 1)

@@ -13,7 +13,7 @@ from folkmoot.disk import DiskError, DiskFullError, disk_errors
 from folkmoot.errors import CapacityError
 from folkmoot.kernels.expert import Expert
 from folkmoot.kernels.weight_memory import has_huge_pages
-from folkmoot.node.store import DamagedExpertError, ExpertStore
+from folkmoot.node.store import DamagedExpertError, ExpertStore, NoMemoryError
 from folkmoot.tests.support.bare_experts import BareExperts
 
 
@@ -77,6 +77,15 @@ def test_what_computes_readies_an_expert_before_anybody_sees_it(tmp_path: Path, 
     with pytest.raises(DamagedExpertError):
         store.load(digest, spec)
     assert len(seen) == 1, "what is not the expert's is never readied"
+
+
+def test_no_memory_to_ready_an_expert_is_said(tmp_path: Path, large: BareExperts) -> None:
+    def fail(expert: Expert) -> None:
+        raise MemoryError
+
+    store = ExpertStore(tmp_path, 1 << 30, fail)
+    with pytest.raises(NoMemoryError, match="no memory"):
+        store.load(put(store, large, 0), large.manifest.specs[0])
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end", "everything"])

@@ -48,7 +48,7 @@ class GatedNode(NodeDaemon):
     Attributes:
         gate: While it is open, things are computed.
         fails: What the next computations fail with.
-        at_gate: How many computations wait at the gate, or are inside one that does.
+        at_gate: How many computations wait at the gate.
     """
 
     def __init__(self, settings: NodeSettings) -> None:
