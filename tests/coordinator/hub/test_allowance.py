@@ -10,7 +10,6 @@ import grpc
 import pytest
 
 from folkmoot.coordinator.hub.allowance import MOST_AT_ONCE, PER_SECOND, Allowance
-from folkmoot.ids import ExpertKey
 from folkmoot.node_states import Wish
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.protos.wire_states import wire_wish
@@ -43,14 +42,13 @@ def pause(number: int, node: ScriptedNode) -> link_pb2.NodeMessage:
 
 
 def refusal(number: int, node: ScriptedNode) -> link_pb2.NodeMessage:
-    """The same refusal for another reason."""
-    ready, refused = ExpertKey(0, 0), ExpertKey(0, 1)
-    assert {ready, refused} <= set(node.assigned)
+    """The same refusal for another reason: of the first of all that it is to host."""
+    first, *others = sorted(node.assigned)
     return link_pb2.NodeMessage(
         holdings=link_pb2.Holdings(
             epoch=node.epoch,
-            ready=[link_pb2.ExpertRange(layer=layer, experts=[0, 2, 3]) for layer in (0, 1)],
-            refused=[link_pb2.ExpertRange(layer=layer, experts=[1]) for layer in (0, 1)],
+            ready=[link_pb2.ExpertRange(layer=key.layer, experts=[key.expert]) for key in others],
+            refused=[link_pb2.ExpertRange(layer=first.layer, experts=[first.expert])],
             reason=f"reason {number}",
         )
     )
