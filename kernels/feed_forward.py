@@ -55,8 +55,10 @@ def feed_forward(groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
     for group in groups:
         count, expert = group.rows.numel(), group.expert
         if count:
-            native = others if count > most or expert.native is None else packed if expert.packed else plain
-            native.append(group)
+            if count > most or expert.native is None:
+                others.append(group)
+            else:
+                (packed if expert.packed else plain).append(group)
     for native in (packed, plain):
         if native:
             native_feed_forward.add_feed_forward(native, hidden.contiguous(), output)

@@ -41,7 +41,7 @@ def pack(rows: torch.Tensor) -> None:
     for start in range(0, len(numbers), _AT_ONCE):
         part = numbers[start : start + _AT_ONCE]
         panels = part.reshape(-1, PANEL_ROWS, part.shape[1]).transpose(0, 2, 1)  # [P, U, 16]
-        part[:] = panels.reshape(part.shape).copy()
+        part[:] = panels.reshape(part.shape)
 
 
 def rows_of(packed: torch.Tensor, rows: range) -> torch.Tensor:

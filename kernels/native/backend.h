@@ -90,11 +90,6 @@ extern const folkmoot_backend folkmoot_avx512, folkmoot_avx2, folkmoot_neon;
 /* Elements of a float format have 2 or 4 bytes. */
 static inline int64_t folkmoot_float_bytes(int format) { return format == FOLKMOOT_FLOAT32 ? 4 : 2; }
 
-/* How many bytes a scale of a group has; 0 where groups have none. */
-static inline int folkmoot_scale_bytes(int format) {
-    return format == FOLKMOOT_INT8 || format == FOLKMOOT_INT4 ? 2 : format == FOLKMOOT_MXFP4 ? 1 : 0;
-}
-
 /* How many bytes the values of K inputs have. */
 static inline int64_t folkmoot_value_bytes(int format, int64_t K) {
     switch (format) {

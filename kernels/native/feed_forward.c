@@ -16,8 +16,7 @@ enum {
     COLUMN_GRAIN = 512,   /* outputs that one thread takes at least, by columns; by rows it is FOLKMOOT_ROWS */
     MOST_TOGETHER = 2048, /* outputs that one thread computes before it turns to another matrix, */
     MOST_SUMS = 4096,     /* or fewer, so that with all their rows they are about this many, */
-    SOON = 4096,          /* whose first bytes are on their way by then, */
-    SOON_SCALES = 2048    /* and of its scales so many */
+    SOON = 4096           /* whose first bytes are on their way by then */
 };
 
 /* Some of the rows of a group. `start` is its first row among all of its batch, in which it has room for `room`. */
@@ -65,14 +64,6 @@ static void soon(const batch *job, const folkmoot_matrix *matrix, int64_t row) {
     if (job->by_columns) return;
     const char *values = (const char *)matrix->values + row * matrix->step;
     for (int64_t at = 0; at < SOON; at += 64) __builtin_prefetch(values + at, 0, 2);
-    const int size = folkmoot_scale_bytes(job->form->format);
-    if (size == 0) return;
-    const char *scales = (const char *)matrix->scales + row * matrix->scale_step * size;
-    const char *minima = matrix->minima != NULL ? (const char *)matrix->minima + row * matrix->scale_step * size : scales;
-    for (int64_t at = 0; at < SOON_SCALES; at += 64) {
-        __builtin_prefetch(scales + at, 0, 2);
-        __builtin_prefetch(minima + at, 0, 2);
-    }
 }
 
 /* Whether a row's outputs lie side by side, not an output's rows. */

@@ -23,8 +23,8 @@ from folkmoot.tests.support.native_isas import available, forced
 IN_PANELS = (WeightFormat.INT8, WeightFormat.INT8_CHANNEL, WeightFormat.INT4, WeightFormat.MXFP4)
 FORMS = [form for form in ALL_FORMS if form[0] in IN_PANELS]
 
-pytestmark = pytest.mark.skipif(
-    "avx512" not in available(), reason="panels are for processors with AVX512-VNNI"
+with_panels = pytest.mark.skipif(
+    "avx512" not in available(), reason="this processor has no AVX512-VNNI, and packs nothing"
 )
 
 
@@ -52,6 +52,7 @@ def test_any_rows_come_back_out_of_panels(panel_count: int, units: int, cut: tup
     assert sorted(packed.flatten().tolist()) == rows.flatten().tolist()
 
 
+@with_panels
 @pytest.mark.parametrize(("form", "layout", "activation"), FORMS)
 def test_each_matrix_means_the_same(form: WeightFormat, layout: Layout, activation: Activation) -> None:
     plain, packed = both(ExpertSpec(96, 160, form, layout, activation))
@@ -68,6 +69,7 @@ def test_each_matrix_means_the_same(form: WeightFormat, layout: Layout, activati
             assert torch.equal(bias, packed_bias)
 
 
+@with_panels
 @pytest.mark.parametrize(("form", "layout", "activation"), FORMS)
 def test_openings_torch_and_gpus_see_the_same(
     form: WeightFormat, layout: Layout, activation: Activation
@@ -82,6 +84,7 @@ def test_openings_torch_and_gpus_see_the_same(
     assert torch.equal(packed_for_gpus(packed), packed_for_gpus(plain))
 
 
+@with_panels
 def test_packed_and_plain_experts_answer_one_call_together() -> None:
     spec = ExpertSpec(96, 64, "int4", Layout.SEPARATE)
     (plain, _), (_, packed) = both(spec, 1), both(spec, 2)
@@ -91,6 +94,7 @@ def test_packed_and_plain_experts_answer_one_call_together() -> None:
     torch.testing.assert_close(feed_forward(groups, hidden), apart)
 
 
+@with_panels
 def test_a_processor_packs_what_it_is_given_once() -> None:
     spec = ExpertSpec(32, 64, "int8", Layout.SEPARATE)
     data = random_bytes(spec, 3)
@@ -124,12 +128,14 @@ def test_what_has_no_panels_or_may_not_be_written_stays(
     assert bytes(memory) == data and len(expert.weights) == len(spec.tensors())
 
 
+@with_panels
 def test_without_panels_in_its_instruction_set_nothing_is_packed() -> None:
     spec = ExpertSpec(32, 32, "int4", Layout.SEPARATE)
     with forced("avx2"):
         assert not Expert.load(spec, bytearray(random_bytes(spec, 5))).pack()
 
 
+@with_panels
 def test_what_ends_packing_half_way_leaves_nothing_to_compute_with(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = ExpertSpec(32, 64, "int8", Layout.SEPARATE)
     expert = Expert.load(spec, bytearray(random_bytes(spec, 6)))
