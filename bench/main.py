@@ -102,7 +102,7 @@ def main() -> None:
         command.add_argument("--quick", action="store_true", help="only show that it works")
     adversaries.add_argument("--runs", type=_count, help="runs of each adversary without a wire")
     trusted = commands.add_parser("trust-cost", help="what signatures and audits cost a busy network")
-    trusted.add_argument("--rounds", type=_count, default=3, help="how often each way is measured, in turns")
+    trusted.add_argument("--rounds", type=_count, default=4, help="how often all streams ask of each network")
     commands.add_parser("scaling", help="how throughput grows with slow nodes: 2, 4, 8")
     innocents = commands.add_parser("innocents", help="whether honest nodes are ever accused")
     innocents.add_argument("--rows", type=_count, default=100_000, help="honest rows to audit")

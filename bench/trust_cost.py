@@ -1,22 +1,24 @@
-"""What trust costs: the same network with everything on, without audits, and without audits and signatures, 16 streams at once.
+"""What trust costs: a network with everything on, without audits, and without audits and signatures, 16 streams at once.
 
-Guarantees: all in one run, each way in processes of its own, in turns; of each way the median of the rounds counts. Everything else is
-the same, and drafts are off so that all steps have as many rows. Audits are measured as they are from day to day, of nodes of
-whose experts each has passed the first audits, and as they are when nodes are new and every result of theirs is to be audited. What
-audits cost is measured once more within one network, in windows of time with and without them, which drifts of the machine cannot reach.
+Guarantees: all in one network at a time, whose processes change with the clock, in windows of some seconds which drifts of the machine
+cannot tell apart (`trust_by_turns.py`); drafts are off so that all steps have as many rows. A gap between two tokens of a stream counts
+only in a window that both are in, while all streams decode. Each round of windows says how fast one way was beside another; their mean
+counts, and its standard error is told. Audits are measured as they are from day to day, of nodes of whose experts each has passed the first
+audits, and as they are when nodes are new and every result of theirs is to be audited.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, stdev
 from typing import Any, Final
 
 from .. import __version__
-from ..cli.child import PROGRAM
 from ..cli.local_network import COORDINATOR_FOLDER, LocalNetwork
 from ..client import FolkmootClient
 from ..coordinator.audit.passed_audits import PassedAudits
@@ -25,92 +27,106 @@ from ..errors import FolkmootError
 from ..ids import NodeId
 from ..models.prepared import PreparedModel
 from ..trust.audit_policy import FIRST_AUDITS, AuditSubject
-from . import network_system, unsigned
-from .audits_by_turns import PROGRAM as PROGRAM_BY_TURNS
-from .audits_by_turns import WINDOW_S, audited_at
+from . import network_system
 from .decoding import ready
+from .trust_by_turns import PROGRAM, WINDOW_S, Trust, trust_at
 
 STREAMS: Final = 16
-NEW_TOKENS: Final = 96
-LONG_TOKENS: Final = 384
+NEW_TOKENS: Final = 512
+SETTLING_S: Final = 0.3
+"""Of the beginning of each window nothing counts."""
+FEWEST_ROUNDS: Final = 2
 _NO_DRAFTS: Final = {"FOLKMOOT_COORDINATOR_ENGINE__MAX_DRAFT_TOKENS": "0"}
-_NO_AUDITS: Final = _NO_DRAFTS | {"FOLKMOOT_COORDINATOR_AUDIT__ENABLED": "false"}
 _LONG_TRUSTED: Final = _NO_DRAFTS | {"FOLKMOOT_COORDINATOR_AUDIT__PROBATION_AUDITS": "1"}
-EVERYTHING, SIGNATURES, NOTHING = "signatures and audits", "signatures alone", "neither"
-NEW_NODES: Final = "the same, nodes are new"
-WAYS: Final = {
-    EVERYTHING: (_LONG_TRUSTED, PROGRAM),
-    NEW_NODES: (_NO_DRAFTS, PROGRAM),
-    SIGNATURES: (_NO_AUDITS, PROGRAM),
-    NOTHING: (_NO_AUDITS, unsigned.PROGRAM),
+TRUSTED, NEW = "nodes of long standing", "new nodes"
+PARTS: Final = {
+    "everything / neither": (Trust.EVERYTHING, Trust.NOTHING),
+    "signatures / neither": (Trust.SIGNATURES, Trust.NOTHING),
+    "everything / signatures": (Trust.EVERYTHING, Trust.SIGNATURES),
 }
-"""What is on, and the environment and program that make it so."""
+"""Whose throughput is set against whose."""
+
+
+class Windows:
+    """How long streams took from token to token in each window of time."""
+
+    def __init__(self) -> None:
+        self._gaps: dict[int, list[float]] = defaultdict(list)
+
+    def watch(self, arrivals: Sequence[Sequence[float]]) -> None:
+        """Takes when the tokens of each stream came."""
+        began_s, ended_s = max(times[0] for times in arrivals), min(times[-1] for times in arrivals)
+        for times in arrivals:
+            for before, after in itertools.pairwise(times):
+                if began_s <= before and after <= ended_s and before % WINDOW_S >= SETTLING_S:
+                    window = int(before // WINDOW_S)
+                    if window == int(after // WINDOW_S):
+                        self._gaps[window].append(after - before)
+
+    def report(self) -> dict[str, Any]:
+        """Milliseconds from token to token of each way, and the parts with their standard errors.
+
+        Raises:
+            FolkmootError: when there were too few windows to tell.
+        """
+        rounds: dict[int, dict[Trust, float]] = defaultdict(dict)
+        fullest = max(map(len, self._gaps.values()), default=0)
+        for window, gaps in self._gaps.items():
+            if len(gaps) < fullest / 2:  # it began or ended with the streams
+                continue
+            rounds[window // len(Trust)][trust_at((window + 0.5) * WINDOW_S)] = fmean(gaps)
+        whole = [taken for taken in rounds.values() if len(taken) == len(Trust)]
+        if len(whole) < FEWEST_ROUNDS:
+            raise FolkmootError(
+                f"the streams were over after {len(whole)} rounds of {len(Trust)} windows of {WINDOW_S:.0f} s",
+                advice="measure for longer: --rounds",
+            )
+        parts = {}
+        for part, (way, other) in PARTS.items():
+            ratios = [taken[other] / taken[way] for taken in whole]
+            parts[part] = {
+                "throughput_ratio": fmean(ratios),
+                "standard_error": stdev(ratios) / sqrt(len(ratios)),
+            }
+        return {
+            "rounds": len(whole),
+            "token_to_token_ms": {way.value: 1000 * fmean(taken[way] for taken in whole) for way in Trust},
+            "parts": parts,
+        }
 
 
 def measure(folder: Path, rounds: int) -> dict[str, Any]:
-    """Measures the ways in turns, on the model `moe-4l`, which is made in the folder.
+    """Measures both kinds of nodes on the model `moe-4l`, which is made in the folder.
 
     Args:
         folder: Where the model and the network's state are.
-        rounds: How often each way is measured.
-
-    Returns:
-        The report: tokens per second by way, all rounds and their median, and medians as shares of that without trust.
+        rounds: How often all streams ask of each network, for `NEW_TOKENS` tokens each.
     """
     _, prepared, state, prompts = ready(folder)
     passed = _passed(prepared, state)
-    speeds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for number in range(rounds):
-        for way, (environment, program) in WAYS.items():
-            print(f"round {number + 1} of {rounds}: {way} ...", file=sys.stderr)
-            _kept(prepared, state).save({} if way == NEW_NODES else passed)
-            rows, _ = network_system.measure(
-                prepared, state, prompts, (STREAMS,), NEW_TOKENS, way, environment, program
-            )
-            speeds[way].append(rows[0].decode_tokens_per_second)
-    middle = {way: median(values) for way, values in speeds.items()}
-    return {
-        "streams": STREAMS,
-        "decode_tokens_per_second": {
-            way: {"median": middle[way], "rounds": values} for way, values in speeds.items()
-        },
-        "throughput_ratio": {way: middle[way] / middle[NOTHING] for way in WAYS},
-        "audits_by_turns": _by_turns(prepared, state, prompts, passed),
-    }
+    report: dict[str, Any] = {"streams": STREAMS}
+    for nodes, records, environment in ((TRUSTED, passed, _LONG_TRUSTED), (NEW, {}, _NO_DRAFTS)):
+        print(f"{nodes}: windows of {WINDOW_S:.0f} s ...", file=sys.stderr)
+        _kept(prepared, state).save(records)
+        report[nodes] = _by_turns(prepared, state, prompts, rounds, environment)
+    return report
 
 
 def _by_turns(
-    prepared: Path, state: Path, prompts: Sequence[Sequence[int]], passed: Mapping[AuditSubject, int]
-) -> dict[str, float]:
-    """Seconds from token to token of a stream in windows with audits and without, and the ratio of speeds."""
-    print("audits by turns ...", file=sys.stderr)
-    _kept(prepared, state).save(passed)
-    gaps: dict[bool, list[float]] = {True: [], False: []}
-
-    def watch(arrivals: Sequence[Sequence[float]]) -> None:
-        for times in arrivals:
-            for before, after in itertools.pairwise(times):
-                if int(before / WINDOW_S) == int(after / WINDOW_S):
-                    gaps[audited_at(after)].append(after - before)
-
+    prepared: Path, state: Path, prompts: Sequence[Sequence[int]], rounds: int, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    windows = Windows()
     network_system.measure(
         prepared,
         state,
         prompts,
-        (STREAMS,),
-        LONG_TOKENS,
-        EVERYTHING,
-        _LONG_TRUSTED,
-        PROGRAM_BY_TURNS,
-        watch=watch,
+        (STREAMS,) * rounds,
+        NEW_TOKENS,
+        environment=environment,
+        program=PROGRAM,
+        watch=windows.watch,
     )
-    if not all(gaps.values()):
-        raise FolkmootError(
-            f"{LONG_TOKENS} tokens went by within one window of {WINDOW_S:.0f} s",
-            advice="ask for more tokens",
-        )
-    with_audits, without = fmean(gaps[True]), fmean(gaps[False])
-    return {"with_s": with_audits, "without_s": without, "throughput_ratio": without / with_audits}
+    return windows.report()
 
 
 def _passed(prepared: Path, state: Path) -> dict[AuditSubject, int]:
@@ -135,12 +151,9 @@ def _kept(prepared: Path, state: Path) -> PassedAudits:
 
 def show(report: dict[str, Any]) -> None:
     """Prints the report."""
-    print(f"{'on':<26}{'tok/s, median':>14}{'of neither':>12}   rounds")
-    for way, speed in report["decode_tokens_per_second"].items():
-        rounds = " ".join(f"{value:.1f}" for value in speed["rounds"])
-        print(f"{way:<26}{speed['median']:>14.1f}{report['throughput_ratio'][way]:>12.3f}   {rounds}")
-    turns = report["audits_by_turns"]
-    print(
-        f"audits, by turns in one network: {turns['throughput_ratio']:.3f} "
-        f"({1000 * turns['with_s']:.1f} and {1000 * turns['without_s']:.1f} ms from token to token)"
-    )
+    for nodes in (TRUSTED, NEW):
+        measured = report[nodes]
+        times = ", ".join(f"{way} {ms:.1f} ms" for way, ms in measured["token_to_token_ms"].items())
+        print(f"{nodes}, {measured['rounds']} rounds; from token to token: {times}")
+        for part, ratio in measured["parts"].items():
+            print(f"  {part:<26}{ratio['throughput_ratio']:>8.3f} +- {ratio['standard_error']:.3f}")
