@@ -3,8 +3,9 @@
 Guarantees: a pure state machine without clock or randomness of its own. For each subject (node, expert, software
 version) every call is audited until 50 audits have passed, then a share of max(2 %, 1 / n), n counting the audits
 passed; a failed audit sets n back to 0, and so does a new software version, for it is another subject. Calls that
-were not audited change nothing, so no amount of good behaviour unobserved buys a lower rate. Raw and tight openings
-alternate.
+were not audited never lower the rate, so no amount of good behaviour unobserved buys trust; where chance has passed over four
+times as many of a subject's calls in a row as lie between two audits on average, the next is audited: at 2 % whoever
+always cheats is audited within 201 calls, not only in 98 % of all cases. Raw and tight openings alternate.
 
 One number decides for all experts of a call. Outputs are summed per row, so whoever asks for one expert's part of a row has to ask
 for all: with a number for each expert nearly half of all calls of 32 experts would be opened at a rate of 2 %, nearly whole, and no
@@ -23,6 +24,8 @@ from .audit_statements import OpeningKind
 
 FIRST_AUDITS: Final = 50
 LOWEST_RATE: Final = 0.02
+LONGEST_GAP: Final = 4
+"""Calls in a row that chance may pass over, in mean distances of two audits. One gap in fifty is cut short by it."""
 
 
 class AuditSubject(NamedTuple):
@@ -60,13 +63,15 @@ class AuditPolicy:
     Attributes:
         settings: The rule's numbers.
         passed: n of each subject: audits passed since its first or its last failure.
+        passed_over: Calls of each subject since one was last chosen.
     """
 
     settings: AuditPolicySettings = field(default_factory=AuditPolicySettings)
     passed: dict[AuditSubject, int] = field(default_factory=dict)
+    passed_over: dict[AuditSubject, int] = field(default_factory=dict)
 
     def rate(self, subject: AuditSubject) -> float:
-        """The share of the subject's calls that is audited now."""
+        """The share of the subject's calls that chance has audited now."""
         audits = self.passed.get(subject, 0)
         if audits < self.settings.first_audits:
             return 1.0
@@ -82,7 +87,13 @@ class AuditPolicy:
             draw: Uniform in [0, 1), from a secret source: whoever knows it knows when to cheat.
             always: Whether the node is one of whom everything is audited.
         """
-        return [subject for subject in subjects if always or draw < self.rate(subject)]
+        return [subject for subject in subjects if self._chosen(subject, draw, always)]
+
+    def _chosen(self, subject: AuditSubject, draw: float, always: bool) -> bool:
+        rate, passed_over = self.rate(subject), self.passed_over.get(subject, 0)
+        chosen = always or draw < rate or passed_over * rate >= LONGEST_GAP
+        self.passed_over[subject] = 0 if chosen else passed_over + 1
+        return chosen
 
     def kind(self, subject: AuditSubject) -> OpeningKind:
         """How the subject's next opening is asked for."""
@@ -94,9 +105,10 @@ class AuditPolicy:
 
     def forget(self, node: NodeId) -> None:
         """Drops all records of a node: when it comes back it begins anew."""
-        for subject in [subject for subject in self.passed if subject.node == node]:
-            del self.passed[subject]
+        for records in (self.passed, self.passed_over):
+            for subject in [subject for subject in records if subject.node == node]:
+                del records[subject]
 
     def restore(self, passed: Mapping[AuditSubject, int]) -> None:
-        """Takes up records that were kept; numbers below 0 are none."""
+        """Takes up the audits passed that were kept; numbers below 0 are none."""
         self.passed = {subject: max(0, audits) for subject, audits in passed.items()}
