@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PIP := $(BIN)/pip --disable-pip-version-check
+# Processes that the default test suite is divided among.
+WORKERS ?= 2
 
 .PHONY: help setup demo test test-slow test-churn test-books test-native lint type protos bench bench-kernels bench-signing bench-placement bench-trust bench-scaling adversaries innocents clean
 
@@ -32,8 +34,10 @@ setup: $(DEV_STAMP)  ## make the virtual environment and install everything, dev
 demo: $(STAMP)  ## start a coordinator and three nodes on this machine, ask them a question, show what happened
 	@$(BIN)/folkmoot demo
 
+# A file goes to one worker as a whole, so that what its tests share is made once; in the order of the tree, so that none of
+# the files with few but long tests comes last.
 test: $(DEV_STAMP)  ## run the default test suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(DEV_STAMP)  ## run the tests that take minutes each
 	$(BIN)/pytest -m slow --timeout 1800

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,12 +28,18 @@ hypothesis.settings.register_profile("folkmoot", derandomize=True, deadline=None
 hypothesis.settings.load_profile("folkmoot")
 
 
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where homes lie. `mktemp` numbers folders by looking at all there are: for thousands of homes that takes long."""
+    return tmp_path_factory.mktemp("homes")
+
+
 @pytest.fixture(autouse=True)
-def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    home = tmp_path_factory.mktemp("home")
+def _isolated(_homes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = Path(tempfile.mkdtemp(dir=_homes))
     monkeypatch.setenv("FOLKMOOT_HOME", str(home))
     torch.manual_seed(0)
-    yield home
+    return home
 
 
 @pytest.fixture(scope="session")

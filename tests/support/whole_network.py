@@ -6,7 +6,7 @@ Guarantees: everything listens on loopback and free ports, and has ended when th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,19 @@ class WholeNetwork:
 
     async def settled(self, nodes: int) -> None:
         """Waits until so many nodes hold all that they shall, and every expert has a host."""
+        await self.until(lambda: self._settled(nodes))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits until it is so."""
         async with asyncio.timeout(PATIENCE_S):
-            while not self._settled(nodes):  # noqa: ASYNC110 - no event to wait for
+            while not condition():  # noqa: ASYNC110 - no event to wait for
                 await asyncio.sleep(0.01)
+
+    def state(self, node: NodeDaemon) -> str:
+        """What the coordinator says of a node."""
+        return next(
+            seen.state.value for seen in self.coordinator.hub.snapshot().nodes if seen.id == node.node_id
+        )
 
     def _settled(self, count: int) -> bool:
         snapshot = self.coordinator.hub.snapshot()

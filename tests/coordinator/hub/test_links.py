@@ -89,7 +89,9 @@ async def test_a_wrong_first_message(
         assert await ends_with(call) is code
 
 
-@pytest.mark.parametrize("signature", [b"", bytes(64), Identity.generate().sign(b"session")])
+@pytest.mark.parametrize(
+    "signature", [b"", bytes(64), Identity.generate().sign(b"session")], ids=["none", "zeros", "of another"]
+)
 async def test_a_key_that_is_not_alive_on_this_stream(signature: bytes) -> None:
     async with running_hub() as network:
         node = await enrolled(network)

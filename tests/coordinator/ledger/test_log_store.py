@@ -25,6 +25,7 @@ from folkmoot.coordinator.ledger.log_store import (
 )
 from folkmoot.tests.support.dying_disk import DyingDisk, End, KilledError, VolatileDisk
 from folkmoot.tests.support.memory_log import MemoryLog
+from folkmoot.tests.support.quick_disk import QUICK_DISK
 from folkmoot.trust.checkpoints import Checkpoint, log_key, open_checkpoint
 from folkmoot.trust.keys import Identity
 from folkmoot.trust.log_tiles import CHECKPOINT_PATH, LogError, Tile, encode_bundle, tile_in, tiles_in
@@ -51,6 +52,13 @@ def files(folder: Path) -> dict[str, bytes]:
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     found.pop("lock")
     return found
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory: `DyingDisk` says what is lost, and thousands of logs are opened."""
+    with tempfile.TemporaryDirectory(dir=QUICK_DISK) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -182,7 +190,7 @@ def check_reopened(folder: Path, acknowledged: int, shown: list[Checkpoint]) -> 
 
 
 def steps_of(plan: list[int]) -> int:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=QUICK_DISK) as folder:
         disk = DyingDisk()
         run_plan(Path(folder) / "log", plan, disk)
         return disk.steps
@@ -223,7 +231,7 @@ def test_a_kill_and_then_a_loss_of_power_take_nothing_that_was_shown_between(
 def test_a_loss_of_power_takes_nothing_acknowledged(plan: list[int], data: st.DataObject) -> None:
     end = data.draw(st.sampled_from([End.BEFORE, End.MIDWAY, End.AFTER]))
     disk = VolatileDisk(data.draw(st.integers(0, steps_of(plan))), end)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=QUICK_DISK) as folder:
         acknowledged, shown = run_plan(Path(folder) / "log", plan, disk)
         disk.lose_power(lambda: data.draw(st.booleans()))
         check_reopened(Path(folder) / "log", acknowledged, shown)
