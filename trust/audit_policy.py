@@ -5,7 +5,8 @@ version) every call is audited until 50 audits have passed, then a share of max(
 passed; a failed audit sets n back to 0, and so does a new software version, for it is another subject. Calls that
 were not audited never lower the rate, so no amount of good behaviour unobserved buys trust; where chance has passed over four
 times as many of a subject's calls in a row as lie between two audits on average, the next is audited: at 2 % whoever
-always cheats is audited within 201 calls, not only in 98 % of all cases. Raw and tight openings alternate.
+always cheats is audited within 201 calls, not only in 98 % of all cases. Raw and tight openings are asked for equally often, each
+time as a secret number has it: whoever could foresee which comes next could cheat where that one sees less.
 
 One number decides for all experts of a call. Outputs are summed per row, so whoever asks for one expert's part of a row has to ask
 for all: with a number for each expert nearly half of all calls of 32 experts would be opened at a rate of 2 %, nearly whole, and no
@@ -26,6 +27,11 @@ FIRST_AUDITS: Final = 50
 LOWEST_RATE: Final = 0.02
 LONGEST_GAP: Final = 4
 """Calls in a row that chance may pass over, in mean distances of two audits. One gap in fifty is cut short by it."""
+
+
+def kind_of(draw: float) -> OpeningKind:
+    """How an opening is asked for, by a number uniform in [0, 1) from a secret source: both ways equally often."""
+    return OpeningKind.RAW if draw < 0.5 else OpeningKind.TIGHT
 
 
 class AuditSubject(NamedTuple):
@@ -94,10 +100,6 @@ class AuditPolicy:
         chosen = always or draw < rate or passed_over * rate >= LONGEST_GAP
         self.passed_over[subject] = 0 if chosen else passed_over + 1
         return chosen
-
-    def kind(self, subject: AuditSubject) -> OpeningKind:
-        """How the subject's next opening is asked for."""
-        return OpeningKind.TIGHT if self.passed.get(subject, 0) % 2 else OpeningKind.RAW
 
     def record(self, subject: AuditSubject, passed: bool) -> None:
         """Notes how an audit of the subject ended."""

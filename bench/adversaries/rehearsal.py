@@ -29,7 +29,7 @@ from ...coordinator.dispatch.verified_result import VerifiedResult
 from ...ids import ExpertKey
 from ...models.prepared import PreparedModel
 from ...trust.audit_check import Suspicion, check_opening
-from ...trust.audit_policy import AuditPolicy, AuditSubject
+from ...trust.audit_policy import AuditPolicy, AuditSubject, kind_of
 from ...trust.audit_statements import OpeningKind
 from ...trust.keys import SignatureError
 from ...trust.recompute import Tolerance, compare, recompute
@@ -114,7 +114,7 @@ class Rehearsal:
             elif node.adversary in _FRAMES_COUNT:
                 node.pass_frames(passed_over)
             passed_over = 0
-            suspected, convicted = self.audit(node, node.call(), policy.kind(subject))
+            suspected, convicted = self.audit(node, node.call(), kind_of(float(generator.random())))
             counts += (1, suspected, convicted)
             if convicted:
                 return call

@@ -260,7 +260,7 @@ class Auditor:
         selection = self._chooser.selection(drawn.verified, drawn.subjects)
         if selection is None:
             return True
-        kind = self._chooser.policy.kind(selection.subjects[0])
+        kind = self._chooser.kind()
         question = Question.about(drawn.verified, selection, kind)
         pace.asked(time.monotonic(), self._work(question) * host.estimate().seconds_per_byte)
         self._asker.ask(question, host.deadline_s(len(selection.rows)))

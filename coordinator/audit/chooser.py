@@ -14,7 +14,8 @@ from typing import Final
 
 from ...ids import ExpertKey, NodeId
 from ...protos.limits import opened_pairs
-from ...trust.audit_policy import AuditPolicy, AuditSubject
+from ...trust.audit_policy import AuditPolicy, AuditSubject, kind_of
+from ...trust.audit_statements import OpeningKind
 from ..dispatch.pairs import Int64s
 from ..dispatch.verified_result import VerifiedResult
 from .canonical_weights import CanonicalExperts
@@ -84,6 +85,10 @@ class Chooser:
             for expert in verified.pairs.loads[0]
         }
         return cover(verified.pairs, verified.task.rows, rows, subjects, caps)
+
+    def kind(self) -> OpeningKind:
+        """How the next opening is asked for, whosever it is."""
+        return kind_of(float(self._draws.take(1)[0]))
 
     @property
     def most_rows(self) -> int:

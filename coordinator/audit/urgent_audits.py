@@ -90,7 +90,7 @@ class UrgentAudits:
         if self._moot(covering):
             return
         host = covering.verified.host
-        kind = self._chooser.policy.kind(selection.subjects[0])
+        kind = self._chooser.kind()
         question = Question.about(covering.verified, selection, kind)
         serves = self._consequences.serves(host.node)
         if not serves or line.silent(time.monotonic()) or not self._chooser.fits(selection):

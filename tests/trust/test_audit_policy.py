@@ -3,6 +3,8 @@ number of calls, whatever chance does; standing changes for the stated reasons a
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from collections.abc import Callable
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from folkmoot.errors import UsageError
 from folkmoot.ids import ExpertKey, NodeId
 from folkmoot.trust import standing
-from folkmoot.trust.audit_policy import AuditPolicy, AuditPolicySettings, AuditSubject
+from folkmoot.trust.audit_policy import AuditPolicy, AuditPolicySettings, AuditSubject, kind_of
 from folkmoot.trust.audit_statements import OpeningKind
 from folkmoot.trust.standing import Standing, StandingSettings, Status
 
@@ -93,13 +95,14 @@ def test_each_subject_is_passed_over_by_itself() -> None:
     assert policy.choose([other], 0.999) == [other]
 
 
-def test_openings_are_raw_and_tight_in_turn() -> None:
-    policy = AuditPolicy()
-    kinds = []
-    for _ in range(4):
-        kinds.append(policy.kind(SUBJECT))
-        policy.record(SUBJECT, True)
-    assert kinds == [OpeningKind.RAW, OpeningKind.TIGHT] * 2
+def test_openings_are_raw_and_tight_equally_often_and_as_chance_has_it() -> None:
+    chance = random.Random(22)
+    kinds = [kind_of(chance.random()) for _ in range(10_000)]
+    assert 4800 < kinds.count(OpeningKind.TIGHT) < 5200
+    # What came before says nothing of what comes next.
+    after_raw = [kind for before, kind in itertools.pairwise(kinds) if before is OpeningKind.RAW]
+    assert 0.45 < after_raw.count(OpeningKind.TIGHT) / len(after_raw) < 0.55
+    assert kind_of(0.0) is OpeningKind.RAW and kind_of(math.nextafter(1, 0)) is OpeningKind.TIGHT
 
 
 def test_a_node_that_is_forgotten_begins_anew() -> None:

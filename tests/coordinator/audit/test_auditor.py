@@ -45,7 +45,7 @@ def test_an_honest_node_passes_and_becomes_a_member(tmp_path: Path) -> None:
         assert (totals.suspected, totals.dropped, totals.unopened) == (0, 0, {})
         assert audits.standings.of(node.node).status is Status.MEMBER
         kinds = {challenge.message.kind for challenge in node.asked}
-        assert kinds == {1, 2}, "raw and tight openings alternate"
+        assert kinds == {1, 2}, "both kinds of openings are asked for"
         assert len({challenge.message.nonce for challenge in node.asked}) == 60
 
 
