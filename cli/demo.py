@@ -6,10 +6,8 @@ that ends; a second demo prepares and downloads nothing.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -54,7 +52,7 @@ def demo(
     """Run a coordinator and nodes on this machine, ask a question, show what happened."""
     from ..client import FolkmootClient
     from ..home import folkmoot_home
-    from .local_network import COORDINATOR_FOLDER, LocalNetwork
+    from .local_network import COORDINATOR_FOLDER, LocalNetwork, is_free
 
     # A demo that is told to end must end its processes, as it does on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -64,7 +62,7 @@ def demo(
     began = time.monotonic()
     say(f"starting a coordinator and {nodes} nodes on this machine")
     apart = _layers_stay_together(folder)
-    port = _stable_port() if serve else 0
+    port = STABLE_API_PORT if serve and is_free(STABLE_API_PORT) else 0
     with LocalNetwork(folder, nodes, state, api_port=port, threads=1 if apart else 0) as network:
         network.open()
         with FolkmootClient(network.api_url) as client:
@@ -172,15 +170,6 @@ def _summarise(answer: Answer, after: dict[str, Any], elapsed_s: float) -> None:
     )
     emit(counters_line(after))
     emit(coverage_line(after))
-
-
-def _stable_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        try:
-            probe.bind(("127.0.0.1", STABLE_API_PORT))
-        except OSError:
-            return 0
-    return STABLE_API_PORT
 
 
 def _keep_up(network: LocalNetwork, as_json: bool) -> NoReturn:

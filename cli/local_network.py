@@ -7,9 +7,11 @@ start downloads nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -75,7 +77,7 @@ class LocalNetwork:
             model: Folder of the prepared model.
             nodes: How many nodes, of one thread each.
             state: Folder of what all of them keep.
-            api_port: 0 takes a free one.
+            api_port: Where the API listens, unless another program comes to have it; 0 takes a free one.
             threads: The coordinator's; 0 for as many as there are cores.
             environment: What all processes have in theirs besides.
             program: The module that they run.
@@ -102,30 +104,39 @@ class LocalNetwork:
         """
         self._lock()
         logs = self._state / "logs"
-        serve = [
-            "coordinator",
-            "serve",
-            "--json",
-            "--model",
-            str(self._model),
-            "--state",
-            str(self._state / COORDINATOR_FOLDER),
-        ]
-        serve += ["--host", "127.0.0.1", "--port", "0", "--api-port", str(self._api_port)]
-        serve += ["--threads", str(self._threads)]
-        self._coordinator = Child(
-            "the coordinator", serve, logs / "coordinator.log", self._environment, self._program
-        )
+        self._coordinator = self._serving(self._api_port)
         memory = max(LEAST_MEMORY_BYTES, int(available_memory_bytes() * MEMORY_SHARE / max(self._count, 1)))
         for number in range(1, self._count + 1):
             name = f"node-{number}"
             join = ["node", "join", "-", "--threads", "1", "--memory", str(memory), "--name", name]
             join += ["--state", str(self._state / name)]
             self._nodes.append(Child(name, join, logs / f"{name}.log", self._environment, self._program))
-        ready = json.loads(self._coordinator.read_line())
+        ready = json.loads(self._first_line())
         self.api_url = ready["api"]
         for node in self._nodes:
             node.tell(ready["invite"])
+
+    def _serving(self, api_port: int) -> Child:
+        """A coordinator that starts."""
+        serve = ["coordinator", "serve", "--json", "--model", str(self._model)]
+        serve += ["--state", str(self._state / COORDINATOR_FOLDER)]
+        serve += ["--host", "127.0.0.1", "--port", "0", "--api-port", str(api_port)]
+        serve += ["--threads", str(self._threads)]
+        log = self._state / "logs" / "coordinator.log"
+        return Child("the coordinator", serve, log, self._environment, self._program)
+
+    def _first_line(self) -> str:
+        """What the coordinator says when it takes nodes."""
+        assert self._coordinator is not None
+        try:
+            return self._coordinator.read_line()
+        except ChildEndedError as error:
+            # Until a moment ago the port was free: another network that started meanwhile may have got it.
+            if not self._api_port or error.exit_code != UnavailableError.exit_code or is_free(self._api_port):
+                raise
+        self._coordinator.end()
+        self._coordinator = self._serving(0)
+        return self._coordinator.read_line()
 
     def wait_until_covered(self, client: FolkmootClient, notice: Notice) -> dict[str, Any]:
         """Waits until every node is ready and every expert has a host, two where memory allows; tells `notice` of each look.
@@ -241,6 +252,16 @@ class LocalNetwork:
     def _replicated(self, network: dict[str, Any]) -> bool:
         coverage = network["coverage"]
         return self._count == 1 or coverage["replicated"] == coverage["experts"]
+
+
+def is_free(port: int) -> bool:
+    """Whether no program listens on this port of the machine's own address now."""
+    with contextlib.closing(socket.socket()) as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _cores() -> set[int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import pytest
 
 from folkmoot.cli.child import Child, ChildEndedError
 from folkmoot.cli.local_network import LocalNetwork
+from folkmoot.coordinator.listening import PortInUseError
 from folkmoot.disk import DiskFullError
 from folkmoot.state_lock import StateError
 from folkmoot.tests.support.api_bench import ApiBench, api_bench
@@ -143,6 +146,44 @@ def test_nodes_of_one_machine_share_its_memory(tmp_path: Path, monkeypatch: pyte
     assert len(lent) == 4
     assert len(set(lent)) == 1
     assert 4 << 30 < sum(lent) < 8 << 30
+
+
+class WithoutPort(Started):
+    """The same, and it ends when it shall listen where somebody does."""
+
+    taken: ClassVar[int] = 0
+    code: ClassVar[int] = PortInUseError.exit_code
+
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, *_: object) -> None:
+        super().__init__(name, arguments, log)
+        self._ends = "--api-port" in arguments and str(self.taken) in arguments
+
+    def read_line(self) -> str:
+        if self._ends:
+            raise ChildEndedError("the coordinator ended", advice="see its log", code=self.code)
+        return super().read_line()
+
+
+@pytest.mark.parametrize(
+    ("taken", "code", "starts"), [(True, 7, ["taken", "0"]), (True, 3, ["taken"]), (False, 7, ["taken"])]
+)
+def test_a_port_that_another_network_gets_first_is_left_to_it(
+    taken: bool, code: int, starts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("folkmoot.cli.local_network.Child", WithoutPort)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setattr(WithoutPort, "taken", port)
+        monkeypatch.setattr(WithoutPort, "code", code)
+        if not taken:
+            other.close()
+        Started.all.clear()
+        with LocalNetwork(tmp_path, 1, tmp_path / "demo", api_port=port) as network:
+            with pytest.raises(ChildEndedError) if len(starts) == 1 else contextlib.nullcontext():
+                network.open()
+    served = [words for words in Started.all if words[0] == "coordinator"]
+    asked = [words[words.index("--api-port") + 1] for words in served]
+    assert asked == [str(port) if start == "taken" else start for start in starts]
 
 
 def test_an_error_that_cannot_be_said_keeps_its_exit_code(tmp_path: Path) -> None:
