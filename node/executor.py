@@ -212,12 +212,13 @@ class Executor:
 
     def sign(self, frame: link_pb2.Frame, task: TaskStatement, output: torch.Tensor) -> link_pb2.Result:
         """The signed result: [R, H] float32 in answer to the task."""
-        digest = tensor_digest(tensor_pb2.DTYPE_FLOAT32, output.shape, raw_bytes(output))
+        data = raw_bytes(output)
+        digest = tensor_digest(tensor_pb2.DTYPE_FLOAT32, output.shape, data)
         statement = ResultStatement(task=task.digest(), output=digest, status=0)
         self.receipts.answered(frame, statement)
         return link_pb2.Result(
             sequence=frame.sequence,
-            output=encode_tensor(output),
+            output=encode_tensor(output, data),
             signature=self.session.identity.sign(statement.encode()),
         )
 

@@ -4,7 +4,7 @@ private key prints nothing of itself."""
 from __future__ import annotations
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,11 +54,19 @@ def test_a_small_order_key_is_refused(y: int, sign: int) -> None:
 
 
 def test_a_small_order_key_would_accept_one_signature_for_everything() -> None:
-    """Why they are refused: the library itself takes them."""
+    """Why they are refused: there are libraries that take them."""
     identity_point = (1).to_bytes(32, "little")
     constant = identity_point + bytes(32)
     for message in (b"one", b"another"):
         Ed25519PublicKey.from_public_bytes(identity_point).verify(constant, message)
+
+
+@given(seed=st.binary(min_size=32, max_size=32), message=st.binary(max_size=300))
+def test_signatures_are_those_of_any_other_library(seed: bytes, message: bytes) -> None:
+    ours, theirs = Identity(seed), Ed25519PrivateKey.from_private_bytes(seed)
+    assert ours.public == theirs.public_key().public_bytes_raw()
+    assert ours.sign(message) == theirs.sign(message)
+    ours.verifying_key.verify(theirs.sign(message), message)
 
 
 @pytest.mark.parametrize("sign", [0, SIGN])
