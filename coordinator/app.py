@@ -142,9 +142,8 @@ class Coordinator:
                     self.counters,
                     standings,
                     settings.probe,
-                    audited=settings.audit.enabled,
+                    evidence=auditing.evidence,
                     watcher=scribe.watch,
-                    entry_log=public_log,
                     on_convicted=auditing.convicted_elsewhere,
                 )
             ),

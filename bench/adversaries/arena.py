@@ -23,7 +23,7 @@ import torch
 
 from ...coordinator.audit.auditing import Auditing
 from ...coordinator.audit.counters import AuditCounters
-from ...coordinator.audit.judge import EVIDENCE_FOLDER
+from ...coordinator.audit.evidence_keeper import EVIDENCE_FOLDER
 from ...coordinator.audit.settings import AuditSettings
 from ...coordinator.audit.standing_book import StandingBook
 from ...coordinator.dispatch.counters import DispatchCounters

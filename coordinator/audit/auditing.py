@@ -19,6 +19,7 @@ from ..ledger.public_log import EntryLog
 from .auditor import Auditor
 from .canonical_weights import CanonicalExperts
 from .counters import AuditCounters
+from .evidence_keeper import EvidenceKeeper
 from .hearing import OwnerOf
 from .judge import Judge
 from .orders import OrderBox
@@ -34,6 +35,7 @@ class Auditing:
     Attributes:
         watcher: Is to be handed every verified result; None when nothing is audited.
         rivals_watcher: Is to be handed second answers; None when nothing is audited.
+        evidence: Takes what proves verdicts; None when nothing is audited.
     """
 
     def __init__(
@@ -58,11 +60,13 @@ class Auditing:
         self._auditor: Auditor | None = None
         self.watcher: Watcher | None = None
         self.rivals_watcher: RivalsWatcher | None = None
+        self.evidence: EvidenceKeeper | None = None
         self._orders.obey(standings)
         if settings.enabled:
             folder, experts = state / AUDIT_FOLDER, CanonicalExperts(source)
             self._sketches = SketchKeeper(folder, experts, settings.projections, settings.epoch_s)
-            judge = Judge(state, experts, identity, entry_log=entry_log)
+            self.evidence = EvidenceKeeper(state, entry_log)
+            judge = Judge(self.evidence, experts, identity)
             self._auditor = Auditor(folder, experts, self._sketches, judge, standings, counters, settings)
             self.watcher, self.rivals_watcher = self._auditor.watch, self._auditor.watch_rivals
 
@@ -99,6 +103,6 @@ class Auditing:
             self._orders_task.cancel()
             await asyncio.gather(self._orders_task, return_exceptions=True)
             self._orders_task = None
-        for part in (self._auditor, self._sketches):
+        for part in (self._auditor, self._sketches, self.evidence):
             if part is not None:
                 await asyncio.to_thread(part.close)

@@ -72,7 +72,7 @@ class Examiner:
         """Finds out whether the rows asked about are right, by their opening if that will do.
 
         Raises:
-            FolkmootError: when the canonical weights cannot be read, or evidence cannot be written.
+            FolkmootError: when the canonical weights cannot be read.
         """
         found, biased = self._check(question, opened)
         if found is None and not biased:
@@ -87,7 +87,7 @@ class Examiner:
         """Finds it out by computing them.
 
         Raises:
-            FolkmootError: when the canonical weights cannot be read, or evidence cannot be written.
+            FolkmootError: when the canonical weights cannot be read.
         """
         recomputed = self._judge.recompute(question)
         verdict = self._judge.judge(question, recomputed)

@@ -57,7 +57,7 @@ class SecondAnswers:
         """Compares both answers, and has the results computed again if they differ.
 
         Raises:
-            FolkmootError: when canonical weights cannot be read, or evidence cannot be written.
+            FolkmootError: when canonical weights cannot be read.
         """
         sides = (rivals.first, *rivals.seconds)
         if not all(self._consequences.serves(verified.host.node) for verified, _ in sides):

@@ -1,6 +1,6 @@
 """Probes, assembled for one coordinator.
 
-Guarantees: none of a prober's parts is shared with audits but standings, the evidence folder and the public log.
+Guarantees: none of a prober's parts is shared with audits but standings and the keeper of evidence.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 from ...ids import NodeId
 from ...trust.keys import Identity
 from ..audit.canonical_weights import CanonicalExperts
+from ..audit.evidence_keeper import EvidenceKeeper
 from ..audit.judge import Judge
 from ..audit.standing_book import StandingBook
 from ..dispatch.counters import DispatchCounters
 from ..dispatch.verified_result import Watcher
 from ..hub.experts_service import ExpertSource
-from ..ledger.public_log import EntryLog
 from .checking import Checker
 from .memory import ProbeMemory
 from .prober import Prober
@@ -32,9 +32,8 @@ def make_prober(
     standings: StandingBook,
     settings: ProbeSettings,
     *,
-    audited: bool,
+    evidence: EvidenceKeeper | None,
     watcher: Watcher | None = None,
-    entry_log: EntryLog | None = None,
     on_convicted: Callable[[NodeId], None] = lambda node: None,
 ) -> Prober | None:
     """Whoever tries a coordinator's nodes; None when nobody shall.
@@ -46,15 +45,14 @@ def make_prober(
         counters: What the probes' frames are counted in, like all others.
         standings: What is told of verdicts.
         settings: How nodes are tried.
-        audited: Whether a wrong answer is a verdict, as it is where results are audited.
+        evidence: Takes what proves that an answer is wrong, which is a verdict then; None where nothing is audited.
         watcher: Is handed every answer that is the node's own: it is work, and gets its receipt.
-        entry_log: Is told of verdicts.
         on_convicted: Is told of nodes against which there is a verdict, on the prober's thread.
     """
     if not settings.enabled:
         return None
     experts = CanonicalExperts(source)
-    judge = Judge(state, experts, identity, entry_log=entry_log) if audited else None
+    judge = Judge(evidence, experts, identity) if evidence is not None else None
     checker = Checker(identity.public, experts, counters, watcher, judge, standings, on_convicted)
     trials = Trials(experts, settings.rows)
     return Prober(source.manifest, trials, checker, counters, settings, ProbeMemory(state, source.manifest))

@@ -16,14 +16,14 @@ from statistics import median
 import numpy as np
 
 from ...errors import TrustError, WireError
-from ...ids import ExpertKey, NodeId, short
+from ...ids import ExpertKey, NodeId
 from ...protos.folkmoot.v1 import link_pb2
 from ...trust.audit_statements import OpeningKind
 from ...trust.expert_arithmetic import Floats, sizes
 from ...trust.recompute import PROFILE_TOLERANCE, Recomputed, Tolerance, compare, recompute
 from ..audit.canonical_weights import CanonicalExperts
 from ..audit.freed_memory import give_back
-from ..audit.judge import EvidenceNotWrittenError, Judge
+from ..audit.judge import Judge
 from ..audit.question import Question
 from ..audit.selection import SelectionCaps, cover
 from ..audit.standing_book import StandingBook
@@ -158,11 +158,7 @@ class Checker:
         if self._judge is None:
             return False
         node = question.verified.host.node
-        try:
-            verdict = self._judge.judge(question, recomputed)
-        except EvidenceNotWrittenError as error:
-            log.error("node %s answered a probe wrongly, and goes without a verdict: %s", short(node), error)
-            return False
+        verdict = self._judge.judge(question, recomputed)
         if verdict is not None:
             self._standings.convicted(node, verdict.what)
             self._on_convicted(node)

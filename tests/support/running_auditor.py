@@ -15,7 +15,8 @@ from typing import Any
 from folkmoot.coordinator.audit.auditor import Auditor
 from folkmoot.coordinator.audit.canonical_weights import CanonicalExperts
 from folkmoot.coordinator.audit.counters import AuditCounters, AuditTotals
-from folkmoot.coordinator.audit.judge import EVIDENCE_FOLDER, Judge
+from folkmoot.coordinator.audit.evidence_keeper import EVIDENCE_FOLDER, EvidenceKeeper
+from folkmoot.coordinator.audit.judge import Judge
 from folkmoot.coordinator.audit.settings import AuditSettings
 from folkmoot.coordinator.audit.sketch_keeper import SketchKeeper
 from folkmoot.coordinator.audit.standing_book import StandingBook
@@ -63,7 +64,8 @@ class RunningAuditor:
         self.counters = AuditCounters()
         self.sketches = SketchKeeper(folder, self.experts, settings.projections, settings.epoch_s)
         self.log = KeptEntries()
-        judge = Judge(folder, self.experts, self.identity, entry_log=self.log)
+        self.keeper = EvidenceKeeper(folder, self.log)
+        judge = Judge(self.keeper, self.experts, self.identity)
         self.auditor = Auditor(
             folder, self.experts, self.sketches, judge, self.standings, self.counters, settings
         )
@@ -105,3 +107,4 @@ def running_auditor(
     finally:
         running.auditor.close()
         running.sketches.close()
+        running.keeper.close()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from folkmoot.coordinator.audit.evidence_keeper import EvidenceKeeper
 from folkmoot.coordinator.audit.settings import AuditSettings
 from folkmoot.coordinator.audit.standing_book import StandingBook
 from folkmoot.coordinator.books.contributors import Contributors
@@ -93,7 +94,7 @@ class RunningHub:
                 self.counters,
                 self.standings,
                 probing.settings,
-                audited=probing.audited,
+                evidence=EvidenceKeeper(probing.folder) if probing.audited else None,
                 on_convicted=probing.on_convicted,
             ),
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from folkmoot.coordinator.audit.judge import EVIDENCE_FOLDER
+from folkmoot.coordinator.audit.evidence_keeper import EVIDENCE_FOLDER
 from folkmoot.coordinator.probe.checking import Asked, Checker, Speed
 from folkmoot.coordinator.probe.settings import ProbeSettings
 from folkmoot.errors import ModelError, UsageError
