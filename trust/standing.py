@@ -56,6 +56,7 @@ class Standing:
         since_s: Since when.
         passed: Audits passed during this probation.
         strikes_s: When it got the strikes that have not lapsed.
+        admitted_s: When the operator admitted it last: what was found against it before is forgiven; 0 for never.
     """
 
     status: Status
@@ -63,6 +64,7 @@ class Standing:
     since_s: float
     passed: int = 0
     strikes_s: tuple[float, ...] = ()
+    admitted_s: float = 0.0
 
     @property
     def serves(self) -> bool:
@@ -93,31 +95,35 @@ def audit_passed(standing: Standing, settings: StandingSettings, now_s: float) -
     passed = standing.passed + 1
     if passed < settings.probation_audits:
         return replace(standing, passed=passed)
-    return Standing(Status.MEMBER, f"passed {passed} audits", now_s, strikes_s=standing.strikes_s)
+    return replace(standing, status=Status.MEMBER, reason=f"passed {passed} audits", since_s=now_s, passed=0)
 
 
-def struck(standing: Standing, settings: StandingSettings, now_s: float, what: str) -> Standing:
+def struck(
+    standing: Standing, settings: StandingSettings, now_s: float, what: str, steady_s: float | None = None
+) -> Standing:
     """After a late or missing opening, or another fault that is no fraud.
 
     Args:
+        standing: The node's.
+        settings: The rules.
+        now_s: Seconds of the calendar.
         what: The fault, as people should read it.
+        steady_s: The same by a clock that nobody sets, by which strikes lapse; None where the calendar is one.
     """
-    recent = tuple(at for at in standing.strikes_s if now_s - at < settings.strike_window_s)
-    strikes = (*recent, now_s)[-settings.strikes :]
+    at_s = now_s if steady_s is None else steady_s
+    recent = tuple(at for at in standing.strikes_s if at_s - at < settings.strike_window_s)
+    strikes = (*recent, at_s)[-settings.strikes :]
     if len(strikes) < settings.strikes or not standing.serves:
         return replace(standing, strikes_s=strikes)
-    return Standing(
-        Status.PROBATION,
-        f"{len(strikes)} faults within {settings.strike_window_s:g} s, the last: {what}",
-        now_s,
-    )
+    reason = f"{len(strikes)} faults within {settings.strike_window_s:g} s, the last: {what}"
+    return _began(standing, Status.PROBATION, reason, now_s)
 
 
 def convicted(standing: Standing, now_s: float, what: str) -> Standing:
     """After a verdict; a ban stays a ban."""
     if standing.status is Status.BANNED:
         return standing
-    return Standing(Status.QUARANTINED, what, now_s)
+    return _began(standing, Status.QUARANTINED, what, now_s)
 
 
 def quarantined(standing: Standing, now_s: float, why: str) -> Standing:
@@ -125,11 +131,18 @@ def quarantined(standing: Standing, now_s: float, why: str) -> Standing:
     return convicted(standing, now_s, why)
 
 
-def banned(now_s: float, why: str) -> Standing:
+def banned(standing: Standing, now_s: float, why: str) -> Standing:
     """At the operator's word."""
-    return Standing(Status.BANNED, why, now_s)
+    return _began(standing, Status.BANNED, why, now_s)
 
 
-def admitted(now_s: float, why: str) -> Standing:
+def admitted(standing: Standing, now_s: float, why: str) -> Standing:
     """At the operator's word, from quarantine or a ban: probation, with nothing to its credit."""
-    return Standing(Status.PROBATION, why, now_s)
+    # A calendar that was set back meanwhile makes no verdict later than the word that forgives it.
+    admitted_s = max(now_s, standing.since_s, standing.admitted_s)
+    return replace(_began(standing, Status.PROBATION, why, now_s), admitted_s=admitted_s)
+
+
+def _began(standing: Standing, status: Status, why: str, now_s: float) -> Standing:
+    """A node in another status, with nothing to its credit and no strikes."""
+    return Standing(status, why, now_s, admitted_s=standing.admitted_s)

@@ -1,7 +1,7 @@
 """All of auditing, assembled for one coordinator.
 
-Guarantees: `close` ends every thread and task that `start` began; orders of the operator are obeyed whether results are
-audited or not.
+Guarantees: `close` ends every thread and task that `start` began; whoever evidence in the state folder convicts is out before any
+node can attach, and orders of the operator are obeyed, whether results are audited or not.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .evidence_keeper import EvidenceKeeper
 from .hearing import OwnerOf
 from .judge import Judge
 from .orders import OrderBox
+from .past_verdicts import uphold
 from .preparing import AUDIT_FOLDER
 from .settings import AuditSettings
 from .sketch_keeper import SketchKeeper
@@ -61,12 +62,15 @@ class Auditing:
         self.watcher: Watcher | None = None
         self.rivals_watcher: RivalsWatcher | None = None
         self.evidence: EvidenceKeeper | None = None
+        self._keeper = keeper = EvidenceKeeper(state, entry_log)
+        # The operator's word comes after what it may be about.
+        uphold(keeper, identity.public, standings)
         self._orders.obey(standings)
         if settings.enabled:
             folder, experts = state / AUDIT_FOLDER, CanonicalExperts(source)
             self._sketches = SketchKeeper(folder, experts, settings.projections, settings.epoch_s)
-            self.evidence = EvidenceKeeper(state, entry_log)
-            judge = Judge(self.evidence, experts, identity)
+            self.evidence = keeper
+            judge = Judge(keeper, experts, identity)
             self._auditor = Auditor(folder, experts, self._sketches, judge, standings, counters, settings)
             self.watcher, self.rivals_watcher = self._auditor.watch, self._auditor.watch_rivals
 
@@ -103,6 +107,6 @@ class Auditing:
             self._orders_task.cancel()
             await asyncio.gather(self._orders_task, return_exceptions=True)
             self._orders_task = None
-        for part in (self._auditor, self._sketches, self.evidence):
+        for part in (self._auditor, self._sketches, self._keeper):
             if part is not None:
                 await asyncio.to_thread(part.close)

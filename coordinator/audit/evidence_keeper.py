@@ -73,6 +73,10 @@ class EvidenceKeeper:
             self._wait_with(kept)
         return kept.path
 
+    def tell(self, path: Path, entry: LogEntry) -> None:
+        """Has the public log told of a verdict whose evidence is on disk."""
+        self._try(_Kept(path, None, entry), say=True)
+
     def close(self) -> None:
         """Tries all that waits once more, and ends the thread. Twice is harmless; what comes later is tried once."""
         with self._changed:

@@ -2,7 +2,7 @@
 
 Guarantees: a quarantine, a ban, a pardon, a promotion and a strike are durable before anybody is told of them, if the books can be
 written; if they cannot, they are tried again, and the node is out all the same. When nodes are too many, mere newcomers are
-forgotten first. May be used from any thread; those who subscribed are told of a change of status in the thread that made it.
+forgotten first. Strikes lapse by a clock that nobody sets while the process lives, and none that was kept lies in the future. May be used from any thread; those who subscribed are told of a change of status in the thread that made it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Record:
     def worth_keeping(self) -> bool:
         """Whether it says more than that the node is new."""
         standing = self.standing
-        return standing.status is not Status.PROBATION or standing.passed > 0 or bool(standing.strikes_s)
+        at_work = standing.status is not Status.PROBATION or standing.passed > 0 or bool(standing.strikes_s)
+        return at_work or standing.admitted_s > 0
 
 
 class Shelf(Protocol):
@@ -63,7 +64,11 @@ class StandingBook:
     """The standings of one coordinator's nodes."""
 
     def __init__(
-        self, shelf: Shelf | None, settings: StandingSettings, clock: Callable[[], float] = time.time
+        self,
+        shelf: Shelf | None,
+        settings: StandingSettings,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Takes up what was kept.
 
@@ -71,12 +76,17 @@ class StandingBook:
             shelf: Where it is kept; None keeps nothing.
             settings: The rules.
             clock: Seconds of the calendar.
+            monotonic: Seconds that nobody sets.
         """
         self.settings = settings
         self._shelf = shelf
         self._clock = clock
+        self._monotonic = monotonic
+        # Strikes are kept over restarts, so they are told by the calendar as it was when this began.
+        self._began_s = clock() - monotonic()
         self._lock = threading.RLock()
-        self._records = shelf.take_all() if shelf is not None else {}
+        kept = shelf.take_all() if shelf is not None else {}
+        self._records = {node: self._not_ahead(record) for node, record in kept.items()}
         self._subscribers: list[Callable[[NodeId], None]] = []
 
     def of(self, node: NodeId) -> Standing:
@@ -114,11 +124,14 @@ class StandingBook:
 
     def struck(self, node: NodeId, what: str) -> None:
         """The node did something that is no fraud, but that too much of is not to be had."""
-        self._change(node, lambda standing, now_s: rules.struck(standing, self.settings, now_s, what))
+        self._change(
+            node,
+            lambda standing, now_s: rules.struck(standing, self.settings, now_s, what, self._steady_s()),
+        )
 
-    def convicted(self, node: NodeId, what: str) -> None:
-        """A verdict was found against the node."""
-        self._change(node, lambda standing, now_s: rules.convicted(standing, now_s, what))
+    def convicted(self, node: NodeId, what: str, decided_s: float = 0.0) -> None:
+        """A verdict was found against the node, now, or when it was decided if that is later by this calendar."""
+        self._change(node, lambda standing, now_s: rules.convicted(standing, max(now_s, decided_s), what))
 
     def quarantined(self, node: NodeId, why: str) -> None:
         """The operator wants the node out, until admitted."""
@@ -126,11 +139,11 @@ class StandingBook:
 
     def banned(self, node: NodeId, why: str) -> None:
         """The operator wants the node out for good."""
-        self._change(node, lambda _, now_s: rules.banned(now_s, why))
+        self._change(node, lambda standing, now_s: rules.banned(standing, now_s, why))
 
     def admitted(self, node: NodeId, why: str) -> None:
         """The operator wants the node in again."""
-        self._change(node, lambda _, now_s: rules.admitted(now_s, why))
+        self._change(node, lambda standing, now_s: rules.admitted(standing, now_s, why))
 
     @property
     def saved(self) -> bool:
@@ -141,6 +154,16 @@ class StandingBook:
         """Makes durable what is not yet; books that cannot be written are only remarked on, and tried again."""
         if self._shelf is not None and (fault := self._shelf.save()) is not None:
             log.error("how nodes stand is not kept yet: %s", fault)
+
+    def _steady_s(self) -> float:
+        return self._began_s + self._monotonic()
+
+    def _not_ahead(self, record: Record) -> Record:
+        """The calendar may have been set back since: a strike from its future would not lapse for as long."""
+        strikes_s = tuple(min(at, self._steady_s()) for at in record.standing.strikes_s)
+        if strikes_s == record.standing.strikes_s:
+            return record
+        return replace(record, standing=replace(record.standing, strikes_s=strikes_s))
 
     def _keep(self, node: NodeId, record: Record) -> None:
         self._records[node] = record

@@ -45,6 +45,11 @@ STEPS: list[tuple[str, ...]] = [
         "CREATE TABLE credits (node TEXT PRIMARY KEY, results {whole} NOT NULL, rows {whole} NOT NULL,"
         " row_bytes {whole} NOT NULL)",
     ),
+    (
+        # Whom the operator had admitted was not noted: nothing that was found before it came to stand as it does counts again.
+        "ALTER TABLE standings ADD COLUMN admitted_s {real} NOT NULL DEFAULT 0",
+        "UPDATE standings SET admitted_s = since_s WHERE status IN ('probation', 'member')",
+    ),
 ]
 """What leads from each version to the next; the first, from nothing to version 1."""
 

@@ -147,12 +147,15 @@ def _credit(fields: Any) -> Credit:
 
 
 def _record(fields: Any) -> Record:
+    status, since_s = Status(fields["status"]), float(fields["since"])
     standing = Standing(
-        Status(fields["status"]),
+        status,
         str(fields["reason"]),
-        float(fields["since"]),
+        since_s,
         int(fields["passed"]),
         tuple(float(at) for at in fields["strikes"]),
+        # Whom the operator had admitted was not noted.
+        since_s if status in (Status.PROBATION, Status.MEMBER) else 0.0,
     )
     return Record(standing, str(fields["name"]))
 

@@ -90,6 +90,7 @@ def write_standings(connection: Connection, records: dict[NodeId, Record]) -> No
             "since_s": record.standing.since_s,
             "passed": record.standing.passed,
             "strikes": json.dumps(record.standing.strikes_s),
+            "admitted_s": record.standing.admitted_s,
         }
         for node, record in records.items()
     ]
@@ -105,4 +106,5 @@ def _write(connection: Connection, changes: dict[NodeId, tuple[Record | None]]) 
 
 def _record(row: Any) -> Record:
     strikes = tuple(float(at) for at in json.loads(row.strikes))
-    return Record(Standing(Status(row.status), row.reason, row.since_s, row.passed, strikes), row.name)
+    standing = Standing(Status(row.status), row.reason, row.since_s, row.passed, strikes, row.admitted_s)
+    return Record(standing, row.name)

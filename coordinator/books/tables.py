@@ -129,6 +129,7 @@ standings = Table(
     Column("since_s", Double, nullable=False),
     Column("passed", Integer, nullable=False),
     Column("strikes", Text, nullable=False),
+    Column("admitted_s", Double, nullable=False),
 )
 """How far each node is trusted."""
 

@@ -55,12 +55,19 @@ class KeptEntries:
 class RunningAuditor:
     """The auditor and what it works with."""
 
-    def __init__(self, folder: Path, model: MemoryExperts, settings: AuditSettings) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: MemoryExperts,
+        settings: AuditSettings,
+        identity: Identity | None = None,
+        standings: StandingBook | None = None,
+    ) -> None:
         self.folder = folder
         self.model = model
-        self.identity = Identity.generate()
+        self.identity = identity or Identity.generate()
         self.experts = CanonicalExperts(model)
-        self.standings = StandingBook(None, settings.standing)
+        self.standings = standings or StandingBook(None, settings.standing)
         self.counters = AuditCounters()
         self.sketches = SketchKeeper(folder, self.experts, settings.projections, settings.epoch_s)
         self.log = KeptEntries()
@@ -95,12 +102,16 @@ class RunningAuditor:
 
 @contextmanager
 def running_auditor(
-    folder: Path, model: MemoryExperts | None = None, **settings: Any
+    folder: Path,
+    model: MemoryExperts | None = None,
+    *,
+    identity: Identity | None = None,
+    standings: StandingBook | None = None,
+    **settings: Any,
 ) -> Iterator[RunningAuditor]:
     """A started auditor; `settings` are audit settings by name."""
-    running = RunningAuditor(
-        folder, model or MemoryExperts(hidden=64, intermediate=48), AuditSettings(**settings)
-    )
+    model = model or MemoryExperts(hidden=64, intermediate=48)
+    running = RunningAuditor(folder, model, AuditSettings(**settings), identity, standings)
     running.auditor.start()
     try:
         yield running

@@ -185,11 +185,37 @@ def test_a_verdict_quarantines_until_the_operator_admits(before: Standing) -> No
         node = standing.struck(node, RULES, 10, "late")
     assert (node.status, node.serves, node.most_experts(RULES)) == (Status.QUARANTINED, False, 0)
     assert "1.5 %" in node.reason
-    assert standing.admitted(11, "the operator's word").status is Status.PROBATION
+    assert standing.admitted(node, 11, "the operator's word").status is Status.PROBATION
 
 
 def test_a_ban_outlasts_a_verdict() -> None:
-    node = standing.banned(1, "the operator's word")
+    node = standing.banned(a_member(), 1, "the operator's word")
     assert standing.convicted(node, 2, "wrong") == node
     assert standing.quarantined(node, 2, "wrong").status is Status.BANNED
     assert standing.quarantined(a_member(), 2, "asked for").status is Status.QUARANTINED
+
+
+def test_that_a_node_was_admitted_is_known_whatever_becomes_of_it() -> None:
+    node = standing.admitted(standing.convicted(a_member(), 9, "wrong"), 11, "sorry")
+    assert node.admitted_s == 11
+    for _ in range(3):
+        node = standing.audit_passed(node, RULES, 20)
+    assert (node.status, node.admitted_s) == (Status.MEMBER, 11)
+    for now in (30, 31, 32, 33):
+        node = standing.struck(node, RULES, now, "late")
+    assert (node.status, node.admitted_s) == (Status.PROBATION, 11)
+    assert standing.banned(standing.convicted(node, 40, "wrong"), 41, "enough").admitted_s == 11
+
+
+def test_a_calendar_that_is_set_back_makes_no_verdict_later_than_the_word_that_forgives_it() -> None:
+    node = standing.admitted(standing.convicted(a_member(), 1000, "wrong"), 500, "sorry")
+    assert (node.since_s, node.admitted_s) == (500, 1000)
+
+
+def test_strikes_lapse_by_the_clock_that_nobody_sets() -> None:
+    node = a_member()
+    for calendar_s, steady_s in ((1e6, 20.0), (0.0, 30.0)):
+        node = standing.struck(node, RULES, calendar_s, "late", steady_s)
+    assert node.strikes_s == (20.0, 30.0)
+    node = standing.struck(node, RULES, 5.0, "late", 500.0)
+    assert node.strikes_s == (500.0,)

@@ -125,7 +125,13 @@ def test_books_and_disk_that_are_both_full_save_nobody(
             assert not standings.of(node.node).serves
             assert not standings.saved
         disk.full = False
-        until(lambda: audits.evidence and (standings.save(), standings.saved)[1])
+        until(lambda: audits.evidence)
+
+        def is_saved() -> bool:
+            standings.save()
+            return standings.saved
+
+        until(is_saved)
 
 
 def test_a_log_that_takes_nothing_is_tried_again(tmp_path: Path, disk: Disk) -> None:

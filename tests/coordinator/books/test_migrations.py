@@ -16,6 +16,7 @@ from folkmoot.coordinator.books.database import Database
 from folkmoot.coordinator.books.errors import BooksFaultError, ForeignBooksError
 from folkmoot.coordinator.books.receipt_book import write_credits
 from folkmoot.coordinator.books.settings import BooksSettings
+from folkmoot.coordinator.books.standings import all_standings
 from folkmoot.coordinator.books.tables import metadata
 from folkmoot.coordinator.books.visitor import NoBooksError, Visitor
 from folkmoot.ids import NodeId
@@ -77,6 +78,29 @@ def test_books_of_an_earlier_version_are_brought_up(
     thanks = database.read(lambda connection: connection.execute(text("SELECT thanks FROM credits")).scalar())
     assert thanks == "none"
     database.close()
+
+
+def test_whom_an_operator_may_have_admitted_is_not_convicted_by_old_evidence(
+    open_books: OpenBooks, settings: BooksSettings, tmp_path: Path
+) -> None:
+    open_books().close()
+    database = Database(settings, tmp_path)
+
+    def migrate(connection: Connection) -> None:
+        types = migrations._TYPES[connection.dialect.name]
+        connection.execute(text("ALTER TABLE standings DROP COLUMN admitted_s"))
+        for node, status in enumerate(("probation", "member", "quarantined", "banned")):
+            connection.execute(
+                text("INSERT INTO standings VALUES (:node, '', :status, '', 100, 0, '[]')"),
+                {"node": str(node), "status": status},
+            )
+        for step in migrations.STEPS[1]:
+            connection.execute(text(step.format(**types)))
+
+    database.write(migrate)
+    found = database.read(all_standings)
+    database.close()
+    assert [found[NodeId(str(node))].standing.admitted_s for node in range(4)] == [100, 100, 0, 0]
 
 
 def test_a_step_that_fails_leaves_the_version_before(

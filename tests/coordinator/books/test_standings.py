@@ -155,3 +155,30 @@ def test_mere_newcomers_are_forgotten_first(
     books.close()
     assert NODE in durable()
     assert len(durable()) < 4
+
+
+def test_strikes_lapse_whatever_becomes_of_the_calendar(open_books: OpenBooks) -> None:
+    books, calendar, passed = open_books(), [1e6], [0.0]
+    rules = StandingSettings(strikes=3, strike_window_s=100.0)
+    standings = StandingBook(books.standings, rules, lambda: calendar[0], lambda: passed[0])
+    for set_to, seconds in ((1e6, 0.0), (2e6, 50.0), (10.0, 140.0), (10.0, 145.0)):
+        calendar[0], passed[0] = set_to, seconds
+        standings.struck(NODE, "late")
+        assert "faults within" not in standings.of(NODE).reason or seconds == 145.0
+    assert standings.of(NODE).reason.startswith("3 faults within")
+    standings.struck(NODE, "late")
+    books.close()
+    after = StandingBook(open_books().standings, rules, lambda: 10.0, lambda: 0.0)
+    assert after.of(NODE).strikes_s == (10.0,), "none lies in the future"
+
+
+def test_that_a_node_was_admitted_is_kept(open_books: OpenBooks) -> None:
+    books = open_books()
+    standings = book(books, 100.0)
+    standings.convicted(NODE, "wrong")
+    standings.admitted(NODE, "sorry")
+    standings.met(NODE, "oak")
+    books.close()
+    after = book(open_books(), 500.0)
+    assert after.of(NODE).admitted_s == 100.0
+    assert after.records()[NODE].worth_keeping, "or its old evidence would convict it again"
