@@ -2,8 +2,9 @@
 
 Guarantees: rows are called biased only if what stays of their errors is more than the tolerance, more than several times what
 honest rounding of these very rows leaves on average, and clearly more than what any way of rounding that the profile allows leaves
-of these very rows. The last is computed, not estimated: an honest node rounds gate and up, what stands between, and each expert's
-answer, once or not at all, so rows that were picked, or made, so that honest roundings point one way prove nothing.
+of these very rows, together with what float32 sums may do to each. The last is computed, not estimated: an honest node rounds gate and up, what stands between, and each expert's
+answer, once or not at all, so rows that were picked, or made, so that honest roundings point one way prove nothing. Nor do rows of
+which by themselves nothing can be said.
 
 Letters: n rows, m rows of one expert, H hidden size.
 """
@@ -17,6 +18,7 @@ from typing import Final
 
 import numpy as np
 
+from . import float_noise
 from .expert_arithmetic import (
     Doubles,
     ExpertForm,
@@ -26,6 +28,7 @@ from .expert_arithmetic import (
     activate,
     first_products,
     second_product,
+    sizes,
 )
 from .recompute import Recomputed, Tolerance, drift, recompute
 
@@ -85,11 +88,25 @@ def weigh_bias(
     """
     truth = recompute(form, weights_of, rows, pairs)
     found = drift(signed, truth)
-    limits = [tolerance.drift, HONEST_TIMES * mean_rounding(truth)]
-    limits += [
-        ROUNDED_TIMES * drift(rounded, truth) for rounded in rounded_answers(form, weights_of, rows, pairs)
-    ]
-    return BiasReading(len(rows), found, max(limits), len(rows) >= tolerance.drift_rows)
+    ways = rounded_answers(form, weights_of, rows, pairs)
+    worst = max(drift(way, truth) for way in ways) + aligned_noise(truth)
+    limit = max(tolerance.drift, HONEST_TIMES * mean_rounding(truth), ROUNDED_TIMES * worst)
+    return BiasReading(len(rows), found, limit, len(rows) >= tolerance.drift_rows)
+
+
+def aligned_noise(recomputed: Recomputed) -> float:
+    """The drift of errors of float32 sums, if those of all rows point the same way; infinite where nothing can be said of a row.
+
+    A row's leeway has room for many times the noise, which many rows together do not use.
+    """
+    noise = recomputed.leeway / float_noise.TIMES
+    if np.isinf(noise).any():
+        return float("inf")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lengths = sizes([recomputed.output]) / recomputed.sizes
+    lengths = np.where(np.isfinite(lengths), lengths, 0.0)
+    along = float(np.sum(noise * lengths)) / max(float(np.sum(np.square(lengths))), 1e-300)
+    return max(float(np.mean(noise)), along)
 
 
 def rounded_answers(

@@ -123,6 +123,9 @@ def _recomputation(evidence: BiasEvidence, model: PublicModel, tolerance: Tolera
         )
     except NotProvenError as error:
         return Step(name, False, error.message, Outcome.NOT_PROVEN)
+    if found.allowed == float("inf"):
+        detail = "of one row at least nothing can be said: float32 is too coarse, or too narrow, for it"
+        return Step(name, False, detail, Outcome.NOT_PROVEN)
     detail = (
         f"{found.rows} rows together are off by {millionths(found.drift)} millionths of their size in one way, "
         f"honest rounding of these rows leaves at most {millionths(found.allowed)}"

@@ -2,7 +2,8 @@
 
 Guarantees: each step is said before the next is begun, with its name, whether it held, and what was found; the first
 that does not hold ends the check with "not proven"; "proven" is said only when the node's own signature covers an
-output that a float64 recomputation from the manifest's weights shows to be wrong. The coordinator's verdict is read
+output that a float64 recomputation from the manifest's weights shows to be wrong, in a row that honest machines, whatever order they
+sum in, agree about. The coordinator's verdict is read
 beside that, and proves nothing by itself. Bytes that are no evidence end as "malformed". Whatever the file says,
 nothing is raised.
 """
@@ -103,9 +104,12 @@ def _recomputation(evidence: Evidence, model: PublicModel, tolerance: Tolerance)
     except NotProvenError as error:
         return Step(name, False, error.message, Outcome.NOT_PROVEN)
     found = compare(evidence.output.values(), recomputed, tolerance)
+    beyond = f"of {found.unknown} rows nothing can be said: float32 is too coarse, or too narrow, for them"
+    if found.unknown == task.rows:
+        return Step(name, False, beyond, Outcome.NOT_PROVEN)
     detail = (
         f"row {found.worst} is off by {millionths(found.worst_error)} millionths of its size, "
         f"allowed are {millionths(found.worst_allowed)}; "
-        f"{len(found.wrong)} of {task.rows} rows wrong"
+        f"{len(found.wrong)} of {task.rows} rows wrong" + (f"; {beyond}" if found.unknown else "")
     )
     return Step(name, bool(found.wrong), detail, Outcome.PROVEN if found.wrong else Outcome.NOT_PROVEN)

@@ -95,20 +95,27 @@ class ExpertRows:
 
 def activate(form: ExpertForm, gate: Floats | None, up: Floats) -> Doubles:
     """The inner activations of n rows: [n, I] in, [n, I] float64 out."""
-    wide = np.asarray(up, np.float64)
     if gate is None:
-        return np.square(np.maximum(wide, 0.0))
-    gates = np.asarray(gate, np.float64)
+        return np.square(np.maximum(np.asarray(up, np.float64), 0.0))
+    first, second = factors(form, gate, up)
+    return np.asarray(first * second)
+
+
+def factors(form: ExpertForm, gate: Floats, up: Floats) -> tuple[Doubles, Doubles]:
+    """What a gated activation is the product of: one follows from the gate alone, one from up; [n, I] float64 each."""
+    gates, wide = np.asarray(gate, np.float64), np.asarray(up, np.float64)
     match form.activation:
         case Activation.GEGLU_TANH:
             cubic = gates * gates * gates
             bent = np.tanh(math.sqrt(2 / math.pi) * (gates + 0.044715 * cubic))
-            return np.asarray(0.5 * gates * (1 + bent) * wide)
+            return np.asarray(0.5 * gates * (1 + bent)), wide
         case Activation.CLAMPED_SWIGLU:
-            gates, wide = np.minimum(gates, form.limit), np.clip(wide, -form.limit, form.limit)
-            return np.asarray(gates * _sigmoid(form.alpha * gates) * (wide + 1))
+            gates = np.minimum(gates, form.limit)
+            return np.asarray(gates * _sigmoid(form.alpha * gates)), np.clip(
+                wide, -form.limit, form.limit
+            ) + 1
         case _:
-            return np.asarray(gates * _sigmoid(gates) * wide)
+            return np.asarray(gates * _sigmoid(gates)), wide
 
 
 def _sigmoid(values: Doubles) -> Doubles:

@@ -2,9 +2,9 @@
 
 Guarantees: pure; what a row's error is measured against is never smaller than its parts (`sizes`), so experts whose
 answers nearly cancel cannot make honest rounding look like fraud; a row may differ by the profile's tolerance, or by
-what honest rounding of this very row exceeds once in `HONEST_RATE`, whichever is more; what is not finite, where the
-recomputation is finite, is wrong by infinitely much; and where the recomputation itself is not finite nobody is
-accused.
+what honest rounding of this very row exceeds once in `HONEST_RATE` and what float32 sums may do to it besides, whichever is
+more; what is not finite, where the recomputation is finite and in range, is wrong by infinitely much; and where the recomputation
+is not finite, or a row leaves the range in which honest machines agree, nobody is accused, whatever was signed.
 
 Letters: n rows, m rows of one expert, H hidden size.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from .expert_arithmetic import (
     Doubles,
@@ -28,6 +29,7 @@ from .expert_arithmetic import (
     second_product,
     sizes,
 )
+from .float_noise import float_noise, leeway, summing_noise
 from .honest_rounding import RoundingSpread, rounding_spread
 
 PROFILE_TOLERANCE: Final = 0.0070
@@ -66,11 +68,32 @@ class Recomputed:
         output: [n, H] float64.
         sizes: [n] float64, what errors are measured against.
         rounding: What honest rounding does to the n rows' squared errors, not divided by their sizes.
+        leeway: [n] float64, what float32 sums may do beside that, relative to the sizes; infinite where nothing can be said of a
+            row.
     """
 
     output: Doubles = field(repr=False)
     sizes: Doubles = field(repr=False)
     rounding: RoundingSpread = field(repr=False)
+    leeway: Doubles = field(repr=False)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Recomputed]) -> Recomputed:
+        """All rows of the parts, one part after another."""
+        return cls(
+            np.concatenate([part.output for part in parts]),
+            np.concatenate([part.sizes for part in parts]),
+            RoundingSpread(
+                np.concatenate([part.rounding.mean for part in parts]),
+                np.concatenate([part.rounding.variance for part in parts]),
+            ),
+            np.concatenate([part.leeway for part in parts]),
+        )
+
+    def taken(self, rows: npt.NDArray[np.bool_]) -> Recomputed:
+        """Some of the rows."""
+        spread = RoundingSpread(self.rounding.mean[rows], self.rounding.variance[rows])
+        return Recomputed(self.output[rows], self.sizes[rows], spread, self.leeway[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +102,7 @@ class Comparison:
 
     Attributes:
         errors: [n] relative L2 error of each row.
-        allowed: [n] what each row may differ by.
+        allowed: [n] what each row may differ by; infinite where nothing can be said of it.
         wrong: The rows whose error is more.
         worst: The row that is furthest beyond, or nearest to, what it may be.
     """
@@ -99,6 +122,11 @@ class Comparison:
         """What the worst row may differ by."""
         return float(self.allowed[self.worst])
 
+    @property
+    def unknown(self) -> int:
+        """Of how many rows nothing can be said."""
+        return int(np.count_nonzero(np.isinf(self.allowed)))
+
 
 def recompute(
     form: ExpertForm,
@@ -115,19 +143,26 @@ def recompute(
         pairs: Which experts work on which rows.
     """
     inputs = np.asarray(rows, np.float64)
-    output, (squares, means, variances) = np.zeros(inputs.shape), np.zeros((3, len(inputs)))
+    output, (squares, means, variances, noises, largest) = np.zeros(inputs.shape), np.zeros((5, len(inputs)))
+    added = np.zeros((len(inputs), 3))
     with np.errstate(over="ignore", invalid="ignore"):
         for one in pairs:
             weights, gates = weights_of(one.expert), np.asarray(one.gates, np.float64)
             gate, up = first_products(weights, inputs[one.rows])  # [m, I]
             answer = second_product(weights, activate(form, gate, up))  # [m, H]
+            length = sizes([answer])
             output[one.rows] += answer * gates[:, None]
-            squares[one.rows] += np.square(sizes([answer]) * gates)
+            squares[one.rows] += np.square(length * gates)
             spread = rounding_spread(form, weights, gate, up, answer)
             means[one.rows] += spread.mean * gates**2
             variances[one.rows] += spread.variance * gates**4
+            noise = float_noise(form, weights, inputs[one.rows], gate, up, answer)
+            noises[one.rows] += np.where(np.isinf(noise), np.inf, np.square(noise * gates))
+            added[one.rows] += np.stack([np.ones(len(length)), length * np.abs(gates), length], axis=1)
+            largest[one.rows] = np.maximum(largest[one.rows], np.abs(gates))
         scale = np.maximum(sizes([output]), np.sqrt(squares))
-    return Recomputed(output, scale, RoundingSpread(means, variances))
+        noise = np.sqrt(noises) + summing_noise(inputs.shape[1], added, largest)
+    return Recomputed(output, scale, RoundingSpread(means, variances), leeway(noise, scale))
 
 
 def compare(signed: Floats, recomputed: Recomputed, tolerance: Tolerance) -> Comparison:
@@ -135,9 +170,12 @@ def compare(signed: Floats, recomputed: Recomputed, tolerance: Tolerance) -> Com
     errors = sizes([_relative(signed, recomputed)])
     with np.errstate(divide="ignore", invalid="ignore"):
         honest = recomputed.rounding.reach(tolerance.honest_rate) / recomputed.sizes
-    allowed = np.maximum(tolerance.row, np.where(np.isfinite(honest), honest, 0.0))
+    allowed = np.maximum(
+        tolerance.row, np.hypot(np.where(np.isfinite(honest), honest, 0.0), recomputed.leeway)
+    )
     wrong = tuple(int(row) for row in np.flatnonzero(errors > allowed))
-    return Comparison(errors, allowed, wrong, int(np.argmax(errors / allowed)))
+    beyond = np.where(np.isinf(allowed), 0.0, errors / np.where(np.isinf(allowed), 1.0, allowed))
+    return Comparison(errors, allowed, wrong, int(np.argmax(beyond)))
 
 
 def drift(signed: Floats, recomputed: Recomputed) -> float:

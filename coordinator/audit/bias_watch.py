@@ -18,7 +18,6 @@ from ...ids import NodeId
 from ...trust.bias import HONEST_TIMES, mean_rounding
 from ...trust.drift import DriftAccumulator
 from ...trust.expert_arithmetic import Doubles
-from ...trust.honest_rounding import RoundingSpread
 from ...trust.recompute import Recomputed, Tolerance, drift
 from ...trust.residuals import Residuals, Stage, StageResiduals
 from ..dispatch.pairs import Int64s
@@ -109,11 +108,12 @@ class BiasWatch:
         """Adds exactly recomputed rows, whatever was the reason to recompute them; those that are to be judged for a bias, if any."""
         key = _key(question)
         record = self._exact.setdefault(key, _Exact())
-        fresh = _fresh(question, record.seen)
+        # A row of which nothing can be said would clear all others.
+        fresh = _fresh(question, record.seen, np.isfinite(recomputed.leeway))
         if not fresh.any():
             return []
         record.signed.append(question.output[fresh])
-        record.exact.append(_taken(recomputed, fresh))
+        record.exact.append(recomputed.taken(fresh))
         verified, rows = question.verified, question.selection.rows[fresh]
         before = record.kept.get(id(verified))
         if before is not None:
@@ -122,7 +122,7 @@ class BiasWatch:
         if len(record.seen) < self._tolerance.drift_rows:
             self._bound(key)
             return []
-        signed, exact = np.concatenate(record.signed), _joined(record.exact)
+        signed, exact = np.concatenate(record.signed), Recomputed.joined(record.exact)
         del self._exact[key]
         looks_biased = drift(signed, exact) > max(self._tolerance.drift, HONEST_TIMES * mean_rounding(exact))
         return list(record.kept.values()) if looks_biased else []
@@ -156,32 +156,16 @@ def _key(question: Question) -> tuple[NodeId, int]:
     return question.verified.host.node, question.verified.task.layer
 
 
-def _fresh(question: Question, seen: set[bytes]) -> npt.NDArray[np.bool_]:
-    """Which of the rows asked about have not been seen; they have been, after this."""
+def _fresh(
+    question: Question, seen: set[bytes], counted: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.bool_]:
+    """Which of the rows asked about, or of those that are counted, have not been seen; they have been, after this."""
     fresh = np.zeros(len(question.selection.rows), np.bool_)
     for index, row in enumerate(question.inputs):
+        if counted is not None and not counted[index]:
+            continue
         name = hashlib.blake2b((row + 0.0).tobytes(), digest_size=16).digest()
         if name not in seen:
             seen.add(name)
             fresh[index] = True
     return fresh
-
-
-def _taken(recomputed: Recomputed, rows: npt.NDArray[np.bool_]) -> Recomputed:
-    spread = recomputed.rounding
-    return Recomputed(
-        recomputed.output[rows],
-        recomputed.sizes[rows],
-        RoundingSpread(spread.mean[rows], spread.variance[rows]),
-    )
-
-
-def _joined(parts: list[Recomputed]) -> Recomputed:
-    return Recomputed(
-        np.concatenate([part.output for part in parts]),
-        np.concatenate([part.sizes for part in parts]),
-        RoundingSpread(
-            np.concatenate([part.rounding.mean for part in parts]),
-            np.concatenate([part.rounding.variance for part in parts]),
-        ),
-    )

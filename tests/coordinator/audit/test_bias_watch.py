@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def rows_of(node: AskedNode, seed: int, *, carried: int = ROWS) -> tuple[Questio
     question = Question.about(verified, of_first, OpeningKind.RAW)
     truth = question.output.astype(np.float64) / 2
     sizes = np.linalg.norm(truth, axis=1)
-    return question, Recomputed(truth, sizes, RoundingSpread(np.zeros(ROWS), np.zeros(ROWS)))
+    return question, Recomputed(truth, sizes, RoundingSpread(np.zeros(ROWS), np.zeros(ROWS)), np.zeros(ROWS))
 
 
 def test_a_record_that_grows_is_not_given_up_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,3 +55,13 @@ def test_the_fewest_rows_for_their_bytes_give_way(monkeypatch: pytest.MonkeyPatc
     assert len(watch.weigh(*rows_of(small, 3))) == 3
     assert not watch.weigh(*rows_of(large, 2, carried=64))
     assert not watch.weigh(*rows_of(large, 3, carried=64))
+
+
+def test_rows_of_which_nothing_can_be_said_are_not_kept() -> None:
+    node, watch = AskedNode(MODEL, bytes(32)), BiasWatch(1e-4, Tolerance(drift_rows=ENOUGH))
+    for seed in (1, 2, 3):
+        question, truth = rows_of(node, seed)
+        assert not watch.weigh(question, replace(truth, leeway=np.full(ROWS, np.inf)))
+    for seed in (4, 5):
+        assert not watch.weigh(*rows_of(node, seed))
+    assert len(watch.weigh(*rows_of(node, 6))) == 3
