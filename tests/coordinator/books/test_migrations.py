@@ -97,7 +97,7 @@ def test_whom_an_operator_may_have_admitted_is_not_convicted_by_old_evidence(
         for step in migrations.STEPS[1]:
             connection.execute(text(step.format(**types)))
 
-    database.write(migrate)
+    database.write_beside(migrate)
     found = database.read(all_standings)
     database.close()
     assert [found[NodeId(str(node))].standing.admitted_s for node in range(4)] == [100, 100, 0, 0]
