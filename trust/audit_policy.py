@@ -95,6 +95,11 @@ class AuditPolicy:
         """
         return [subject for subject in subjects if self._chosen(subject, draw, always)]
 
+    def is_due(self, chosen: Sequence[AuditSubject], draw: float) -> bool:
+        """Whether an audit of the chosen may not be put off: the lowest rate asks for it, or chance has passed over one of them for
+        too long. What the first audits ask for beyond that rate may wait."""
+        return draw < self.settings.lowest_rate or any(self.rate(subject) < 1 for subject in chosen)
+
     def _chosen(self, subject: AuditSubject, draw: float, always: bool) -> bool:
         rate, passed_over = self.rate(subject), self.passed_over.get(subject, 0)
         chosen = always or draw < rate or passed_over * rate >= LONGEST_GAP

@@ -4,9 +4,9 @@ Guarantees: whoever hands it a result never waits and never sees an error; what 
 counted, and counts for no node's good; a challenge goes out only about a result whose signature was checked and is kept. An
 opening that does not look honest, and one that does not come, lead to a recomputation, which alone convicts, but for two unrelated
 witnesses who agree where the weights are not at hand; a node that
-is found right is at most struck for being late. A node is asked about one result at a time, at the pace of `pace.py`, which this
-thread keeps to as well; which of those that wait it is asked about, and which are given up when too many do, is drawn. Results that
-somebody waits for go to `urgent_audits.py`, second answers to `second_answers.py`. Everything but `watch` and `watch_rivals` happens
+is found right is at most struck for being late. What the lowest rate asks for, and all of a node on probation, is asked about at once;
+what is asked beyond that, about one result at a time and at the pace of `pace.py`, which this thread keeps to as well. Which of those that
+wait a node is asked about, and which are given up when too many do, is drawn. Results that somebody waits for go to `urgent_audits.py`, second answers to `second_answers.py`. Everything but `watch` and `watch_rivals` happens
 on one thread of its own.
 """
 
@@ -151,13 +151,16 @@ class Auditor:
     def _look_at(self, item: VerifiedResult | Incoming) -> None:
         match item:
             case VerifiedResult(cover=None):
-                self._guarded(item, partial(self._consider, item))
+                self._guarded(item, partial(self._consider, item), paced=False)
             case VerifiedResult(cover=Cover() as cover):
                 self._worked(item.host)
                 self._urgent.cover(item, cover)
             case Answer(covering=None):
-                self._line(item.question.verified.host).pace.ended(item.came_s)
-                self._guarded(item.question.verified, partial(self._conclude, item))
+                line = self._line(item.question.verified.host)
+                was_due = line.ended(item.question)
+                if not was_due:
+                    line.pace.ended(item.came_s)
+                self._guarded(item.question.verified, partial(self._conclude, item), paced=not was_due)
             case Answer(covering=Covering() as covering):
                 self._urgent.came_back(item, covering)
             case Answered() | Shown():
@@ -166,8 +169,9 @@ class Auditor:
                 self._room_for_rivals.release()
                 self._guarded(None, partial(self._compare, item))
 
-    def _guarded(self, verified: VerifiedResult | None, step: partial[bool]) -> None:
-        """Does one step of an audit, and counts the time that it takes; whatever goes wrong ends this audit and no other."""
+    def _guarded(self, verified: VerifiedResult | None, step: partial[bool], *, paced: bool = True) -> None:
+        """Does one step of an audit; whatever goes wrong ends this audit and no other. Counts the time that it takes, if the pace is to know:
+        not of what is due, nor of looking at results, or much work would leave no time for audits."""
         began_s, used_s = time.monotonic(), time.thread_time()
         try:
             ended = step()
@@ -181,8 +185,9 @@ class Auditor:
             ended = True
         if ended and verified is not None:
             self._inbox.release(verified)
-        spent_s = min(time.thread_time() - used_s, MOST_COUNTED_S)
-        self._own_pace.took(spent_s, began_s, time.monotonic())
+        if paced:
+            spent_s = min(time.thread_time() - used_s, MOST_COUNTED_S)
+            self._own_pace.took(spent_s, began_s, time.monotonic())
 
     def _hear(self, item: Answered | Shown) -> bool:
         self.hearings.take(item)
@@ -206,30 +211,30 @@ class Auditor:
         """Gives up results of the longest lines while more than half of the memory waits: what comes next needs the rest."""
         waiting = sum(line.size for line in self._lines.values())
         while waiting > self._settings.memory_bytes // 2:
-            given_up = max(self._lines.values(), key=lambda line: line.size).draw().verified
+            given_up = max(self._lines.values(), key=lambda line: line.size).give_up().verified
             waiting -= given_up.size
             self._inbox.release(given_up)
             self._counters.dropped()
 
     def _forget_idle(self, now_s: float) -> None:
         for host, line in list(self._lines.items()):
-            if not line and line.pace.worked_s + FORGET_AFTER_S < now_s:
+            if line.idle and line.pace.worked_s + FORGET_AFTER_S < now_s:
                 del self._lines[host]
         self._urgent.forget_idle(now_s)
 
     def _pause_s(self) -> float:
         """How long to wait for an event before some node may be asked again."""
         now_s = time.monotonic()
-        waits = (line.pace.wait_s(now_s) for line in self._lines.values() if line)
+        waits = (line.pace.wait_s(now_s) for line in self._lines.values() if line.may_wait)
         return min(SAVE_EVERY_S, max(min(waits, default=SAVE_EVERY_S), self._own_pace.wait_s(now_s)))
 
     def _consider(self, verified: VerifiedResult) -> bool:
         """Decides whether a result is audited; whether that was all."""
         line = self._worked(verified.host)
-        subjects = self._chooser.subjects(verified)
-        if not subjects:
+        waiting = self._chooser.choose(verified)
+        if waiting is None:
             return True
-        line.add(Waiting(verified, subjects))
+        line.add(waiting)
         return False
 
     def _worked(self, host: Host) -> Line:
@@ -243,15 +248,20 @@ class Auditor:
         return line
 
     def _ask(self) -> None:
-        """Asks each node that may be asked now about any of its results."""
+        """Asks each node about its results that are due, and about others if it may be asked about these now."""
         for line in self._lines.values():
-            while line and max(pace.wait_s(time.monotonic()) for pace in (line.pace, self._own_pace)) <= 0:
-                drawn = line.draw()
-                self._guarded(drawn.verified, partial(self._challenge, drawn, line.pace))
+            while (due := line.draw_due()) is not None:
+                self._guarded(due.verified, partial(self._challenge, due, line), paced=False)
+            while (
+                line.may_wait
+                and max(pace.wait_s(time.monotonic()) for pace in (line.pace, self._own_pace)) <= 0
+            ):
+                drawn = line.draw_other()
+                self._guarded(drawn.verified, partial(self._challenge, drawn, line))
         waiting = sum(map(len, self._lines.values())) + len(self._urgent)
         self._counters.waiting(waiting)
 
-    def _challenge(self, drawn: Waiting, pace: Pace) -> bool:
+    def _challenge(self, drawn: Waiting, line: Line) -> bool:
         """Asks about a result; whether that ended its audit."""
         host = drawn.verified.host
         if not self.consequences.serves(host.node):
@@ -262,8 +272,13 @@ class Auditor:
             return True
         kind = self._chooser.kind()
         question = Question.about(drawn.verified, selection, kind)
-        pace.asked(time.monotonic(), self._work(question) * host.estimate().seconds_per_byte)
-        self._asker.ask(question, host.deadline_s(len(selection.rows)))
+        # It opens one after another, and each is given the time for those before it.
+        deadline_s = host.deadline_s(len(selection.rows) + line.due_rows)
+        if drawn.due:
+            line.asked(question)
+        else:
+            line.pace.asked(time.monotonic(), self._work(question) * host.estimate().seconds_per_byte)
+        self._asker.ask(question, deadline_s)
         return False
 
     def _work(self, question: Question) -> float:

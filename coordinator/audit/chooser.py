@@ -1,8 +1,8 @@
 """Which results are audited, and which of their rows.
 
 Guarantees: the rate rule of `trust.audit_policy` decides, by numbers that no node can foresee; a node on probation has all of its
-results audited, one that does not serve none; what somebody waits for is audited whole. How often a node has passed outlives a restart, as it was some seconds before. For one
-thread.
+results audited, one that does not serve none; what somebody waits for is audited whole. How often a node has passed outlives a restart, as
+it was some seconds before. For one thread.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ...trust.audit_statements import OpeningKind
 from ..dispatch.pairs import Int64s
 from ..dispatch.verified_result import VerifiedResult
 from .canonical_weights import CanonicalExperts
+from .line import Waiting
 from .passed_audits import PassedAudits
 from .secret_draws import SecretDraws
 from .selection import Selection, SelectionCaps, cover, select
@@ -53,18 +54,20 @@ class Chooser:
         self._saved_s = time.monotonic()
         self.policy.restore(self._kept.load())
 
-    def subjects(self, verified: VerifiedResult) -> list[AuditSubject]:
-        """The node's experts for whose sake this result is audited; none when it is not."""
+    def choose(self, verified: VerifiedResult) -> Waiting | None:
+        """The result with the node's experts for whose sake it is audited; None when it is not."""
         host, layer = verified.host, verified.task.layer
         standing = self._standings.of(host.node)
         if not standing.serves:
-            return []
+            return None
         version = host.software_version
         subjects = [
             AuditSubject(host.node, ExpertKey(layer, expert), version) for expert in verified.pairs.loads[0]
         ]
         draw = float(self._draws.take(1)[0])
-        return self.policy.choose(subjects, draw, always=standing.always_audited)
+        always = standing.always_audited
+        chosen = self.policy.choose(subjects, draw, always=always)
+        return Waiting(verified, chosen, always or self.policy.is_due(chosen, draw)) if chosen else None
 
     def selection(self, verified: VerifiedResult, subjects: list[AuditSubject]) -> Selection | None:
         """The rows to ask for; None when there are none within the caps."""

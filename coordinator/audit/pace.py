@@ -1,10 +1,10 @@
-"""When a node may be asked to open a result, and when the coordinator may look at one: one after another while they have nothing
-else to do, and so seldom otherwise that their work hardly feels it.
+"""When a node may be asked to open more than is due, and when the coordinator may look at that: one opening after another while they have
+nothing else to do, and so seldom otherwise that their work hardly feels it.
 
 Guarantees: pure decisions over a clock that is given. One opening at a time is asked for. Over any time in which results keep
-coming, audits take no more than the share that was set, and the credit that a node begins with, so that a newcomer's first
-results are asked about while it works. A node that opens slowly is asked little more seldom: what counts is mostly what the
-opening is worth.
+coming, these audits take no more than the share that was set, and the credit that a node begins with, so that the first results of an
+expert are asked about while the node works. A node that opens slowly is asked little more seldom: what counts is mostly what the
+opening is worth. What the lowest rate asks for keeps to no pace (`line.py`).
 """
 
 from __future__ import annotations

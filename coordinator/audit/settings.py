@@ -27,7 +27,8 @@ class AuditSettings:
         enabled: Whether they are at all; without, only signatures are checked.
         first_audits: Calls of each expert of a node that are all audited.
         lowest_rate: The share of its calls that is audited however long all has been well.
-        busy_share: The share of a busy node's time that audits may take, and of the coordinator's; results wait for their turn.
+        busy_share: The share of a busy node's time, and of the coordinator's, that audits beyond the lowest rate may take: those of what
+            it is new to; results wait for their turn.
         projections: Secret vectors of a layer; more see smaller errors in fewer rows, and cost memory and time.
         epoch_s: After how long all secret vectors are made anew.
         suspicion_rate: How often an honest opening may be suspected, and be recomputed for nothing.

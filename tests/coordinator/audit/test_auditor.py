@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from folkmoot.coordinator.audit.canonical_weights import CanonicalExperts
+from folkmoot.coordinator.audit.line import DUE_ROWS_AT_ONCE
 from folkmoot.coordinator.audit.sketch_book import SketchBook
 from folkmoot.errors import ModelError
 from folkmoot.ids import ExpertKey
+from folkmoot.protos.limits import MAX_OPENED_ROWS
 from folkmoot.tests.support.asked_node import Misconduct
 from folkmoot.tests.support.memory_experts import MemoryExperts
 from folkmoot.tests.support.running_auditor import running_auditor
@@ -33,6 +36,10 @@ HARMLESS = {
     Misconduct.MOVED_ON: ("not_now", False),
 }
 """Openings that do not count: why, and whether the node is struck for it though its result was right."""
+
+
+MEMBERS: dict[str, Any] = {"probation_audits": 1, "lowest_rate": 1e-9}
+"""Of whom one audit is enough; then their first audits alone ask for any."""
 
 
 def test_an_honest_node_passes_and_becomes_a_member(tmp_path: Path) -> None:
@@ -132,46 +139,94 @@ def test_a_convicted_node_is_not_looked_at_again(tmp_path: Path) -> None:
         node = audits.node(Misconduct.SCALED_OUTPUT, keeps=True)
         for seed in range(3):
             audits.auditor.watch(node.result(seed=seed))
-        audits.until(lambda totals: totals.challenges == 1 and totals.waiting == 2)
-        node.answer(node.asked[0])
+        audits.until(lambda totals: totals.challenges == 3)
+        for challenge in list(node.asked):
+            node.answer(challenge)
         assert audits.ended(3).outcomes == {"wrong": 1, "abandoned": 2}
         audits.auditor.watch(node.result(seed=9))
         audits.until(lambda totals: totals.results == 4)
-        assert len(node.asked) == 1
+        assert len(node.asked) == 3
         assert len(audits.evidence) == 1
 
 
 def test_what_does_not_fit_is_counted_and_nobody_waits(tmp_path: Path) -> None:
-    with running_auditor(tmp_path, memory_bytes=1 << 20) as audits:
+    with running_auditor(tmp_path, memory_bytes=1 << 20, **MEMBERS) as audits:
         node = audits.node(keeps=True)
+        audits.auditor.watch(node.result(seed=9))
+        audits.until(lambda totals: totals.challenges == 1)
+        node.answer(node.asked.pop())
+        audits.ended(1)
         result = node.result(rows=512, seed=1)
         half = (1 << 19) // result.size
         began_s = time.monotonic()
         for _ in range(200):
             audits.auditor.watch(result)
         assert time.monotonic() - began_s < 5
-        totals = audits.until(lambda totals: totals.waiting + totals.challenges + totals.dropped == 200)
-        assert (totals.challenges, totals.waiting) in ((1, half), (1, half - 1)), "half of the memory waits"
+        totals = audits.until(lambda totals: totals.waiting + totals.challenges + totals.dropped == 201)
+        assert (totals.challenges, totals.waiting) in ((2, half), (2, half - 1)), "half of the memory waits"
         node.answer(node.asked[0])
-        audits.ended(1)
+        audits.ended(2)
         for _ in range(200):
             audits.auditor.watch(result)
-        audits.until(lambda totals: totals.waiting + totals.challenges + totals.dropped == 400)
+        audits.until(lambda totals: totals.waiting + totals.challenges + totals.dropped == 401)
         totals = audits.until(lambda totals: totals.waiting == half)
-        assert totals.dropped == 400 - half - totals.challenges, "an audit that has ended makes room"
+        assert totals.dropped == 401 - half - totals.challenges, "an audit that has ended makes room"
 
 
-def test_a_node_is_asked_about_one_result_at_a_time(tmp_path: Path) -> None:
-    with running_auditor(tmp_path) as audits:
+def test_a_member_is_asked_about_one_result_at_a_time_beyond_the_lowest_rate(tmp_path: Path) -> None:
+    with running_auditor(tmp_path, busy_share=1.0, **MEMBERS) as audits:
         nodes = [audits.node(keeps=True) for _ in range(2)]
+        for node in nodes:
+            audits.auditor.watch(node.result(seed=9))
+        audits.until(lambda totals: totals.challenges == 2)
+        for node in nodes:
+            node.answer(node.asked.pop())
+        audits.ended(2)
         for seed in range(5):
             for node in nodes:
                 audits.auditor.watch(node.result(seed=seed))
-        audits.until(lambda totals: totals.challenges == 2 and totals.waiting == 8)
+        audits.until(lambda totals: totals.challenges == 4 and totals.waiting == 8)
         for answered in range(4):
             nodes[0].answer(nodes[0].asked[answered])
-            audits.until(lambda totals, so_far=answered: totals.challenges == so_far + 3)  # type: ignore[misc]
+            audits.until(lambda totals, so_far=answered: totals.challenges == so_far + 5)  # type: ignore[misc]
         assert (len(nodes[0].asked), len(nodes[1].asked)) == (5, 1)
+
+
+def test_all_of_a_newcomer_is_asked_about_however_slowly_it_opens(tmp_path: Path) -> None:
+    with running_auditor(tmp_path, busy_share=1e-6, rows_per_expert=MAX_OPENED_ROWS) as audits:
+        node, other = audits.node(keeps=True), audits.node(keeps=True)
+        for seed in range(20):
+            audits.auditor.watch(node.result(seed=seed))
+        audits.until(lambda totals: totals.challenges == 20 and totals.waiting == 0)
+        rows = MAX_OPENED_ROWS
+        for seed in range(DUE_ROWS_AT_ONCE // rows + 3):
+            audits.auditor.watch(other.result(rows=rows, seed=seed))
+        totals = audits.until(lambda totals: totals.waiting == 3)
+        assert totals.challenges == 20 + DUE_ROWS_AT_ONCE // rows, (
+            "as much as a node may have to open at a time"
+        )
+        other.answer(other.asked[0])
+        audits.until(lambda totals: totals.waiting == 2)
+
+
+def test_neither_much_work_nor_a_small_share_lowers_the_lowest_rate(tmp_path: Path) -> None:
+    model = MemoryExperts(experts=1, hidden=32, intermediate=32)
+    settings: dict[str, Any] = {
+        "first_audits": 5,
+        "probation_audits": 5,
+        "lowest_rate": 0.1,
+        "busy_share": 1e-6,
+    }
+    with running_auditor(tmp_path, model, **settings) as audits:
+        node = audits.node()
+        for seed in range(5):
+            audits.auditor.watch(node.result(seed=seed, top_k=1))
+        audits.ended(5)
+        results = [node.result(seed=seed, top_k=1) for seed in range(400)]
+        for result in results:
+            audits.auditor.watch(result)
+        totals = audits.until(lambda totals: totals.results == 405 and totals.challenges > 5 + 15)
+        assert totals.challenges < 5 + 80, "40 +- 6 of 400"
 
 
 def test_a_fault_ends_one_audit_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
