@@ -1,7 +1,8 @@
 """Keeps the sketches of the present epoch, and makes those of the next before the present one ends its service.
 
 Guarantees: `current` is a book at any time, and any sketch of it can be had; a new epoch's book takes its place only when
-all of its sketches are on disk; the model's folders of other epochs are removed then. The secret is made once for a state
+all of its sketches are on disk; the model's folders of other epochs are removed then. Projections that others have followed never come
+back (`epochs.py`). The secret is made once for a state
 folder and never leaves it. In the background sketches are made as fast as the experts can be read while nothing else is to be
 done, and a tenth of the time while there is.
 """
@@ -24,6 +25,7 @@ from ...ids import ExpertKey
 from ...trust.projections import SECRET_BYTES
 from ...trust.secret_files import load_or_create_secret
 from .canonical_weights import CanonicalExperts
+from .epochs import Epochs
 from .freed_memory import give_back
 from .private_files import private_folder
 from .sketch_book import SketchBook
@@ -64,13 +66,13 @@ class SketchKeeper:
         """
         self._experts = experts
         self._count = count
-        self._epoch_s = epoch_s
-        self._clock = clock
         self._secret = load_or_create_secret(
             private_folder(folder) / SECRET_FILE, SECRET_BYTES, "a new one is made, and all sketches with it"
         )
         self._parent = private_folder(folder / SKETCHES_FOLDER)
-        self.current = self._book()
+        self._epochs = Epochs(self._parent, epoch_s, clock)
+        self._look_up_s = min(LOOK_UP_S, epoch_s)
+        self.current = self._book(self._epochs.number)
         self._closing = threading.Event()
         self._worked_s = -math.inf
         self._thread = threading.Thread(target=self._run, name="folkmoot-sketches", daemon=True)
@@ -89,6 +91,10 @@ class SketchKeeper:
         """A result has just come: the machine has better to do than sketches."""
         self._worked_s = time.monotonic()
 
+    def renew(self, spent: SketchBook) -> None:
+        """Somebody may have learned of a book's projections: others are made in the background, unless they are already."""
+        self._epochs.renew(spent.epoch)
+
     def refresh(self, sketched: Callable[[ExpertKey], None] = lambda _: None) -> None:
         """Makes what is missing of the present epoch's sketches; its book is the current one afterwards.
 
@@ -99,7 +105,8 @@ class SketchKeeper:
             ModelError: when an expert's weights cannot be read, or are damaged.
             SketchError: when they are not finite.
         """
-        book = self.current if self.current.epoch == self._epoch() else self._book()
+        epoch = self._epochs.number
+        book = self.current if self.current.epoch == epoch else self._book(epoch)
         for key in sorted(self._experts.manifest.experts):
             if self._closing.is_set():
                 return
@@ -119,8 +126,8 @@ class SketchKeeper:
         torch.set_num_threads(1)  # of this thread's own products: the trunk's have the cores
         made = -1
         while not self._closing.is_set():
-            if made != self._epoch():
-                made = self._epoch()
+            if made != self._epochs.number:
+                made = self._epochs.number
                 began_s = time.monotonic()
                 try:
                     self.refresh()
@@ -128,10 +135,7 @@ class SketchKeeper:
                     log.error("not all sketches can be made; audits make those that they need: %s", error)
                 else:
                     log.info("sketches of epoch %d are ready after %.1f s", made, time.monotonic() - began_s)
-            self._closing.wait(min(LOOK_UP_S, self._epoch_s))
+            self._closing.wait(self._look_up_s)
 
-    def _epoch(self) -> int:
-        return int(self._clock() // self._epoch_s)
-
-    def _book(self) -> SketchBook:
-        return SketchBook(self._parent, self._experts, self._secret, self._epoch(), self._count)
+    def _book(self, epoch: int) -> SketchBook:
+        return SketchBook(self._parent, self._experts, self._secret, epoch, self._count)
