@@ -35,9 +35,9 @@ demo: $(STAMP)  ## start a coordinator and three nodes on this machine, ask them
 	@$(BIN)/folkmoot demo
 
 # A file goes to one worker as a whole, so that what its tests share is made once; in the order of the tree, so that none of
-# the files with few but long tests comes last.
+# the files with few but long tests comes last. Tests start hundreds of processes: what they import is compiled once.
 test: $(DEV_STAMP)  ## run the default test suite
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(DEV_STAMP)  ## run the tests that take minutes each
 	$(BIN)/pytest -m slow --timeout 1800

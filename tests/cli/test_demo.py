@@ -169,7 +169,8 @@ def until_api(process: subprocess.Popen[str]) -> Iterator[str]:
         yield line
         if line.startswith("api "):
             return
-    raise AssertionError("the demo ended without serving")
+    _, err = process.communicate(timeout=WAIT_S)
+    raise AssertionError(f"the demo ended with code {process.returncode} and did not serve: {err}")
 
 
 def process_with(home: Path, argument: str) -> psutil.Process:

@@ -114,21 +114,21 @@ async def test_the_outbox_keeps_order_and_makes_readers_wait_when_it_is_full() -
     outbox = Outbox()
     left: list[int] = []
     for number in range(MAX_WAITING):
-        await asyncio.wait_for(outbox.room(), 1)
+        await asyncio.wait_for(outbox.room(), 60)
         message = link_pb2.NodeMessage(pong=link_pb2.Pong(token=number))
         outbox.post(message, partial(left.append, number))
     room = asyncio.create_task(outbox.room())
     await asyncio.sleep(0)
     assert not room.done()
     assert [(await outbox.next()).pong.token for _ in range(3)] == [0, 1, 2] == left
-    await asyncio.wait_for(room, 1)
+    await asyncio.wait_for(room, 60)
     sending = asyncio.create_task(outbox.send(link_pb2.NodeMessage()))
     for _ in range(MAX_WAITING - 2):
         await outbox.next()
-    await asyncio.wait_for(sending, 1)
+    await asyncio.wait_for(sending, 60)
     outbox.close()
     outbox.post(link_pb2.NodeMessage())
-    await asyncio.wait_for(outbox.room(), 1)
+    await asyncio.wait_for(outbox.room(), 60)
 
 
 async def test_a_limit_of_uploads_holds_up_results_and_nothing_else() -> None:
@@ -142,7 +142,7 @@ async def test_a_limit_of_uploads_holds_up_results_and_nothing_else() -> None:
     coming = asyncio.create_task(outbox.next())
     for token in (1, 2):
         outbox.post(link_pb2.NodeMessage(pong=link_pb2.Pong(token=token)))
-        assert (await asyncio.wait_for(coming, 5)).pong.token == token
+        assert (await asyncio.wait_for(coming, 60)).pong.token == token
         coming = asyncio.create_task(outbox.next())
         await asyncio.sleep(0)
     leaving = link_pb2.NodeMessage(leaving=link_pb2.Leaving(reason="enough"))

@@ -56,7 +56,7 @@ async def test_a_reader_that_waits_is_woken_by_each_delta() -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
         threading.Thread(target=reader.generation.push, args=(delta(text),)).start()
-        assert (await asyncio.wait_for(waiting, 10)).text == text
+        assert (await asyncio.wait_for(waiting, 60)).text == text
     await stream.aclose()
 
 
@@ -78,7 +78,7 @@ async def test_a_failure_wakes_a_reader_that_waits() -> None:
     await asyncio.sleep(0)
     threading.Thread(target=reader.generation.fail, args=(EngineFault("broken"),)).start()
     with pytest.raises(EngineFault):
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(waiting, 60)
 
 
 async def test_a_task_that_is_cancelled_cancels_the_answer() -> None:
