@@ -35,7 +35,7 @@ from .challenges import Activations, ChallengeReader, Question, open_parts
 from .frames import FrameReader, Work
 from .receipts import ReceiptWindow
 from .replies import refused_challenge, refused_frame, signed_opening
-from .rows import Reason, Refused, malformed
+from .rows import Reason, Refused, malformed, within_reason
 from .session import Session
 from .shelf import Shelf
 from .work_queue import WorkQueue
@@ -188,8 +188,17 @@ class Executor:
         return self._reader.read(frame)
 
     def compute(self, work: Work) -> torch.Tensor:
-        """[R, H] float32: per row, the gated sum over the work's experts."""
-        return self._backend.feed_forward(work.groups, work.hidden)
+        """[R, H] float32: per row, the gated sum over the work's experts.
+
+        Raises:
+            Refused: when that is not finite, or larger than any model's activations: it would be signed for good, and used by nobody.
+        """
+        output = self._backend.feed_forward(work.groups, work.hidden)
+        if not within_reason(output):
+            raise malformed(
+                "these rows and gates lead to numbers that are not finite, or larger than any model's"
+            )
+        return output
 
     def task(self, frame: link_pb2.Frame, work: Work) -> TaskStatement:
         """What an answer to the frame is bound to."""

@@ -1,7 +1,8 @@
 """What frames and challenges have in common: rows of a layer, and the experts that they go through.
 
 Guarantees: rows come out only with the model's dtype and width and within a cap, experts only if the manifest has them and the
-node holds them when asked. Whatever else arrives is `Refused`, with the reason.
+node holds them when asked; no row holds what is not finite, or so large that honest machines would not agree on its answer. Whatever
+else arrives is `Refused`, with the reason. Tiny rows are rows: zero is a right answer to them.
 
 Letters: R rows, H hidden size.
 """
@@ -18,6 +19,7 @@ from ..kernels.formats import DTYPES
 from ..models.manifest import Manifest, ManifestError
 from ..protos.codec import TensorError, decode_tensor, wire_dtype
 from ..protos.folkmoot.v1 import link_pb2, tensor_pb2
+from ..protos.limits import MAX_ACTIVATION
 from .shelf import Shelf
 
 Reason = link_pb2.Refusal.Reason
@@ -39,6 +41,14 @@ class Refused(WireError):
 def malformed(message: str) -> Refused:
     """The refusal of what breaks the contract."""
     return Refused(Reason.REASON_MALFORMED, message)
+
+
+def within_reason(numbers: torch.Tensor) -> bool:
+    """Whether all numbers are finite, and none is larger than a model's."""
+    if not numbers.numel():
+        return True
+    least, most = torch.aminmax(numbers)  # a NaN is both, and not at most anything
+    return -MAX_ACTIVATION <= float(least) and float(most) <= MAX_ACTIVATION
 
 
 class RowsReader:
@@ -71,9 +81,9 @@ class RowsReader:
             raise malformed(f"the model has no experts in layer {layer}")
 
     def hidden(self, tensor: tensor_pb2.Tensor, max_rows: int) -> torch.Tensor:
-        """[R, H]. Raises Refused when the tensor is anything else, or has more rows than the cap."""
+        """[R, H]. Raises Refused when the tensor is anything else, has more rows than the cap, or numbers that no model has."""
         try:
-            return decode_tensor(
+            rows = decode_tensor(
                 tensor,
                 dtype=self.dtype,
                 shape=(None, self._hidden),
@@ -82,6 +92,9 @@ class RowsReader:
             )
         except TensorError as error:
             raise malformed(error.message) from error
+        if not within_reason(rows):
+            raise malformed("a row holds what is not finite, or larger than any model's activations")
+        return rows
 
     def experts(self, layer: int, numbers: Sequence[int]) -> list[Expert]:
         """Experts of a layer that the model has, in the order asked for. Raises Refused when one is not held."""

@@ -80,3 +80,8 @@ def server_options() -> ChannelOptions:
         # Without this a second coordinator would silently share the port instead of being told that it is in use.
         ("grpc.so_reuseport", 0),
     ]
+
+
+MAX_ACTIVATION: Final = 1e12
+"""No model has activations near it. Rows with larger ones, finite though they are, lead to numbers that leave float32's range inside an
+expert or in the trunk: coordinators send none and use none, and nodes neither compute nor sign them."""

@@ -97,6 +97,9 @@ WRONG: dict[str, tuple[Damage, Refusal.Reason.ValueType, str]] = {
     "wrong width": (hidden_is(torch.zeros(2, 31)), MALFORMED, "hidden"),
     "wrong rank": (hidden_is(torch.zeros(64)), MALFORMED, "dimensions"),
     "wrong dtype": (hidden_is(torch.zeros(2, 32).bfloat16()), MALFORMED, "float32"),
+    "row that is NaN": (hidden_is(torch.full((2, 32), torch.nan)), MALFORMED, "finite"),
+    "row that is infinite": (hidden_is(torch.full((2, 32), -torch.inf)), MALFORMED, "finite"),
+    "row beyond all models": (hidden_is(torch.full((2, 32), -1e13)), MALFORMED, "larger"),
     "unknown dtype": (states("hidden", dtype=77), MALFORMED, "77"),
     "no hidden at all": (lambda frame: frame.ClearField("hidden"), MALFORMED, "hidden"),
     "no gates at all": (lambda frame: frame.ClearField("gates"), MALFORMED, "gates"),
@@ -131,6 +134,22 @@ async def test_every_wrong_frame_is_refused_and_the_node_goes_on(link: ScriptedL
         result = await link.answer(good)
         assert isinstance(result, link_pb2.Result), name
         link.check(good, result)
+
+
+async def test_what_leads_to_no_numbers_is_not_signed(link: ScriptedLink) -> None:
+    frame = link.frame(1, torch.randn(2, 32), GOOD)
+    gates_are(3e38, 3e38, 3e38)(frame)
+    refusal = await link.answer(frame)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.reason, "larger" in refusal.detail) == (MALFORMED, True)
+
+
+async def test_tiny_rows_are_answered(link: ScriptedLink) -> None:
+    for size in (1e-18, 1e-30, 1e-42, 0.0):
+        frame = link.frame(1, torch.full((2, 32), size), GOOD)
+        result = await link.answer(frame)
+        assert isinstance(result, link_pb2.Result), size
+        link.check(frame, result)
 
 
 @pytest.mark.parametrize("step", [0, -1])

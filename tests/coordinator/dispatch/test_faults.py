@@ -249,9 +249,10 @@ async def test_no_rows_and_rows_that_are_not_finite() -> None:
         hidden, ids, gates = network.model.routing(2)
         empty = await network.call(0, (hidden[:0], ids[:0], gates[:0]))
         assert empty.shape == (0, network.model.manifest.hidden)
-        hidden[1, 3] = torch.nan
-        with pytest.raises(NotFiniteActivationsError):
-            await network.call(0, (hidden, ids, gates))
+        for number in (torch.nan, torch.inf, -1e13):
+            hidden[1, 3] = number
+            with pytest.raises(NotFiniteActivationsError):
+                await network.call(0, (hidden, ids, gates))
         assert network.counters.totals().rejected == {}, "no node is blamed for the trunk's numbers"
 
 
