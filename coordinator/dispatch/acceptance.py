@@ -24,13 +24,11 @@ from ...protos.codec import (
     raw_bytes,
 )
 from ...protos.folkmoot.v1 import link_pb2
+from ...protos.limits import MAX_ACTIVATION
 from ...trust.keys import BadSignatureError, MissingSignatureError, VerifyingKey
 from ...trust.statements import ResultStatement, TaskStatement, tensor_digest
 
 STATUS_OK = 0
-LARGEST = 1e12
-"""No model has activations near it. Larger ones, finite though they are, would overflow in the trunk, and take down whoever shares
-the step before an audit could say whose they are."""
 
 
 class NotFiniteError(WireError):
@@ -83,7 +81,7 @@ def accept(result: link_pb2.Result, expected: Expected) -> Accepted:
     Raises:
         TensorError: the output has a wrong dtype, rank, shape, stated length or real length.
         SignatureError: the signature is missing, or is not this node's over this task and output.
-        NotFiniteError: the node signed NaN, infinity, or numbers beyond `LARGEST`.
+        NotFiniteError: the node signed NaN, infinity, or numbers beyond `MAX_ACTIVATION`.
     """
     task = expected.task
     shape = (task.rows, task.hidden)
@@ -93,7 +91,7 @@ def accept(result: link_pb2.Result, expected: Expected) -> Accepted:
     digest = tensor_digest(result.output.dtype, shape, raw_bytes(output))
     statement = ResultStatement(task.digest(), digest, STATUS_OK)
     expected.key.verify(result.signature, statement.encode())
-    if not float(output.abs().max()) <= LARGEST:  # a NaN is the maximum, and not at most anything
+    if not float(output.abs().max()) <= MAX_ACTIVATION:  # a NaN is the maximum, and not at most anything
         raise NotFiniteError(
             "the result holds numbers that are not finite, or so large that a step would overflow"
         )

@@ -27,6 +27,7 @@ from ...errors import CapacityError, ModelError, UnavailableError
 from ...ids import short
 from ...models.pool import StepTally
 from ...protos.folkmoot.v1 import link_pb2
+from ...protos.limits import MAX_ACTIVATION
 from ..self_host.own_host import OwnHost
 from .answering import Event, LateAnswers, accept_answer
 from .choice import HostEstimate
@@ -79,7 +80,8 @@ class Flight:
 
     def launch(self, pairs: Pairs) -> None:
         """Plans and sends the call's frames. Called once, before `result`."""
-        self._finite = bool(torch.isfinite(self._hidden).all())
+        # A NaN is the maximum, and not at most anything. Nodes refuse such rows: it is no fault of theirs.
+        self._finite = not self._hidden.numel() or float(self._hidden.abs().max()) <= MAX_ACTIVATION
         if self._finite:
             self._orphans = self._dispatch(pairs)
 
@@ -88,12 +90,12 @@ class Flight:
 
         Raises:
             ExpertsUnavailableError: when some expert had no host that answered within the limits.
-            NotFiniteActivationsError: when `hidden` holds NaN or infinity.
+            NotFiniteActivationsError: when `hidden` holds NaN, infinity, or numbers beyond `MAX_ACTIVATION`.
         """
         if self._answer is None:
             if not self._finite:
                 raise NotFiniteActivationsError(
-                    f"the activations before layer {self._layer} are not finite",
+                    f"the activations before layer {self._layer} are not finite, or beyond all that models have",
                     advice="check the model's weights, or use a wider dtype",
                 )
             for part in self._parts.values():
