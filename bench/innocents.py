@@ -30,7 +30,7 @@ from ..ids import ExpertKey
 from ..kernels.expert import Expert
 from ..kernels.feed_forward import Group, feed_forward
 from ..kernels.formats import DTYPES, ExpertSpec, WeightFormat
-from ..kernels.opening import open_expert
+from ..kernels.opening import open_expert, stands_in
 from ..trust.audit_check import Suspicion, check_opening
 from ..trust.audit_statements import OpeningKind
 from ..trust.expert_arithmetic import ExpertRows
@@ -156,7 +156,7 @@ class _Model:
         hidden, expert = heavy_rows(count, HIDDEN, seed, dtype), self._loaded[key]  # [n, H]
         output = feed_forward([Group(expert, torch.arange(count), torch.ones(count))], hidden)
         gate, up = open_expert(expert, hidden)  # [n, I]
-        wire = dtype if kind is OpeningKind.RAW else torch.float32
+        wire = stands_in(expert, dtype) if kind is OpeningKind.RAW else torch.float32
         pairs = ExpertRows(key.expert, np.arange(count), np.ones(count, np.float32))
         opened = OpenedExpert(
             pairs, None if gate is None else gate.to(wire).float().numpy(), up.to(wire).float().numpy()

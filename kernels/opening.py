@@ -8,6 +8,8 @@ Letters: n rows, H hidden size, I intermediate size.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from . import native_opening
@@ -40,6 +42,16 @@ def open_expert(expert: Expert, rows: torch.Tensor) -> tuple[torch.Tensor | None
         if bias is not None:
             output += bias.float()
     return (found[0] if "gate" in parts else None), found[-1]
+
+
+def stands_in(expert: Expert, rows: torch.dtype) -> torch.dtype:
+    """The type that gate and up activations of rows of this type surely stand in when a result is computed: float32 where
+    they are not rounded, or where one path of this machine rounds them and another does not.
+    """
+    if expert.native is not None or expert.spec.format.quantized or torch.cuda.is_available():
+        return torch.float32
+    weights = (tensor.dtype for tensor in expert.weights.values())
+    return functools.reduce(torch.promote_types, weights, rows)
 
 
 def _product(rows: torch.Tensor, matrix: Matrix) -> torch.Tensor:

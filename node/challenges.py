@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from ..kernels.expert import Expert
-from ..kernels.opening import open_expert
+from ..kernels.opening import open_expert, stands_in
 from ..models.manifest import Manifest
 from ..protos.codec import TensorError
 from ..protos.folkmoot.v1 import link_pb2
@@ -96,11 +96,16 @@ class ChallengeReader:
         return Question(
             sequence=challenge.sequence,
             kind=kind,
-            dtype=torch.float32 if kind is OpeningKind.TIGHT else self._rows.dtype,
+            dtype=torch.float32 if kind is OpeningKind.TIGHT else self._raw(experts),
             hidden=hidden,
             parts=tuple((expert, rows) for expert, (_, rows) in zip(experts, pairs, strict=True)),
             challenge=self._statement(challenge).digest(),
         )
+
+    def _raw(self, experts: Sequence[Expert]) -> torch.dtype:
+        """The model's type where results are computed from what was rounded to it, float32 otherwise."""
+        model = self._rows.dtype
+        return model if all(stands_in(expert, model) == model for expert in experts) else torch.float32
 
     def _statement(self, challenge: link_pb2.Challenge) -> ChallengeStatement:
         return ChallengeStatement(

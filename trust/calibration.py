@@ -7,8 +7,9 @@ How the tails are reached. A rate of 1e-4 a stage and the largest of 1,024 rows 
 affordable number of samples shows. They are extrapolated, in two ways, and the larger is taken: (1) the squares are
 taken for a gamma distribution with their mean and variance (exact if all rows had one error: the square over k
 projections is then chi-square of k degrees), by Wilson and Hilferty's approximation (1931); the variance of a mean of
-n rows is that between blocks plus that within them over n, so rows of one audit may resemble each other; (2) beyond
-the 99th percentile the squares of single rows are taken to fall off exponentially, as fast as their mean excess
+n rows is that between blocks plus that within them over n, so rows of one audit may resemble each other; and it is never less than
+rows of one error would have, for few samples often show less; (2) beyond
+the 95th percentile the squares of single rows are taken to fall off exponentially, as fast as their mean excess
 there. Both are wrong for an honest node whose errors are rarely but hugely larger than in the samples: calibrate with
 inputs that have the model's own outliers.
 """
@@ -31,8 +32,10 @@ DEFAULT_RATE: Final = 1e-4
 FLOOR: Final = 1e-5
 """Float32 sums in another order leave up to 3.4e-6, weights in any other format 1e-3 and more; no limit need be between."""
 FEWEST_ROWS: Final = 1000
-"""Of one source and stage: fewer do not show the 99th percentile."""
-_TAIL: Final = 0.01
+"""Of one source and stage: fewer do not show the 95th percentile well."""
+_TAIL: Final = 0.05
+_SHARE_OF_LENGTHENING: Final = {Stage.OPENED: 0.1, Stage.OUTPUT: 0.5}
+"""Of the rate. Weights in another format err in any direction; a bias, which shows here, is cheapest to add to the output."""
 
 Blocks = Sequence[StageResiduals]
 """A block is rows that one audit could see together: one expert's, or one frame's."""
@@ -42,8 +45,9 @@ def calibrate(
     samples: Mapping[str, Mapping[tuple[OpeningKind, Stage], Blocks]],
     rate: float = DEFAULT_RATE,
 ) -> Thresholds:
-    """Thresholds at a false-positive rate for each stage: a half of it for how long errors are (of several rows, of that a half for their
-    mean and a half for the largest), a half for what they have in common with what was expected.
+    """Thresholds at a false-positive rate for each stage: a share of it (a tenth of what was opened, a half of the output) for what
+    errors have in common with what was expected, the rest for how long they are: of several rows, half of that for their mean and half for
+    the largest.
 
     Args:
         samples: By source (an arithmetic that honest nodes may have, such as bfloat16 on a CPU), then by kind and stage.
@@ -59,7 +63,7 @@ def calibrate(
             (sum(len(block.errors) for block in blocks) for blocks in stages.values()), default=0
         )
         for stage, blocks in stages.items():
-            found = _stage_limits(source, blocks, rate)
+            found = _stage_limits(source, blocks, rate, _SHARE_OF_LENGTHENING[stage[1]])
             limits[stage] = _larger(limits[stage], found) if stage in limits else found
     return Thresholds(rate, sources, limits)
 
@@ -75,7 +79,7 @@ def _larger(one: StageLimits, other: StageLimits) -> StageLimits:
     )
 
 
-def _stage_limits(source: str, blocks: Blocks, rate: float) -> StageLimits:
+def _stage_limits(source: str, blocks: Blocks, rate: float, share_of_lengthening: float) -> StageLimits:
     squares = [np.square(block.by_row) for block in blocks]
     every = np.concatenate(squares) if squares else np.zeros(0)
     columns = {block.errors.shape[1] for block in blocks}
@@ -84,22 +88,31 @@ def _stage_limits(source: str, blocks: Blocks, rate: float) -> StageLimits:
             f"{source} has {len(every)} honest rows of a stage, not all finite and of one width",
             advice=f"measure at least {FEWEST_ROWS}, with one number of projections",
         )
-    mean, whole = float(every.mean()), float(every.var())
-    within = float(sum(np.square(block - block.mean()).sum() for block in squares) / len(every))
+    mean = float(every.mean())
+    chance = 2 * mean * mean / max(columns)
     # A row's error and its projections vary within a block too; what varies between blocks does not average out.
-    between = max(whole - within, 0.0)
+    within = float(sum(np.square(block - block.mean()).sum() for block in squares) / len(every))
+    between = max(float(every.var()) - within, 0.0)
+    within = max(within, chance)
+    whole = within + between
 
     along = np.square(np.concatenate([block.lengthening for block in blocks]))
+    along_mean = float(along.mean())
+    for_lengthening = rate * share_of_lengthening
+    for_length = rate - for_lengthening
 
     def worst(rows: int) -> float:
-        share = rate / 2 if rows == 1 else rate / 4 / rows
+        # One residual is as long as what it has in common with anything: it is looked at once.
+        of_one = rate if columns == {1} else for_length
+        share = of_one if rows == 1 else for_length / 2 / rows
         return max(gamma_quantile(mean, whole, share), _tail_quantile(every, share))
 
     def overall(rows: int) -> float:
-        return worst(1) if rows == 1 else gamma_quantile(mean, between + within / rows, rate / 4)
+        return worst(1) if rows == 1 else gamma_quantile(mean, between + within / rows, for_length / 2)
 
     lengthening = max(
-        gamma_quantile(float(along.mean()), float(along.var()), rate / 2), _tail_quantile(along, rate / 2)
+        gamma_quantile(along_mean, max(float(along.var()), 2 * along_mean * along_mean), for_lengthening),
+        _tail_quantile(along, for_lengthening),
     )
 
     return StageLimits(
@@ -119,7 +132,7 @@ def gamma_quantile(mean: float, variance: float, rate: float) -> float:
 
 
 def _tail_quantile(every: Doubles, rate: float) -> float:
-    """What single rows exceed at this rate, if they fall off exponentially beyond the 99th percentile."""
+    """What single rows exceed at this rate, if they fall off exponentially beyond the 95th percentile."""
     start = float(np.quantile(every, 1 - _TAIL))
     excess = every[every > start] - start
     mean_excess = float(excess.mean()) if len(excess) else 0.0

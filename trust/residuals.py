@@ -2,7 +2,8 @@
 
 Guarantees: everything is computed in float64 from the arrays given; each residual is divided by the norm of the
 vector that it is about, so the root of its mean square over projections estimates that vector's relative L2 error,
-whatever the scale of the activations. What is not finite leaves an infinite residual. Residuals tell about the secret
+whatever the scale of the activations. Of an output, what follows from the roundings that the profile allows before the last product
+is taken off (`explanations`). What is not finite leaves an infinite residual. Residuals tell about the secret
 projections: they never leave the coordinator, and print nothing of themselves.
 
 Letters: n audited rows, m rows of one expert, P pairs of row and expert, H hidden size, I intermediate size, k
@@ -20,7 +21,8 @@ from typing import Final
 import numpy as np
 
 from ..errors import TrustError
-from .expert_arithmetic import Doubles, ExpertForm, ExpertRows, Floats, activate, sizes
+from .expert_arithmetic import Doubles, ExpertForm, ExpertRows, Floats, Indices, sizes
+from .explanations import explain, inner_activations
 from .projections import Projections
 from .sketch import ExpertSketch, SketchError
 
@@ -124,21 +126,23 @@ def residuals(
     inputs, signed = np.asarray(rows, np.float64), np.asarray(output, np.float64)
     _check_shapes(form, projections, sketches, inputs, signed, opened)
     inner, outer = projections.inner.astype(np.float64), projections.outer.astype(np.float64)
-    explained = np.zeros((len(inputs), projections.count))  # [n, k]
     terms = np.zeros((len(inputs), projections.count))  # [n, k]
     parts: list[StageResiduals] = []
+    answers: list[tuple[Indices, Doubles]] = []
     with np.errstate(over="ignore", invalid="ignore"):
         for one in opened:
             sketch, chosen = sketches[one.pairs.expert], inputs[one.pairs.rows]  # [m, H]
             parts.append(_opened(one, sketch, inner, chosen))
-            answer = activate(form, one.gate, one.up) @ sketch.down.T.astype(np.float64) + sketch.down_bias
-            weighted = answer * np.asarray(one.pairs.gates, np.float64)[:, None]  # [m, k]
-            explained[one.pairs.rows] += weighted
-            terms[one.pairs.rows] += np.square(weighted)
+            between = inner_activations(form, one.gate, one.up)  # [w, m, I]
+            answer = between @ sketch.down.T.astype(np.float64) + sketch.down_bias
+            weighted = answer * np.asarray(one.pairs.gates, np.float64)[:, None]  # [w, m, k]
+            answers.append((one.pairs.rows, weighted))
+            terms[one.pairs.rows] += np.square(weighted[0])
+        found = signed @ outer.T
         scale = np.maximum(sizes([signed]), np.sqrt(np.mean(terms, axis=1)))
         return {
             Stage.OPENED: _joined(parts, axis=0),
-            Stage.OUTPUT: _divided(signed @ outer.T, explained, scale),
+            Stage.OUTPUT: _divided(found, explain(found, answers), scale),
         }
 
 

@@ -19,7 +19,7 @@ from .audit_statements import OpeningKind
 from .projections import MAX_COUNT
 from .residuals import SMALLEST_BIAS, Stage
 
-FORMAT: Final = "folkmoot-thresholds/2"
+FORMAT: Final = "folkmoot-thresholds/3"
 ROW_COUNTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """The numbers of rows that thresholds are made for."""
 MAX_ROWS: Final = ROW_COUNTS[-1]

@@ -2,7 +2,7 @@
 
 Guarantees: samples follow from the model, the projections and fixed seeds; they hold what this machine's kernels do with
 few rows and with many, and the least exact that the arithmetic profile allows: one rounding each of gate, up, their
-product and the output to the model's type. Inputs have a few channels that are much larger than the others, as real
+product and the output to the model's type. Each opens raw what it computed with. Inputs have a few channels that are much larger than the others, as real
 activations have.
 
 Letters: n rows, H hidden size, I intermediate size.
@@ -21,7 +21,7 @@ from ...kernels.by_rows import by_rows
 from ...kernels.expert import Expert
 from ...kernels.feed_forward import Group, feed_forward
 from ...kernels.formats import DTYPES
-from ...kernels.opening import open_expert
+from ...kernels.opening import open_expert, stands_in
 from ...trust.audit_statements import OpeningKind
 from ...trust.expert_arithmetic import Doubles, ExpertRows, Floats, activate
 from ...trust.residuals import OpenedExpert, Stage, StageResiduals, residuals
@@ -30,6 +30,7 @@ from .expert_sketching import slices
 from .freed_memory import give_back
 from .sketch_book import SketchBook
 
+_Opened = tuple[Floats | None, Floats]
 Samples = dict[str, dict[tuple[OpeningKind, Stage], list[StageResiduals]]]
 
 EXPERTS: Final = 8
@@ -55,8 +56,8 @@ def measure(experts: CanonicalExperts, book: SketchBook, spec: int) -> Samples:
             answers = _answers(experts, key, number)
             give_back()
         pairs = ExpertRows(key.expert, np.arange(ROWS), np.ones(ROWS, np.float32))
-        for source, output in answers.outputs.items():
-            for kind, (gate, up) in answers.opened.items():
+        for source, (output, raw) in answers.outputs.items():
+            for kind, (gate, up) in ((OpeningKind.RAW, raw), (OpeningKind.TIGHT, answers.exactly)):
                 found = residuals(
                     experts.form(key),
                     book.projections(key.layer),
@@ -84,13 +85,13 @@ class _Answers:
 
     Attributes:
         inputs: [n, H].
-        outputs: [n, H] by source.
-        opened: Gate and up activations, [n, I], by kind.
+        outputs: [n, H] by source, each with the gate and up activations, [n, I], that it opens raw.
+        exactly: Those that all open tightly.
     """
 
     inputs: Doubles
-    outputs: dict[str, Floats]
-    opened: dict[OpeningKind, tuple[Floats | None, Floats]]
+    outputs: dict[str, tuple[Floats, _Opened]]
+    exactly: _Opened
 
 
 def _answers(experts: CanonicalExperts, key: ExpertKey, seed: int) -> _Answers:
@@ -98,21 +99,24 @@ def _answers(experts: CanonicalExperts, key: ExpertKey, seed: int) -> _Answers:
     spec, expert, dtype = manifest.spec_of(key), experts.load(key), DTYPES[manifest.dtype]
     rows = heavy_rows(ROWS, spec.hidden, seed, dtype)  # [n, H]
     gate, up = open_expert(expert, rows)  # [n, I]
-    raw_gate, raw_up = (None if gate is None else gate.to(dtype).double()), up.to(dtype).double()
-    inner = activate(form, None if raw_gate is None else raw_gate.numpy(), raw_up.numpy())
+    exactly, least = _opened(gate, up, torch.float32), _opened(gate, up, dtype)
+    here = _opened(gate, up, stands_in(expert, dtype))
+    inner = activate(form, *least)
     answer = _second_product(expert, torch.from_numpy(inner).to(dtype).float())  # [n, H]
     return _Answers(
         rows.double().numpy(),
         {
-            "kernels, few rows": _computed(expert, rows, FEW_ROWS),
-            "kernels, many rows": _computed(expert, rows, ROWS),
-            "the profile's least": answer.to(dtype).double().numpy(),
+            "kernels, few rows": (_computed(expert, rows, FEW_ROWS), here),
+            "kernels, many rows": (_computed(expert, rows, ROWS), here),
+            "the profile's least": (answer.to(dtype).double().numpy(), least),
         },
-        {
-            OpeningKind.RAW: (None if raw_gate is None else raw_gate.numpy(), raw_up.numpy()),
-            OpeningKind.TIGHT: (None if gate is None else gate.numpy(), up.numpy()),
-        },
+        exactly,
     )
+
+
+def _opened(gate: torch.Tensor | None, up: torch.Tensor, dtype: torch.dtype) -> _Opened:
+    """Gate and up activations as they are when they are rounded to a type."""
+    return (None if gate is None else gate.to(dtype).double().numpy()), up.to(dtype).double().numpy()
 
 
 def _second_product(expert: Expert, inner: torch.Tensor) -> torch.Tensor:

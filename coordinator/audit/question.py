@@ -20,7 +20,7 @@ import torch
 
 from ...kernels.formats import DTYPES, ExpertSpec, Layout
 from ...models.manifest import Manifest
-from ...protos.codec import decode_tensor, encode_tensor, raw_bytes
+from ...protos.codec import decode_tensor, encode_tensor, raw_bytes, wire_dtype
 from ...protos.folkmoot.v1 import link_pb2
 from ...protos.limits import NONCE_BYTES
 from ...trust.audit_statements import ChallengeStatement, OpeningKind, OpeningStatement, rows_digest
@@ -100,7 +100,8 @@ class Question:
         return SentChallenge(self.message(deadline_s), len(self.selection.rows), deadline_s, on_end)
 
     def read(self, opening: link_pb2.Opening, spec: ExpertSpec, manifest: Manifest) -> list[OpenedExpert]:
-        """What the node opened, expert by expert.
+        """What the node opened, expert by expert. Raw, it may come in the model's type, if results are computed from what was
+        rounded to it, or in float32: whatever came is held against the limits of raw openings, which the former set.
 
         Args:
             opening: What came.
@@ -111,7 +112,8 @@ class Question:
             TensorError: when a tensor has another dtype, shape or length than was asked for.
             SignatureError: when the signature is missing, or not the node's over this opening.
         """
-        dtype = torch.float32 if self.kind is OpeningKind.TIGHT else DTYPES[manifest.dtype]
+        unrounded = self.kind is OpeningKind.TIGHT or opening.up.dtype == wire_dtype(torch.float32)
+        dtype = torch.float32 if unrounded else DTYPES[manifest.dtype]
         shape = (len(self.selection.pairs), spec.intermediate)
         cap = shape[0] * shape[1] * dtype.itemsize
         gated = spec.layout is not Layout.UNGATED

@@ -13,7 +13,7 @@ from folkmoot.kernels.by_rows import by_rows
 from folkmoot.kernels.expert import Expert
 from folkmoot.kernels.feed_forward import Group, feed_forward
 from folkmoot.kernels.formats import Activation, ExpertSpec, Layout, WeightFormat
-from folkmoot.kernels.opening import open_expert
+from folkmoot.kernels.opening import open_expert, stands_in
 from folkmoot.kernels.quantize import dequantize
 from folkmoot.tests.support.expert_oracle import ALL_FORMS, opened, random_bytes, relative_error, unit
 from folkmoot.tests.support.native_isas import available, forced
@@ -118,3 +118,22 @@ def test_a_result_follows_from_what_is_opened(
         relative_error(output, (activate(spec, *open_expert(changed, x)) @ dequantize(matrix).T).double())
         > 0.1
     )
+
+
+def test_what_stands_between_is_the_models_type_only_where_every_result_follows_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever opens rounded numbers that its results do not follow from would be suspected for it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for form in WeightFormat:
+        spec = ExpertSpec(128, 128, form, Layout.FUSED, Activation.SWIGLU)
+        expert = Expert.load(spec, random_bytes(spec, 1))
+        monkeypatch.setattr(Expert, "native", property(lambda expert: object()))
+        assert stands_in(expert, torch.bfloat16) == torch.float32
+        monkeypatch.setattr(Expert, "native", property(lambda expert: None))
+        wanted = torch.bfloat16 if form is WeightFormat.BFLOAT16 else torch.float32
+        assert stands_in(expert, torch.bfloat16) == wanted
+        assert stands_in(expert, torch.float32) == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    spec = ExpertSpec(128, 128, WeightFormat.BFLOAT16, Layout.FUSED, Activation.SWIGLU)
+    assert stands_in(Expert.load(spec, random_bytes(spec, 1)), torch.bfloat16) == torch.float32

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from folkmoot.ids import ExpertKey, SessionId
 from folkmoot.kernels.expert import Expert
+from folkmoot.node import challenges
 from folkmoot.node.challenges import ChallengeReader, open_parts
 from folkmoot.node.rows import Refused
 from folkmoot.node.session import Session
@@ -179,9 +180,11 @@ async def test_an_opening_is_what_float64_says_and_is_signed(
             torch.testing.assert_close(numbers(mine)[at], theirs[0].float(), rtol=1e-5, atol=1e-5)
 
 
-async def test_raw_openings_are_rounded_once_to_the_models_type_and_tight_ones_are_not(
-    tmp_path: Path,
+@pytest.mark.parametrize("between", [torch.bfloat16, torch.float32], ids=str)
+async def test_raw_openings_are_rounded_as_results_are_and_tight_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: torch.dtype
 ) -> None:
+    monkeypatch.setattr(challenges, "stands_in", lambda expert, rows: between)
     experts = BareExperts.make(dtype="bfloat16")
     coordinator = ScriptedCoordinator(experts, tmp_path / "coordinator")
     await coordinator.start()
@@ -197,7 +200,7 @@ async def test_raw_openings_are_rounded_once_to_the_models_type_and_tight_ones_a
         link.check_opening(raw_challenge, raw)
         link.check_opening(tight_challenge, tight)
         for mine, exact in ((raw.gate, tight.gate), (raw.up, tight.up)):
-            assert torch.equal(numbers(mine, torch.bfloat16), numbers(exact).bfloat16())
+            assert torch.equal(numbers(mine, between), numbers(exact).to(between))
             assert not torch.equal(numbers(exact).bfloat16().float(), numbers(exact))
     await coordinator.stop()
 

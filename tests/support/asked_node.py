@@ -20,7 +20,7 @@ from folkmoot.errors import FolkmootError
 from folkmoot.ids import ExpertKey, SessionId
 from folkmoot.kernels.feed_forward import Group, feed_forward
 from folkmoot.kernels.formats import DTYPES
-from folkmoot.kernels.opening import open_expert
+from folkmoot.kernels.opening import open_expert, stands_in
 from folkmoot.protos.codec import decode_tensor, encode_tensor, raw_bytes, wire_dtype
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.trust.audit_statements import ChallengeStatement, OpeningKind, OpeningStatement, rows_digest
@@ -148,14 +148,16 @@ class AskedNode:
         )
         experts = np.frombuffer(asked.experts.data, "<i4")
         rows = np.frombuffer(asked.rows.data, "<i4")
-        gates, ups = [], []
-        for expert in np.unique(experts):
-            chosen = torch.from_numpy(rows[experts == expert].astype(np.int64))
-            gate, up = open_expert(self.model.expert(ExpertKey(asked.layer, int(expert))), hidden[chosen])
+        gates, ups, wire = [], [], torch.float32
+        for number in np.unique(experts):
+            chosen = torch.from_numpy(rows[experts == number].astype(np.int64))
+            expert = self.model.expert(ExpertKey(asked.layer, int(number)))
+            if asked.kind == OpeningKind.RAW:
+                wire = stands_in(expert, dtype)
+            gate, up = open_expert(expert, hidden[chosen])
             assert gate is not None
             gates.append(gate)
             ups.append(up)
-        wire = torch.float32 if asked.kind == OpeningKind.TIGHT else dtype
         gate, up = torch.cat(gates).to(wire), torch.cat(ups).to(wire)
         if Misconduct.WRONG_OPENING in self.does:
             up = up * 1.5

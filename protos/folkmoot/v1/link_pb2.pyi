@@ -565,7 +565,7 @@ class Opening(_message.Message):
     """the same for machines: unspecified when something is opened"""
     @_builtins.property
     def gate(self) -> _tensor_pb2.Tensor:
-        """[P, I] float32 when tight, the model's dtype when raw; [0, 0] where experts have no gate"""
+        """[P, I] float32; raw, the model's dtype where results follow from what was rounded to it; [0, 0] where experts have no gate"""
 
     @_builtins.property
     def up(self) -> _tensor_pb2.Tensor:

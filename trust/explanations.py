@@ -1,0 +1,84 @@
+"""Explanations: what an honest node may have answered, given what stands between its expert's products.
+
+Guarantees: everything that the arithmetic profile lets a node round before its last product, and nothing else, is tried:
+what was opened as it is, or rounded to the model's type, and the inner activation of either as it is, or rounded. A node
+that rounds gate and up opens them exactly all the same when it is asked to: the coordinator rounds them itself, so what is
+left of an honest answer is the rounding of the answer, whichever way of these the node computed. For each row the way is taken
+that leaves least, expert by expert, for a node may compute one expert otherwise than the next.
+
+Letters: n audited rows, m rows of one expert, I intermediate size, k projections, w ways to round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from .expert_arithmetic import Doubles, ExpertForm, Floats, Indices, activate
+
+_PASSES: Final = 2
+"""How often each expert's way is looked at again, once those of the others have been taken."""
+_BFLOAT16_BITS: Final = 8
+_FLOAT16_BITS: Final = 11
+
+
+def rounded(values: Floats, significand_bits: int) -> Doubles:
+    """Numbers as the type with so many bits has them: to nearest, ties to even; those of float32 and wider as they are."""
+    if significand_bits > _FLOAT16_BITS:
+        return np.asarray(values, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if significand_bits == _FLOAT16_BITS:
+            return np.asarray(values, np.float16).astype(np.float64)
+        single = np.ascontiguousarray(values, np.float32)
+        bits, dropped = single.view(np.uint32), 24 - _BFLOAT16_BITS
+        even = (bits + np.uint32((1 << dropped - 1) - 1) + (bits >> dropped & 1)) >> dropped << dropped
+        # A carry out of a number that is none would make one of it.
+        return np.where(np.isfinite(single), even.view(np.float32), single).astype(np.float64)
+
+
+def inner_activations(form: ExpertForm, gate: Floats | None, up: Floats) -> Doubles:
+    """What may have stood between an expert's products: [w, m, I], the unrounded first; w is 1, 2 or 4."""
+    bits, ways = form.significand_bits, [activate(form, gate, up)]
+    if bits > _FLOAT16_BITS:
+        return np.stack(ways)
+    gates, ups = (None if gate is None else rounded(gate, bits)), rounded(up, bits)
+    if not (np.array_equal(ups, up) and (gate is None or gates is None or np.array_equal(gates, gate))):
+        ways.append(activate(form, gates, ups))
+    return np.stack([*ways, *(rounded(way, bits) for way in ways)])
+
+
+def explain(signed: Doubles, answers: Sequence[tuple[Indices, Doubles]]) -> Doubles:
+    """What follows from an opening and comes nearest to what was signed, each expert's way of rounding being its own.
+
+    Args:
+        signed: [n, k], projections of the output.
+        answers: For each expert, the rows that went to it, none twice, and the projections of what it may have added to
+            each: [w, m, k].
+
+    Returns:
+        [n, k]
+    """
+    most = max((len(ways) for _, ways in answers), default=1)
+    every = [(rows, ways[np.arange(most) % len(ways)]) for rows, ways in answers]
+    together = np.zeros((most, *signed.shape))  # [w, n, k]
+    for rows, ways in every:
+        together[:, rows] += ways
+    nearest = _nearest(signed, together)
+    found = together[nearest, np.arange(len(signed))]
+    if most == 1 or len(every) == 1:
+        return found
+    taken = [nearest[rows] for rows, _ in every]
+    for _ in range(_PASSES):
+        for number, (rows, ways) in enumerate(every):
+            others = found[rows] - ways[taken[number], np.arange(len(rows))]  # [m, k]
+            taken[number] = _nearest(signed[rows], others + ways)
+            found[rows] = others + ways[taken[number], np.arange(len(rows))]
+    return found
+
+
+def _nearest(signed: Doubles, ways: Doubles) -> Indices:
+    """For each row [n, k] the way [w, n, k] that leaves least; the first where none leaves a number."""
+    left = np.square(signed - ways).sum(axis=2)
+    return np.argmin(np.where(np.isfinite(left), left, np.inf), axis=0)
