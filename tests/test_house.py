@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,10 +42,16 @@ def sources() -> list[Path]:
     return [path for path in paths if (ROOT / path).exists() and path.parts[0] not in (".venv", "build")]
 
 
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """What a file says."""
+    return ast.parse((ROOT / path).read_text())
+
+
 def imported_rooms(path: Path) -> Iterator[tuple[int, str]]:
     """The rooms that a file imports, with line numbers; relative and absolute imports alike."""
     package = path.parent.parts
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
             names = [*base, *(node.module or "").split(".")] if node.module else list(base)
@@ -84,7 +91,7 @@ def test_no_file_is_too_long() -> None:
 
 
 def test_every_module_says_what_it_is() -> None:
-    missing = [str(path) for path in sources() if not ast.get_docstring(ast.parse((ROOT / path).read_text()))]
+    missing = [str(path) for path in sources() if not ast.get_docstring(tree(path))]
     assert not missing
 
 
@@ -101,11 +108,10 @@ def unsafe(node: ast.stmt | ast.expr) -> bool:
 
 
 def test_nothing_unsafe_is_loaded() -> None:
-    trees = {path: ast.parse((ROOT / path).read_text()) for path in sources()}
     found = [
         f"{path}:{node.lineno}"
-        for path, tree in trees.items()
-        for node in ast.walk(tree)
+        for path in sources()
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.stmt | ast.expr) and unsafe(node)
     ]
     assert not found

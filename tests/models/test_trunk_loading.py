@@ -143,13 +143,16 @@ print((kibibytes("VmHWM:") - before) * 1024)
 """
 
 
+@pytest.fixture(scope="module")
+def large(tiny_models: TinyModels) -> PreparedModel:
+    return tiny_models.get("mixtral", hidden_size=256, vocab_size=40_000, intermediate_size=3072).prepared
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_memory_holds_the_trunk_once_and_no_expert(
-    dtype: str, tiny_models: TinyModels, tmp_path: Path
+    dtype: str, large: PreparedModel, tiny_models: TinyModels, tmp_path: Path
 ) -> None:
-    sizes = {"hidden_size": 256, "vocab_size": 40_000, "intermediate_size": 3072}
-    checkpoint = tiny_checkpoint("mixtral", tmp_path / "checkpoint", **sizes)
-    prepared = prepare(str(checkpoint), tmp_path / "prepared")
+    prepared = large
     trunk_bytes = (
         sum(tensor.numel() for _, tensor in prepared.trunk_tensors()) * getattr(torch, dtype).itemsize
     )

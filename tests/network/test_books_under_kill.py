@@ -118,8 +118,16 @@ class Village:
             time.sleep(0.05)
 
 
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as forks:
+        yield forks
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def village(request: pytest.FixtureRequest, tiny_models: TinyModels, tmp_path: Path) -> Iterator[Village]:
+def village(
+    request: pytest.FixtureRequest, forks: Forks, tiny_models: TinyModels, tmp_path: Path
+) -> Iterator[Village]:
     settings, environment = BooksSettings(), dict(ENVIRONMENT)
     if request.param == "postgresql":
         server: PostgresServer = request.getfixturevalue("postgres")
@@ -127,12 +135,8 @@ def village(request: pytest.FixtureRequest, tiny_models: TinyModels, tmp_path: P
         environment["FOLKMOOT_COORDINATOR_BOOKS__URL"] = settings.url
     model = tiny_models.get("qwen3_moe")
     asked = questions(model, ["Why is the sky blue?", "What is a moot?"], 30)
-    with (
-        Forks() as forks,
-        ProcessNetwork(
-            model.prepared.folder, tmp_path, NODES, environment=environment, forks=forks
-        ) as network,
-    ):
+    folder = model.prepared.folder
+    with ProcessNetwork(folder, tmp_path, NODES, environment=environment, forks=forks) as network:
         yield Village(network, tmp_path, settings, model.prepared.name, asked)
 
 
