@@ -124,16 +124,16 @@ def test_what_stands_between_is_the_models_type_only_where_every_result_follows_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever opens rounded numbers that its results do not follow from would be suspected for it."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for form in WeightFormat:
-        spec = ExpertSpec(128, 128, form, Layout.FUSED, Activation.SWIGLU)
+    for form, layout, activation in ALL_FORMS:
+        spec = ExpertSpec(128, 128, form, layout, activation)
         expert = Expert.load(spec, random_bytes(spec, 1))
-        monkeypatch.setattr(Expert, "native", property(lambda expert: object()))
-        assert stands_in(expert, torch.bfloat16) == torch.float32
-        monkeypatch.setattr(Expert, "native", property(lambda expert: None))
         wanted = torch.bfloat16 if form is WeightFormat.BFLOAT16 else torch.float32
-        assert stands_in(expert, torch.bfloat16) == wanted
-        assert stands_in(expert, torch.float32) == torch.float32
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    spec = ExpertSpec(128, 128, WeightFormat.BFLOAT16, Layout.FUSED, Activation.SWIGLU)
-    assert stands_in(Expert.load(spec, random_bytes(spec, 1)), torch.bfloat16) == torch.float32
+        for on_gpu, natively, found in (
+            (False, None, wanted),
+            (False, object(), torch.float32),
+            (True, None, torch.float32),
+        ):
+            monkeypatch.setattr(torch.cuda, "is_available", lambda on_gpu=on_gpu: on_gpu)
+            monkeypatch.setattr(Expert, "native", property(lambda expert, found=natively: found))
+            assert stands_in(expert, torch.bfloat16) == found
+            assert stands_in(expert, torch.float32) == torch.float32
