@@ -48,7 +48,7 @@ def within_reason(numbers: torch.Tensor) -> bool:
     if not numbers.numel():
         return True
     least, most = torch.aminmax(numbers)  # a NaN is both, and not at most anything
-    return -MAX_ACTIVATION <= float(least) and float(most) <= MAX_ACTIVATION
+    return float(least) >= -MAX_ACTIVATION and float(most) <= MAX_ACTIVATION
 
 
 class RowsReader:
