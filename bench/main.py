@@ -34,8 +34,8 @@ def show_kernels(report: dict[str, Any]) -> None:
     kernels.show(report)
 
 
-def measure_adversaries(runs: int | None, quick: bool) -> list[dict[str, Any]]:
-    """Measures every adversary, prints the table, and returns the report."""
+def measure_adversaries(runs: int | None, quick: bool, seed: int | None) -> list[dict[str, Any]]:
+    """Measures every adversary, prints the table, and returns the report. Without a seed there is a new one."""
     import dataclasses
 
     import torch
@@ -46,7 +46,9 @@ def measure_adversaries(runs: int | None, quick: bool) -> list[dict[str, Any]]:
     extent = harness.QUICK if quick else harness.Extent()
     if runs is not None:
         extent = dataclasses.replace(extent, runs=runs)
-    measured = harness.measure((BUILD / "adversaries").absolute(), extent)
+    seed = harness.new_seed() if seed is None else seed
+    print(f"seed {seed}", file=sys.stderr, flush=True)
+    measured = harness.measure((BUILD / "adversaries").absolute(), extent, seed)
     print(report.table(measured))
     return [one.document() for one in measured]
 
@@ -101,6 +103,9 @@ def main() -> None:
     for command in (kernels, adversaries, signed, placed):
         command.add_argument("--quick", action="store_true", help="only show that it works")
     adversaries.add_argument("--runs", type=_count, help="runs of each adversary without a wire")
+    adversaries.add_argument(
+        "--seed", type=_seed, help="what is drawn follows from it; new each time without"
+    )
     trusted = commands.add_parser("trust-cost", help="what signatures and audits cost a busy network")
     trusted.add_argument("--rounds", type=_count, default=4, help="how often all streams ask of each network")
     commands.add_parser("scaling", help="how throughput grows with slow nodes: 2, 4, 8")
@@ -112,7 +117,10 @@ def main() -> None:
     os.environ["FOLKMOOT_HOME"] = str(FOLDER.absolute() / "home")
     FOLDER.mkdir(parents=True, exist_ok=True)
     if name == "adversaries":
-        _write(BUILD / "adversaries.json", alone(measure_adversaries, arguments.runs, arguments.quick))
+        _write(
+            BUILD / "adversaries.json",
+            alone(measure_adversaries, arguments.runs, arguments.quick, arguments.seed),
+        )
         return
     if name == "innocents":
         _write(BUILD / "innocents.json", all_innocents(arguments.rows))
@@ -157,6 +165,13 @@ def _count(text: str) -> int:
     if count < 1:
         raise argparse.ArgumentTypeError("give 1 or more")
     return count
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 1 << 31:
+        raise argparse.ArgumentTypeError("give 0 or more, and less than 2^31")
+    return seed
 
 
 def _write(path: Path, report: Any) -> None:

@@ -1,21 +1,20 @@
-"""One real network for many adversaries: a hub with its auditor, an honest node, and one adversary after the other beside it.
+"""One real network for many adversaries: a hub with its auditor and its receipts, an honest node, and one adversary after the other.
 
-Guarantees: links are gRPC with TLS on loopback, nodes are real daemons, calls go through `NetworkExperts` as a trunk's do, one row
-to one expert each; nothing of the coordinator is told that a node cheats. Each adversary comes as a newcomer under a key of its
-own. A call counts from the first that the adversary is asked for; the next one is made when the auditor has nothing left to
-do, so a count is that of the calls which it took, and not of how busy this machine is.
-
-Letters: H hidden size.
+Guarantees: links are gRPC with TLS on loopback, nodes are real daemons, calls go through `NetworkExperts` as a trunk's do; nothing of
+the coordinator is told that a node cheats. Each adversary comes under a key of its own, as a newcomer or, where the arena has
+such, as a node that has long been trusted. What an answer's audits wait for is compared with what an honest node answers,
+whoever it is from.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,8 @@ import torch
 from ...coordinator.audit.auditing import Auditing
 from ...coordinator.audit.counters import AuditCounters
 from ...coordinator.audit.evidence_keeper import EVIDENCE_FOLDER
+from ...coordinator.audit.preparing import AUDIT_FOLDER
+from ...coordinator.audit.question import signed_output
 from ...coordinator.audit.settings import AuditSettings
 from ...coordinator.audit.standing_book import StandingBook
 from ...coordinator.dispatch.counters import DispatchCounters
@@ -40,28 +41,20 @@ from ...node.daemon import NodeDaemon
 from ...node.settings import NodeSettings
 from ...protos.folkmoot.v1 import link_pb2
 from ...trust.keys import Identity
-from ...trust.recompute import PROFILE_TOLERANCE
-from ...trust.standing import Status
 from ...trust.tls import TlsIdentity
-from .audited import AuditedRequests
-from .evidence import verifies
-from .kinds import Adversary
+from .ledger import Ledger
+from .long_standing import LongStanding
 from .model import Oracle
-from .nodes import AdversaryNode
 
 PATIENCE_S: Final = 60.0
 POLL_S: Final = 0.001
 DEADLINE_S: Final = 2.0
 """Of frames and openings; short, because adversaries that keep silent are waited for."""
-SAME: Final = 1e-4
-"""Relative difference below which two honest answers are the same: sums are taken in another order."""
+CHEATED: Final = 1e-3
+"""Relative difference beyond which a row is no honest node's: on one machine these differ by the order of sums alone."""
 BUSY_BYTES: Final = 1e14
-"""Work that the honest node is taken to have, so that calls go to the adversary while it is there."""
-AT_ONCE: Final = {Adversary.REORDER: 8}
-"""How many calls are made at a time, where it is not one: who exchanges results must have two."""
-UNCAUGHT: Final = "not caught"
-STRUCK: Final = "struck out"
-QUARANTINED: Final = "quarantined"
+"""Work that an honest node may be taken to have, so that calls go to the adversary while it is there."""
+MEMORY_BYTES: Final = 64 << 20
 
 
 class StuckError(UnavailableError):
@@ -69,87 +62,101 @@ class StuckError(UnavailableError):
 
 
 @dataclass(frozen=True)
-class Bout:
-    """How one adversary fared.
+class ArenaSettings:
+    """What kind of network it is.
 
     Attributes:
-        calls: That it was asked until it was caught; None when it was not.
-        verdict: `QUARANTINED`, `STRUCK`, `UNCAUGHT`, or `rejected: ` and why.
-        evidence: Of each evidence file against it, whether the offline check proves it.
-        wrong_answers: Calls whose answer, given before the audit, was further from the honest one than honest nodes may be.
-        retried_equal: Whether the answers of calls whose result was rejected, or never came, are the honest ones; None
-            when there were none.
-        innocents_accused: Whether the honest node was convicted or struck meanwhile.
+        audits: As an operator's.
+        dispatch: As an operator's; a second answer would catch many before an audit does, so there are none unless told otherwise.
+        honest_is_busy: Whether the honest node is planned with only where nobody else holds an expert, or has failed.
+        replicas: How many nodes hold each expert, if there are so many.
+        trusted: How many nodes may come that have long been trusted; all others are newcomers.
     """
 
-    calls: int | None
-    verdict: str
-    evidence: tuple[bool, ...]
-    wrong_answers: int
-    retried_equal: bool | None
-    innocents_accused: bool
+    audits: AuditSettings = field(default_factory=AuditSettings)
+    dispatch: DispatchSettings = field(default_factory=lambda: DispatchSettings(hedge_share=0.0))
+    honest_is_busy: bool = True
+    replicas: int = 2
+    trusted: int = 0
 
 
 class Arena:
-    """The network; see `arena`."""
+    """The network; see `arena`.
 
-    def __init__(self, model: PreparedModel, folder: Path) -> None:
-        self._model = model
+    Attributes:
+        seen: Results that were accepted, of each node.
+        always_audited: Whose results were accepted while all of theirs were audited, in order; whoever counts empties it.
+        cheated: Results with wrong rows that an audited answer waited for, of each node.
+    """
+
+    def __init__(self, model: PreparedModel, folder: Path, settings: ArenaSettings) -> None:
+        self.model = model
+        self.oracle = Oracle(model)
+        self.seen: Counter[NodeId] = Counter()
+        self.always_audited: list[NodeId] = []
+        self.cheated: Counter[NodeId] = Counter()
+        self.audits = AuditCounters()
+        self.dispatched = DispatchCounters()
+        self._counting = threading.Lock()
+        self._settings = settings
         self._folder = folder
         self._state = folder / "operator"
-        self._oracle = Oracle(model)
         self._nodes = 0
-        self._seen: Counter[NodeId] = Counter()
-        self._always_audited: list[NodeId] = []
-        self._audits = AuditCounters()
-        self._dispatched = DispatchCounters()
-        # The node has nothing else to do: how much of a busy node's time audits take is not what is measured here.
-        settings, identity = AuditSettings(busy_share=1.0), Identity.generate()
-        self._standings = StandingBook(None, settings.standing)
-        self.auditing = Auditing(self._state, model, identity, self._standings, self._audits, settings)
+        self._trusted = LongStanding(folder, settings.trusted + 1 if settings.trusted else 0)
+        self._trusted.note(self._state / AUDIT_FOLDER, model.manifest)
+        identity = Identity.generate()
+        self.standings = StandingBook(self._trusted.members, settings.audits.standing)
+        self.auditing = Auditing(self._state, model, identity, self.standings, self.audits, settings.audits)
+        self.ledger = Ledger(self._state, model.manifest, identity)
         self.hub = Hub(
-            HubSettings(port=0, settle_s=0.02, lost_grace_s=0.05, frame_deadline_s=DEADLINE_S),
+            HubSettings(
+                port=0,
+                replicas=settings.replicas,
+                settle_s=0.02,
+                lost_grace_s=0.05,
+                frame_deadline_s=DEADLINE_S,
+            ),
             identity,
             TlsIdentity.generate(identity),
             secrets.token_bytes(16),
             model,
-            self._dispatched,
-            None,
-            self._standings,
+            self.dispatched,
+            standings=self.standings,
+            scribe=self.ledger.scribe,
         )
-        self._pool = NetworkExperts(
+        self.pool = NetworkExperts(
             asyncio.get_running_loop(),
             self.hub.directory,
             model.manifest,
             identity.public,
-            self._dispatched,
-            # A second answer would catch many of them before an audit does, and audits are what is measured.
-            DispatchSettings(hedge_share=0.0),
+            self.dispatched,
+            settings.dispatch,
             self._watch,
+            self.auditing.rivals_watcher,
         )
         self._honest: NodeDaemon | None = None
-        self._requests = AuditedRequests(model, self._pool, self.hub, self.auditing)
 
     async def start(self) -> None:
         """Listens, and waits for an honest node that holds every expert."""
+        self.ledger.scribe.start()
         await self.hub.start()
         self.auditing.start()
-        self._honest = NodeDaemon(self._node_settings("honest"))
+        self._honest = NodeDaemon(self.node_settings("honest", trusted=bool(self._settings.trusted)))
         await self._honest.start()
         await self.ready(self._honest)
-        # As if it had hours of work before it: it is planned with only where nobody else holds an expert, or has failed.
-        (honest,) = self.hub.directory.layer(0).nodes
-        honest.reserve(SentFrame(link_pb2.CoordinatorMessage(), 1, BUSY_BYTES, DEADLINE_S, _nothing))
-        await self._requests.start()
+        if self._settings.honest_is_busy:
+            # As if it had hours of work before it.
+            (honest,) = self.hub.directory.layer(0).nodes
+            honest.reserve(SentFrame(link_pb2.CoordinatorMessage(), 1, BUSY_BYTES, DEADLINE_S, _nothing))
 
     async def stop(self) -> None:
         """Ends everything."""
         self.hub.directory.close()
-        await asyncio.to_thread(self._requests.close)
         await self.auditing.close()
         if self._honest is not None:
             await self._honest.stop()
         await self.hub.stop()
+        await self.ledger.close()
 
     @property
     def honest(self) -> NodeId:
@@ -158,136 +165,13 @@ class Arena:
             raise StuckError("there is no honest node before `start`")
         return self._honest.node_id
 
-    async def fight(self, adversary: Adversary, seed: int, cap: int) -> Bout:
-        """Lets one adversary in, and asks it until it is caught, or `cap` times."""
-        node = AdversaryNode(self._node_settings(adversary.name.lower()), adversary=adversary)
-        await node.start()
-        try:
-            await self.ready(node)
-            return await self._fight(node, seed, cap)
-        finally:
-            await node.stop()
-
-    async def ask_audited(self, adversary: Adversary) -> bool | None:
-        """Lets one adversary in, and asks for audited answers: whether they are the honest ones; None when it was never asked."""
-        node = AdversaryNode(self._node_settings(adversary.name.lower()), adversary=adversary)
-        await node.start()
-        try:
-            await self.ready(node)
-            before = self._dispatched.totals()
-            equal = await self._requests.equal()
-            after = self._dispatched.totals()
-            failed = sum(after.failed.values()) - sum(before.failed.values())
-            rejected = after.results_rejected - before.results_rejected
-            return equal if self._seen[node.node_id] or failed or rejected else None
-        finally:
-            await node.stop()
-
-    async def ready(self, node: NodeDaemon) -> None:
-        """Waits until a node holds every expert."""
-        wanted = len(self._model.manifest.experts)
-        await _until(
-            lambda: any(
-                seen.id == node.node_id and seen.experts == wanted and seen.state.value == "ready"
-                for seen in self.hub.snapshot().nodes
-            )
-        )
-
-    async def _fight(self, node: AdversaryNode, seed: int, cap: int) -> Bout:
-        evidence, since_s = self._evidence(), self._standings.of(node.node_id).since_s
-        honest = self._standings.of(self.honest)
-        rejected = Counter(self._dispatched.totals().rejected)
-        calls = wrong = 0
-        verdict, equal = UNCAUGHT, None
-        keys = sorted(self._model.manifest.experts)
-        at_once = AT_ONCE.get(node.adversary, 1)
-        for first in range(0, 2 * cap, at_once):
-            numbers = range(first, first + at_once)
-            asked = [
-                (keys[number % len(keys)], self._oracle.rows(1, seed * 1_000_003 + number))
-                for number in numbers
-            ]
-            due = self._audits_ended()
-            self._always_audited.clear()
-            for tally, error in await asyncio.gather(*(self._call(*one) for one in asked)):
-                if tally.results_rejected or tally.retries:
-                    equal = error < SAME and equal is not False
-                elif node.node_id not in tally.nodes:
-                    continue
-                calls += 1
-                wrong += error > PROFILE_TOLERANCE
-            await self._settled(due + len(self._always_audited))
-            verdict = self._verdict(node.node_id, since_s, rejected)
-            if verdict != UNCAUGHT or calls >= cap:
-                break
-        caught = verdict != UNCAUGHT
-        files = sorted(self._evidence() - evidence)
-        now = self._standings.of(self.honest)
-        return Bout(
-            calls if caught else None,
-            verdict,
-            tuple(verifies(path, self._model.folder) for path in files),
-            wrong,
-            equal,
-            not now.serves or len(now.strikes_s) > len(honest.strikes_s),
-        )
-
-    async def _call(self, key: ExpertKey, hidden: torch.Tensor) -> tuple[StepTally, float]:
-        """What became of one call, and how far its answer is from the honest one."""
-        tally, ids, gates = StepTally(), torch.tensor([[key.expert]]), torch.ones(1, 1)
-        answer = await asyncio.to_thread(
-            lambda: self._pool.submit(key.layer, hidden, ids, gates, tally).result()
-        )
-        honest = self._oracle.answer(key, hidden)
-        return tally, float((answer - honest).norm() / honest.norm())
-
-    async def _settled(self, due: int) -> None:
-        """Waits until the auditor has nothing left to do, and so many audits have ended."""
-        await _until(self._all_seen)
-        # Between looking at a result and asking about it the auditor's counts agree for a moment.
-        await asyncio.sleep(POLL_S)
-        await _until(lambda: self._all_audited() and self._audits_ended() >= due)
-
-    def _verdict(self, node: NodeId, since_s: float, rejected: Counter[str]) -> str:
-        standing = self._standings.of(node)
-        if standing.status is Status.QUARANTINED:
-            return QUARANTINED
-        new = Counter(self._dispatched.totals().rejected) - rejected
-        if new:
-            return f"rejected: {next(iter(new))}"
-        if standing.status is Status.PROBATION and standing.since_s != since_s:
-            return STRUCK
-        return UNCAUGHT
-
-    def _watch(self, verified: VerifiedResult) -> None:
-        node = verified.host.node
-        self._seen[node] += 1
-        if self._standings.of(node).always_audited:
-            self._always_audited.append(node)
-        if self.auditing.watcher is not None:
-            self.auditing.watcher(verified)
-
-    def _all_seen(self) -> bool:
-        totals = self._audits.totals()
-        return totals.results + totals.dropped == self._seen.total()
-
-    def _all_audited(self) -> bool:
-        totals = self._audits.totals()
-        # More, where audits are given up before they are asked about.
-        return totals.waiting == 0 and self._audits_ended() >= totals.challenges
-
-    def _audits_ended(self) -> int:
-        return sum(self._audits.totals().outcomes.values())
-
-    def _evidence(self) -> set[Path]:
-        return set((self._state / EVIDENCE_FOLDER).glob("*"))
-
-    def _node_settings(self, name: str) -> NodeSettings:
+    def node_settings(self, name: str, *, trusted: bool = False) -> NodeSettings:
+        """Those of a node that has not come yet."""
         self._nodes += 1
         return NodeSettings(
             invite=self.hub.invite.encode(),
-            state_dir=self._folder / f"node-{self._nodes}",
-            memory_bytes=64 << 20,
+            state_dir=self._trusted.next() if trusted else self._folder / f"node-{self._nodes}",
+            memory_bytes=MEMORY_BYTES,
             threads=1,
             name=name,
             holdings_interval_s=0.02,
@@ -295,13 +179,79 @@ class Arena:
             reconnect_cap_s=0.2,
         )
 
+    async def ready(self, node: NodeDaemon) -> None:
+        """Waits until a node holds every expert."""
+        wanted = len(self.model.manifest.experts)
+        await until(
+            lambda: any(
+                seen.id == node.node_id and seen.experts == wanted and seen.state.value == "ready"
+                for seen in self.hub.snapshot().nodes
+            )
+        )
+
+    async def call(
+        self, layer: int, hidden: torch.Tensor, experts: torch.Tensor, gates: torch.Tensor
+    ) -> tuple[StepTally, torch.Tensor]:
+        """What became of one call, and its answer: rows `hidden` [R, H] through `experts` [R, K] with `gates` [R, K]."""
+        tally = StepTally()
+        flight = lambda: self.pool.submit(layer, hidden, experts, gates, tally).result()  # noqa: E731
+        return tally, await asyncio.to_thread(flight)
+
+    async def call_one(self, key: ExpertKey, hidden: torch.Tensor) -> tuple[StepTally, float]:
+        """What became of one call of one expert, and how far its answer is from the honest one."""
+        ids, gates = torch.full((len(hidden), 1), key.expert), torch.ones(len(hidden), 1)
+        tally, answer = await self.call(key.layer, hidden, ids, gates)
+        honest = self.oracle.answer(key, hidden)
+        return tally, float((answer - honest).norm() / honest.norm())
+
+    async def settled(self, due: int) -> None:
+        """Waits until the auditor has nothing left to do, and so many audits have ended."""
+        await until(self._all_seen)
+        # Between looking at a result and asking about it the auditor's counts agree for a moment.
+        await asyncio.sleep(POLL_S)
+        await until(lambda: self._all_audited() and self.audits_ended() >= due)
+
+    def audits_ended(self) -> int:
+        """How many audits have ended."""
+        return sum(self.audits.totals().outcomes.values())
+
+    def evidence(self) -> set[Path]:
+        """All evidence on disk."""
+        return set((self._state / EVIDENCE_FOLDER).glob("*"))
+
+    def _watch(self, verified: VerifiedResult) -> None:
+        node, cover = verified.host.node, verified.cover
+        wrong = cover is not None and self._is_wrong(verified, cover.rows.tolist())
+        with self._counting:
+            self.seen[node] += 1
+            self.cheated[node] += wrong
+            if self.standings.of(node).always_audited:
+                self.always_audited.append(node)
+            self.ledger.watch(verified)
+        if self.auditing.watcher is not None:
+            self.auditing.watcher(verified)
+
+    def _is_wrong(self, verified: VerifiedResult, rows: list[int]) -> bool:
+        right = self.oracle.right(verified)[rows]
+        signed = torch.from_numpy(signed_output(verified)[rows])
+        return bool(((signed - right).norm(dim=1) > CHEATED * right.norm(dim=1)).any())
+
+    def _all_seen(self) -> bool:
+        totals = self.audits.totals()
+        return totals.results + totals.dropped == self.seen.total()
+
+    def _all_audited(self) -> bool:
+        totals = self.audits.totals()
+        # More, where audits are given up before they are asked about.
+        return totals.waiting == 0 and self.audits_ended() >= totals.challenges
+
 
 def _nothing(frame: SentFrame, ending: Ending) -> None:
     """Nobody waits for it."""
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    """Waits for what nothing announces."""
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what nothing announces. Raises StuckError."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             while not condition():  # noqa: ASYNC110 - no event to wait for
@@ -313,9 +263,11 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def arena(model: PreparedModel, folder: Path) -> AsyncIterator[Arena]:
+async def arena(
+    model: PreparedModel, folder: Path, settings: ArenaSettings | None = None
+) -> AsyncIterator[Arena]:
     """A network below `folder` that has ended when the context is left."""
-    network = Arena(model, folder)
+    network = Arena(model, folder, settings or ArenaSettings(AuditSettings(busy_share=1.0)))
     try:
         await network.start()
         yield network

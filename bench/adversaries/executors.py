@@ -31,6 +31,8 @@ from ...trust.statements import ResultStatement, TaskStatement, tensor_digest
 from .cheap_weights import Cheapen, turned
 
 LATE_BY_S = 0.05
+SLOW_SHARE = 0.8
+"""How much of its time a slow opening takes: what is left is for the way."""
 FRAMES_UNWATCHED = 32
 """Frames without a challenge after which a wary cheat believes that nobody looks."""
 FRAMES_REMEMBERED = 1 << 16
@@ -48,6 +50,8 @@ class Seat:
     shelf: Shelf
     send: Send
     threads: int
+    life: int = 0
+    """How many lives the link had before."""
 
 
 class Cheat(Executor):
@@ -118,9 +122,14 @@ class WhenUnwatched(CheapWeights):
         self._cheated: deque[int] = deque(maxlen=FRAMES_REMEMBERED)
         self._cheats = False
 
+    @property
+    def unseen(self) -> bool:
+        """Whether its next answer will be a cheap one."""
+        return self._unwatched >= self._frames
+
     def answer(self, frame: link_pb2.Frame) -> link_pb2.Result | None:
         """A right answer, or a cheap one."""
-        self._cheats = self._unwatched >= self._frames
+        self._cheats = self.unseen
         self._unwatched += 1
         if self._cheats:
             self._cheated.append(frame.sequence)
@@ -161,13 +170,20 @@ class NoOpening(CheapWeights):
         return None
 
 
-class LateOpening(CheapWeights):
-    """Opens once the deadline has passed, without keeping frames waiting meanwhile."""
+class DelayedOpening(CheapWeights):
+    """Opens when a share of the time for it has passed, and so many seconds more, without keeping frames waiting meanwhile."""
+
+    def __init__(
+        self, seat: Seat, cheapen: Cheapen, *, share: float, beyond_s: float = 0.0, opens_true: bool = False
+    ) -> None:
+        super().__init__(seat, cheapen, opens_true=opens_true)
+        self._share = share
+        self._beyond_s = beyond_s
 
     def answer_challenge(self, challenge: link_pb2.Challenge) -> link_pb2.Opening | None:
         """Nothing now."""
         message = link_pb2.NodeMessage(opening=super().answer_challenge(challenge))
-        delay_s = challenge.deadline_ms / 1000 + LATE_BY_S
+        delay_s = challenge.deadline_ms / 1000 * self._share + self._beyond_s
         self._loop.call_soon_threadsafe(
             self._loop.call_later, delay_s, lambda: self._send(message, lambda: None)
         )

@@ -14,7 +14,7 @@ class Fate(Enum):
 
     VERDICT = "an audit fails, a recomputation shows that what it signed is wrong, and the evidence convinces anyone"
     STRIKES = "its openings are not its own, though its results are right, which proves nothing against it"
-    REJECTED = "its results are rejected one by one, before they count"
+    REJECTED = "what it sends is rejected one by one, before it counts"
 
 
 class Adversary(StrEnum):
@@ -37,6 +37,7 @@ class Adversary(StrEnum):
     HONEST_OPENING = "int8 weights, but opens what the true ones give"
     NO_OPENING = "int8 weights, and never opens"
     LATE_OPENING = "int8 weights, and opens what the true ones give once it is too late"
+    SLOW_OPENING = "int8 weights, and opens as late as it may"
     FORGED_OPENING = "signs its openings with another key"
     REPLAYED_OPENING = "opens the same to every challenge"
     REPLAY = "sends its first result again under each new number"
@@ -44,7 +45,9 @@ class Adversary(StrEnum):
     FORGED_SIGNATURE = "signs its results with another key"
     EMPTY_SIGNATURE = "does not sign"
     SMALL_ORDER_SIGNATURE = "sends the one signature that a key of small order makes for everything"
+    SMALL_ORDER_KEY = "enrols under a key of small order, for which that one signature fits everything"
     MALLEATED_SIGNATURE = "adds the group's order to its signatures, which only lax verifiers take"
+    RECEIPTS_FOR_WORK_NOT_DONE = "agrees with receipts that it was not given, for more than it did"
 
     @property
     def fate(self) -> Fate:
@@ -59,5 +62,7 @@ _FATES = {
     Adversary.FORGED_SIGNATURE: Fate.REJECTED,
     Adversary.EMPTY_SIGNATURE: Fate.REJECTED,
     Adversary.SMALL_ORDER_SIGNATURE: Fate.REJECTED,
+    Adversary.SMALL_ORDER_KEY: Fate.REJECTED,
     Adversary.MALLEATED_SIGNATURE: Fate.REJECTED,
+    Adversary.RECEIPTS_FOR_WORK_NOT_DONE: Fate.REJECTED,
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ...coordinator.audit.honest_openings import heavy_rows
+from ...coordinator.dispatch.verified_result import VerifiedResult
 from ...ids import ExpertKey
 from ...kernels.expert import Expert
 from ...kernels.feed_forward import Group, feed_forward
@@ -46,6 +47,19 @@ class Oracle:
         return feed_forward(
             [Group(self._expert(key), torch.arange(len(hidden)), torch.ones(len(hidden)))], hidden
         )
+
+    def right(self, verified: VerifiedResult) -> torch.Tensor:
+        """[R, H] float32: what an honest node had answered to a frame."""
+        pairs, layer = verified.pairs, verified.task.layer
+        groups = []
+        for expert in pairs.loads[0]:
+            of_expert = pairs.take(pairs.experts == expert)
+            rows, gates = (
+                torch.from_numpy(of_expert.rows.copy()).long(),
+                torch.from_numpy(of_expert.gates.copy()),
+            )
+            groups.append(Group(self._expert(ExpertKey(layer, expert)), rows, gates))
+        return feed_forward(groups, verified.hidden)
 
     def _load(self, key: ExpertKey) -> Expert:
         return Expert.load(self._model.manifest.spec_of(key), self._model.read_expert(key))

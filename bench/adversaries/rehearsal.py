@@ -1,16 +1,18 @@
 """Adversaries without a wire: as many runs as a 99th percentile needs.
 
 Guarantees: what answers and opens is the adversary's own executor; what decides, asks, checks and recomputes are the
-coordinator's own policy, question, residuals, thresholds (calibrated here, on the same model) and recomputation. What a run
-leaves out is transport, and the results that nobody audits, wherever the adversary does not care for them. A run begins with a
-node that has long been trusted, so one call in fifty is audited: the best that a cheat can hope for. Every call is one row
-through one expert: the least that an audit can see.
+coordinator's own policy, question, residuals, thresholds (calibrated here, on the same model), watch for biases and recomputation.
+What a run leaves out is transport, and the results that nobody audits, wherever the adversary does not care for them. A run
+begins with a node that has long been trusted, so one call in fifty is audited: the best that a cheat can hope for. Every call is one
+row through one expert: the least that an audit can see. All that chance decides follows from the seed, but for keys, which nothing
+here depends on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ...coordinator.audit.bias_watch import BiasWatch, CountedRows
 from ...coordinator.audit.canonical_weights import CanonicalExperts
 from ...coordinator.audit.question import Question
 from ...coordinator.audit.selection import Selection
@@ -31,19 +34,24 @@ from ...models.prepared import PreparedModel
 from ...trust.audit_check import Suspicion, check_opening
 from ...trust.audit_policy import AuditPolicy, AuditSubject, kind_of
 from ...trust.audit_statements import OpeningKind
+from ...trust.bias import weigh_bias
+from ...trust.expert_arithmetic import ExpertRows, ExpertWeights
 from ...trust.keys import SignatureError
 from ...trust.recompute import Tolerance, compare, recompute
 from ...trust.residuals import residuals
 from .kinds import Adversary, Fate
+from .long_standing import TRUSTED_AUDITS
 from .understudy import Understudy
 
-TRUSTED_AUDITS: Final = 1000
-"""So many audits passed leave the lowest rate."""
+TOLERANCE: Final = Tolerance()
 PROMISED_CALLS: Final = 228
 """Within so many calls an adversary that always cheats is to be caught, in 99 % of runs."""
 SELDOM: Final = frozenset({Adversary.ONE_ROW_IN_128, Adversary.WHEN_UNWATCHED})
 """Adversaries that do not always cheat."""
-_NOT_REHEARSED: Final = frozenset({Adversary.FORGED_OPENING, Adversary.FIXED_DIRECTION})
+IN_MANY: Final = frozenset({Adversary.FIXED_DIRECTION})
+"""Adversaries whose cheating no single audit proves."""
+_NOT_REHEARSED: Final = frozenset({Adversary.SLOW_OPENING})
+"""Adversaries that gain time: a rehearsal has none."""
 _ROWS_COUNT: Final = frozenset({Adversary.ONE_ROW_IN_128})
 """Adversaries to whom it matters how many rows passed between audits."""
 _FRAMES_COUNT: Final = frozenset({Adversary.WHEN_UNWATCHED, Adversary.STALE_OUTPUT})
@@ -51,10 +59,8 @@ _FRAMES_COUNT: Final = frozenset({Adversary.WHEN_UNWATCHED, Adversary.STALE_OUTP
 
 
 def rehearsed(adversary: Adversary) -> bool:
-    """Whether there is a verdict to rehearse: not where results are rejected at sight, or are right, nor of what no single audit shows,
-    for nothing here adds up what many have seen.
-    """
-    return adversary.fate is not Fate.REJECTED and adversary not in _NOT_REHEARSED
+    """Whether there is a verdict to rehearse: not where results are rejected at sight, or are right, or where all is a matter of time."""
+    return adversary.fate is Fate.VERDICT and adversary not in _NOT_REHEARSED
 
 
 @dataclass(frozen=True)
@@ -76,16 +82,18 @@ class Rehearsed:
 class Rehearsal:
     """The coordinator's part. Made on a running event loop, as executors are."""
 
-    def __init__(self, model: PreparedModel, folder: Path) -> None:
+    def __init__(self, model: PreparedModel, folder: Path, seed: int) -> None:
         settings = AuditSettings()
         self._model = model
         self._experts = CanonicalExperts(model)
         self._key = min(model.manifest.experts)
-        self._book = SketchBook(
-            folder, self._experts, secrets.token_bytes(32), epoch=0, count=settings.projections
-        )
+        self._form = self._experts.form(self._key)
+        self._rate = settings.suspicion_rate
+        secret = hashlib.sha256(f"rehearsal {seed}".encode()).digest()
+        self._book = SketchBook(folder, self._experts, secret, epoch=0, count=settings.projections)
         store = ThresholdStore(folder, self._experts, settings.projections, settings.suspicion_rate)
         self._thresholds = store.of(model.manifest.experts[self._key].spec, self._book)
+        self._biases = BiasWatch(self._rate, TOLERANCE)
 
     def run(self, adversary: Adversary, runs: int, cap: int, seed: int) -> Rehearsed:
         """So many runs of one adversary, each until a verdict or `cap` calls."""
@@ -104,6 +112,7 @@ class Rehearsal:
     ) -> int | None:
         policy, subject = AuditPolicy(), AuditSubject(node.host.node, self._key, node.host.software_version)
         policy.restore({subject: TRUSTED_AUDITS})
+        self._biases = BiasWatch(self._rate, TOLERANCE)
         passed_over = 0
         for call in range(1, cap + 1):
             if not policy.choose([subject], float(generator.random())):
@@ -122,19 +131,32 @@ class Rehearsal:
         return None
 
     def audit(self, node: Understudy, verified: VerifiedResult, kind: OpeningKind) -> tuple[bool, bool]:
-        """Whether one result comes under suspicion, and whether it is found wrong."""
+        """Whether one result comes under suspicion, by itself or with those before it, and whether a node is convicted for it."""
         subject = AuditSubject(node.host.node, self._key, node.host.software_version)
         question = Question.about(verified, Selection((subject,), np.arange(1), verified.pairs), kind)
         if self._looks_honest(node, question):
             return False, False
-        form, pairs = self._experts.form(self._key), question.selection.by_expert
-        truth = recompute(
-            form,
-            lambda expert: self._experts.weights(ExpertKey(self._key.layer, expert)),
-            question.inputs,
-            pairs,
-        )
-        return True, bool(compare(question.output, truth, Tolerance()).wrong)
+        truth = recompute(self._form, self._weights, question.inputs, question.selection.by_expert)
+        if compare(question.output, truth, TOLERANCE).wrong:
+            return True, True
+        together = self._biases.weigh(question, truth)
+        return True, bool(together) and self._biased(together)
+
+    def _biased(self, together: Sequence[CountedRows]) -> bool:
+        """Whether rows are biased together; each result is one row here."""
+        results = [one.verified for one in together]
+        rows, ones = np.arange(len(results)), np.ones(len(results), np.float32)
+        return weigh_bias(
+            self._form,
+            self._weights,
+            np.concatenate([result.hidden.float().numpy() for result in results]),
+            np.concatenate([np.frombuffer(result.result.output.data, "<f4")[None] for result in results]),
+            [ExpertRows(self._key.expert, rows, ones)],
+            TOLERANCE,
+        ).biased
+
+    def _weights(self, expert: int) -> ExpertWeights:
+        return self._experts.weights(ExpertKey(self._key.layer, expert))
 
     def _looks_honest(self, node: Understudy, question: Question) -> bool:
         opening = node.open(question.message(node.deadline_s))
@@ -146,14 +168,15 @@ class Rehearsal:
         except SignatureError:
             return False
         left = residuals(
-            self._experts.form(self._key),
+            self._form,
             self._book.projections(self._key.layer),
             {self._key.expert: self._book.sketch(self._key)},
             question.inputs,
             question.output,
             opened,
         )
-        return not isinstance(check_opening(left, self._thresholds, question.kind), Suspicion)
+        biased = self._biases.note(question, left, self._book.epoch)
+        return not biased and not isinstance(check_opening(left, self._thresholds, question.kind), Suspicion)
 
 
 def rehearse(
@@ -162,6 +185,6 @@ def rehearse(
     """Runs of one adversary, in an event loop of their own."""
 
     async def on_a_loop() -> Rehearsed:
-        return Rehearsal(model, folder).run(adversary, runs, cap, seed)
+        return Rehearsal(model, folder, seed).run(adversary, runs, cap, seed)
 
     return asyncio.run(on_a_loop())

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from folkmoot.bench.adversaries import cheap_weights
-from folkmoot.bench.adversaries.executors import FRAMES_UNWATCHED
+from folkmoot.bench.adversaries.claims import Claim, claimed
+from folkmoot.bench.adversaries.executors import FRAMES_UNWATCHED, SLOW_SHARE
 from folkmoot.bench.adversaries.kinds import Adversary, Fate
 from folkmoot.bench.adversaries.nodes import AdversaryNode
-from folkmoot.ids import ExpertKey
+from folkmoot.bench.adversaries.weak_keys import SMALL_ORDER_KEYS, WeakIdentity
+from folkmoot.ids import ExpertKey, SessionId
 from folkmoot.kernels.expert import Expert
 from folkmoot.kernels.feed_forward import Group, feed_forward
 from folkmoot.kernels.formats import Activation, ExpertSpec, Layout, WeightFormat
@@ -29,8 +31,9 @@ from folkmoot.tests.support.scripted_coordinator import ScriptedCoordinator
 from folkmoot.tests.support.scripted_link import ScriptedLink
 from folkmoot.trust import expert_arithmetic
 from folkmoot.trust.expert_arithmetic import ExpertForm, ExpertRows, ExpertWeights
-from folkmoot.trust.keys import BadSignatureError, MissingSignatureError
+from folkmoot.trust.keys import BadSignatureError, Identity, MissingSignatureError, VerifyingKey, WeakKeyError
 from folkmoot.trust.projections import derive_projections
+from folkmoot.trust.receipts import CreditedResult, ReceiptChain
 from folkmoot.trust.residuals import OpenedExpert, Stage, residuals
 from folkmoot.trust.sketch import sketch_expert
 
@@ -56,9 +59,12 @@ CHANGED = {
     Adversary.HONEST_OPENING: CHEAP[Adversary.INT8_CHANNEL],
 }
 """Relative error of outputs whose openings are right."""
+RIGHT_RESULTS = (Adversary.SMALL_ORDER_KEY, Adversary.RECEIPTS_FOR_WORK_NOT_DONE)
+"""What is rejected of these is no result."""
 OPENS_BADLY = (
     Adversary.NO_OPENING,
     Adversary.LATE_OPENING,
+    Adversary.SLOW_OPENING,
     Adversary.FORGED_OPENING,
     Adversary.REPLAYED_OPENING,
 )
@@ -217,8 +223,8 @@ async def test_openings_are_missed_late_or_not_their_own(
         link.check(frame, result)
         low, high = EXACT if adversary is Adversary.FORGED_OPENING else CHEAP[Adversary.INT8_CHANNEL]
         assert low <= output_error(experts, frame, result) <= high
-        if adversary in (Adversary.NO_OPENING, Adversary.LATE_OPENING):
-            challenge = link.challenge(frame, result, [1], deadline_ms=200)
+        if adversary in (Adversary.NO_OPENING, Adversary.LATE_OPENING, Adversary.SLOW_OPENING):
+            challenge = link.challenge(frame, result, [1], deadline_ms=500)
             sent_s = time.monotonic()
             link.send(link_pb2.CoordinatorMessage(challenge=challenge))
             (next_result,) = await results(link, later := frame_of(link))
@@ -227,9 +233,10 @@ async def test_openings_are_missed_late_or_not_their_own(
                 assert not link.openings
             else:
                 opening = await link.opening_to(challenge.nonce)
-                assert time.monotonic() - sent_s > 0.2
+                is_late = adversary is Adversary.LATE_OPENING
+                assert time.monotonic() - sent_s > (0.5 if is_late else 0.5 * SLOW_SHARE)
                 link.check_opening(challenge, opening)
-                assert opening_error(experts, challenge, opening) <= 1e-5
+                assert (opening_error(experts, challenge, opening) <= 1e-5) is is_late
             return
         first, second = link.challenge(frame, result, [1]), link.challenge(frame, result, [1])
         openings = [await link.opening(first), await link.opening(second)]
@@ -240,7 +247,9 @@ async def test_openings_are_missed_late_or_not_their_own(
             link.check_opening(second, openings[1])
 
 
-@pytest.mark.parametrize("adversary", [kind for kind in Adversary if kind.fate is Fate.REJECTED])
+@pytest.mark.parametrize(
+    "adversary", [kind for kind in Adversary if kind.fate is Fate.REJECTED and kind not in RIGHT_RESULTS]
+)
 async def test_results_that_break_the_protocol_do_not_verify(
     experts: BareExperts, tmp_path: Path, adversary: Adversary
 ) -> None:
@@ -329,6 +338,29 @@ async def test_what_nodes_open_leaves_residuals_where_they_cheat(
     )
     assert {stage for stage, part in left.items() if float(part.by_row.max()) > 1e-4} == failing
     assert all(float(part.by_row.max()) < 3.4e-6 for stage, part in left.items() if stage not in failing)
+
+
+@pytest.mark.parametrize("claim", Claim)
+def test_claims_are_for_more_than_was_done_or_for_somebody_else(claim: Claim) -> None:
+    node, coordinator = Identity.generate(), Identity.generate()
+    chain = ReceiptChain(coordinator.public, node.public, SessionId(bytes(32)), bytes(32))
+    given = chain.next(None, [CreditedResult(1, bytes(32), 3, 300)], 1, 0)
+    receipt, signer = claimed(claim, given, node)
+    if claim is Claim.ANOTHER_SIGNER:
+        assert receipt == given and signer.public != node.public
+        return
+    assert signer is node and receipt.digest() != given.digest()
+    assert receipt.rows > given.rows and receipt.row_bytes > given.row_bytes
+    assert (receipt.previous == given.digest()) is (claim is Claim.NEVER_GIVEN)
+
+
+def test_every_key_of_small_order_is_tried_and_none_is_a_nodes() -> None:
+    assert len(set(SMALL_ORDER_KEYS)) == 14
+    for public in SMALL_ORDER_KEYS:
+        with pytest.raises(WeakKeyError):
+            VerifyingKey(public)
+        weak = WeakIdentity(public)
+        assert weak.public == public and weak.sign(b"one") == weak.sign(b"another")
 
 
 def test_every_adversary_is_tested() -> None:
