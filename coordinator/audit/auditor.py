@@ -316,8 +316,7 @@ class Auditor:
         node = question.verified.host.node
         self.consequences.ended(node, finding)
         if finding.outcome is not AuditOutcome.WRONG:
-            passed = finding.outcome is AuditOutcome.PASSED
-            self.consequences.note(node, question.selection.subjects, passed)
+            self.consequences.note(node, question.selection.subjects, finding.good)
 
 
 def _named(verified: VerifiedResult | None) -> str:

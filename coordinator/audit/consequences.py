@@ -1,7 +1,7 @@
 """What follows from an audit that has ended: for the node's standing, for how often it is audited, and for whoever goes back.
 
 Guarantees: a node that was found wrong stands accordingly before anybody hears of it; one that was found right is at most struck
-for not having opened. For one thread.
+for not having opened, or not what it had computed. For one thread.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .standing_book import StandingBook
 
 log = logging.getLogger(__name__)
 
-STRIKES: Final = {
+STRIKES: Final[dict[Unopened | None, str]] = {
     Unopened.LATE: "an opening came too late, or not at all",
     Unopened.SIGNATURE: "an opening was not signed by the node",
     Unopened.MALFORMED: "an opening was not of the form that was asked for",
     Unopened.REFUSED: "the node refused to open a result",
 }
-"""What a node is struck for though its result was right. What it cannot help is no fault."""
+"""What a node is struck for that opened nothing, though its result was right. What it cannot help is no fault."""
 
 
 class Consequences:
@@ -58,8 +58,8 @@ class Consequences:
         """An audit of a node's result has ended."""
         if finding.outcome is AuditOutcome.WRONG:
             self._convict(node, finding.verdict)
-        elif finding.unopened in STRIKES:
-            self._standings.struck(node, STRIKES[finding.unopened])
+        elif strike := finding.strike or STRIKES.get(finding.unopened, ""):
+            self._standings.struck(node, strike)
         # Whoever sees it counted may rely on what has followed.
         self._counters.ended(finding.outcome)
 

@@ -133,7 +133,7 @@ class UrgentAudits:
         if finding.outcome is AuditOutcome.WRONG:
             self._end(covering)
             return
-        covering.passed = covering.passed and finding.outcome is AuditOutcome.PASSED
+        covering.passed = covering.passed and finding.good
         covering.left -= 1
         if not covering.left:
             self._consequences.note(node, covering.subjects, covering.passed)

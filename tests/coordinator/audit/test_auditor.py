@@ -122,18 +122,6 @@ def test_a_right_output_is_never_convicted(tmp_path: Path, does: Misconduct) -> 
         assert not audits.evidence
 
 
-@pytest.mark.parametrize(
-    "does", [Misconduct.WRONG_OPENING, Misconduct.NOT_A_NUMBER], ids=lambda does: does.name
-)
-def test_a_wrong_opening_is_a_suspicion_and_no_more(tmp_path: Path, does: Misconduct) -> None:
-    with running_auditor(tmp_path) as audits:
-        node = audits.node(does)
-        audits.auditor.watch(node.result(seed=5))
-        totals = audits.ended(1)
-        assert (totals.suspected, totals.outcomes) == (1, {"cleared": 1})
-        assert audits.standings.of(node.node).serves
-
-
 def test_a_convicted_node_is_not_looked_at_again(tmp_path: Path) -> None:
     with running_auditor(tmp_path) as audits:
         node = audits.node(Misconduct.SCALED_OUTPUT, keeps=True)
