@@ -21,20 +21,21 @@ from threading import local
 from types import SimpleNamespace
 from typing import Any, Final
 
+import torch
+
 from ..cli import main
 from ..coordinator.audit.auditor import Auditor
 from ..coordinator.audit.pace import Pace
 from ..coordinator.dispatch import acceptance, answering
-from ..coordinator.dispatch.acceptance import Accepted, Expected
+from ..coordinator.dispatch.acceptance import Expected
 from ..coordinator.dispatch.part import Part
 from ..coordinator.dispatch.verified_result import VerifiedResult
 from ..coordinator.hub.link import Link
-from ..coordinator.probe import checking
 from ..node.executor import Executor
 from ..protos.folkmoot.v1 import link_pb2
 from ..trust import statements
 from ..trust.keys import Identity, VerifyingKey
-from ..trust.statements import DIGEST_BYTES, domain_tag
+from ..trust.statements import DIGEST_BYTES, ResultStatement, domain_tag
 
 PROGRAM: Final = "folkmoot.bench.trust_by_turns"
 WINDOW_S: Final = 3.0
@@ -114,7 +115,7 @@ class _NoDigest:
 def _sign_by_turns() -> None:
     here = local()
     signed, verified = Identity.sign, VerifyingKey.verify
-    deadline_s, state, answer = Link.deadline_s, Part.state, Executor.answer
+    deadline_s, state, check, answer = Link.deadline_s, Part.state, acceptance.check, Executor.answer
 
     @contextmanager
     def under(deadline_ms: int) -> Iterator[None]:
@@ -148,9 +149,9 @@ def _sign_by_turns() -> None:
         with under(self.deadline_ms):
             state(self)
 
-    def accept_now(result: link_pb2.Result, expected: Expected) -> Accepted:
+    def check_now(result: link_pb2.Result, output: torch.Tensor, expected: Expected) -> ResultStatement:
         with under(expected.task.deadline_ms):
-            return acceptance.accept(result, expected)
+            return check(result, output, expected)
 
     def answer_now(self: Executor, frame: link_pb2.Frame) -> link_pb2.Result | None:
         with under(frame.deadline_ms):
@@ -161,7 +162,7 @@ def _sign_by_turns() -> None:
     statements.hashlib = SimpleNamespace(sha256=sha256_now)  # type: ignore[assignment,attr-defined]
     Link.deadline_s = deadline_now_s  # type: ignore[method-assign]
     Part.state = state_now  # type: ignore[method-assign]
-    answering.accept = checking.accept = accept_now  # type: ignore[attr-defined]
+    acceptance.check = answering.check = check_now  # type: ignore[attr-defined]
     Executor.answer = answer_now  # type: ignore[method-assign]
 
 

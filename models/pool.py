@@ -17,6 +17,7 @@ import torch
 
 from ..errors import FolkmootError
 from ..ids import NodeId
+from .pending_checks import PendingChecks
 
 
 class AuditedStep(Protocol):
@@ -59,6 +60,9 @@ class StepTally:
         audits: Results that have rows of `audited`, and were handed to whoever audits them.
         audited: What the pool is told of rows that must be audited; None when there are none.
         step: What the pool is told of the step's number; 0 when it has none.
+        unchecked: Where the pool may leave results that it has used to be checked beside the step; whoever gives it calls `settle`
+            before anything comes of the step. None when results must be checked before they are used.
+        spoilt: Whether a result that was used proved not to be its node's, so that nothing may come of the step.
     """
 
     nodes: set[NodeId] = field(default_factory=set)
@@ -70,6 +74,16 @@ class StepTally:
     audits: int = 0
     audited: AuditedStep | None = None
     step: int = 0
+    unchecked: PendingChecks | None = None
+    spoilt: bool = False
+
+    def settle(self) -> None:
+        """Returns when all results that were used have been checked, and the accounting says so."""
+        if self.unchecked is not None:
+            right, wrong = self.unchecked.wait()
+            self.results_verified += right
+            self.results_rejected += wrong
+            self.spoilt = self.spoilt or wrong > 0
 
 
 class ExpertFuture(Protocol):

@@ -75,27 +75,49 @@ class Accepted:
     statement: ResultStatement
 
 
-def accept(result: link_pb2.Result, expected: Expected) -> Accepted:
-    """What a result says, once it is known to be the node's answer to this task.
+def read(result: link_pb2.Result, rows: int, hidden: int) -> torch.Tensor:
+    """What a result holds, [rows, hidden] float32, once it can be computed with; whose it is, is not known yet.
 
     Raises:
         TensorError: the output has a wrong dtype, rank, shape, stated length or real length.
-        SignatureError: the signature is missing, or is not this node's over this task and output.
-        NotFiniteError: the node signed NaN, infinity, or numbers beyond `MAX_ACTIVATION`.
+        NotFiniteError: it holds NaN, infinity, or numbers beyond `MAX_ACTIVATION`.
     """
-    task = expected.task
-    shape = (task.rows, task.hidden)
     output = decode_tensor(
-        result.output, dtype=torch.float32, shape=shape, max_bytes=4 * task.rows * task.hidden, what="result"
+        result.output, dtype=torch.float32, shape=(rows, hidden), max_bytes=4 * rows * hidden, what="result"
     )
-    digest = tensor_digest(result.output.dtype, shape, raw_bytes(output))
-    statement = ResultStatement(task.digest(), digest, STATUS_OK)
-    expected.key.verify(result.signature, statement.encode())
     if not float(output.abs().max()) <= MAX_ACTIVATION:  # a NaN is the maximum, and not at most anything
         raise NotFiniteError(
             "the result holds numbers that are not finite, or so large that a step would overflow"
         )
-    return Accepted(output, statement)
+    return output
+
+
+def check(result: link_pb2.Result, output: torch.Tensor, expected: Expected) -> ResultStatement:
+    """What the node signed, once the result is known to be its answer to this task.
+
+    Args:
+        result: What came.
+        output: What `read` found in it.
+        expected: The answer that the frame must have.
+
+    Raises:
+        SignatureError: the signature is missing, or is not this node's over this task and output.
+    """
+    digest = tensor_digest(result.output.dtype, tuple(output.shape), raw_bytes(output))
+    statement = ResultStatement(expected.task.digest(), digest, STATUS_OK)
+    expected.key.verify(result.signature, statement.encode())
+    return statement
+
+
+def accept(result: link_pb2.Result, expected: Expected) -> Accepted:
+    """What a result says, once it is known to be the node's answer to this task.
+
+    Raises:
+        TensorError, NotFiniteError: as `read` does.
+        SignatureError: as `check` does.
+    """
+    output = read(result, expected.task.rows, expected.task.hidden)
+    return Accepted(output, check(result, output, expected))
 
 
 def reason_of(error: FolkmootError) -> str:

@@ -1,20 +1,21 @@
 """What becomes of a frame's answer, whether anybody waits for it or not.
 
-Guarantees: a part has an output only if it is the node's own answer to exactly this part's frame; whoever is to blame for another
+Guarantees: a part is verified only if its output is the node's own answer to exactly this part's frame; whoever is to blame for another
 is blamed, and all is counted. For any thread but the event loop's.
 """
 
 from __future__ import annotations
 
 import queue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ...errors import TrustError, WireError
+from ...errors import FolkmootError, TrustError, WireError
+from ...models.pending_checks import PendingChecks
 from ...protos.folkmoot.v1 import link_pb2
-from .acceptance import Expected, accept, reason_of
+from .acceptance import Expected, check, read, reason_of
 from .host import Ending, Failure, SentFrame
 from .part import Part, Race
-from .verified_result import Rivals, VerifiedResult
+from .verified_result import Cover, Rivals, VerifiedResult
 
 if TYPE_CHECKING:
     from .network_experts import NetworkExperts
@@ -22,27 +23,87 @@ if TYPE_CHECKING:
 Event = tuple[SentFrame, Ending]
 
 
+class Use(NamedTuple):
+    """What an answer was used for: the number of the step, and which of its rows must be audited."""
+
+    step: int
+    cover: Cover | None
+
+
 def accept_answer(
     network: NetworkExperts, layer: int, frame: SentFrame, part: Part, result: link_pb2.Result
 ) -> bool:
     """Whether a result is the node's own answer to this frame; if so the part has it from now on."""
+    return read_answer(network, frame, part, result) and check_answer(network, layer, frame, part, result)
+
+
+def read_answer(network: NetworkExperts, frame: SentFrame, part: Part, result: link_pb2.Result) -> bool:
+    """Whether a result can be computed with; if so the part has its output from now on. Whose it is, `check_answer` says."""
+    try:
+        part.output = read(result, *part.hidden.shape)
+    except WireError as error:
+        _reject(network, frame, part, result, error)
+        return False
+    return True
+
+
+def check_answer(
+    network: NetworkExperts, layer: int, frame: SentFrame, part: Part, result: link_pb2.Result
+) -> bool:
+    """Whether a result that was read is the node's own answer to this frame; if so the part says so from now on."""
+    assert part.output is not None, "only what was read is checked"
     task = part.task(network.coordinator_key, network.manifest, layer, frame.sequence)
     try:
-        accepted = accept(result, Expected(task, part.host.key))
-    except (WireError, TrustError) as error:
-        reason = reason_of(error)
-        network.counters.rejected(reason, signed=bool(result.signature))
-        part.host.rejected(frame, error, reason)
+        statement = check(result, part.output, Expected(task, part.host.key))
+    except TrustError as error:
+        part.output = None
+        _reject(network, frame, part, result, error)
         return False
     network.counters.verified()
     part.host.verified(frame)
     if network.hedging.enabled:
         network.hedging.took(part.host, frame.work, frame.ended_at_s - part.sent_s)
-    part.output = accepted.output
-    part.verified = VerifiedResult(
-        part.host, task, part.planned.local, part.hidden, result, accepted.statement
-    )
+    part.verified = VerifiedResult(part.host, task, part.planned.local, part.hidden, result, statement)
     return True
+
+
+def check_aside(
+    network: NetworkExperts,
+    layer: int,
+    frame: SentFrame,
+    part: Part,
+    result: link_pb2.Result,
+    use: Use,
+    unchecked: PendingChecks,
+) -> None:
+    """Has an answer that is used already checked while its step goes on."""
+
+    def check_now() -> None:
+        right = False
+        try:
+            right = check_answer(network, layer, frame, part, result)
+            if right:
+                hand_on(network, part, use)
+        finally:
+            unchecked.end(right=right)
+
+    unchecked.begin()
+    network.aside.leave(check_now)
+
+
+def hand_on(network: NetworkExperts, part: Part, use: Use) -> None:
+    """Hands a verified answer that is used to whoever watches."""
+    if network.watcher is not None and part.verified is not None:
+        part.verified.step, part.verified.cover = use
+        network.watcher(part.verified)
+
+
+def _reject(
+    network: NetworkExperts, frame: SentFrame, part: Part, result: link_pb2.Result, error: FolkmootError
+) -> None:
+    reason = reason_of(error)
+    network.counters.rejected(reason, signed=bool(result.signature))
+    part.host.rejected(frame, error, reason)
 
 
 class LateAnswers:

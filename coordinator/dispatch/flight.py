@@ -1,14 +1,14 @@
 """One layer call in flight: from its routing to the sum of verified results.
 
-Guarantees: `result` returns only when every pair of the routing is in exactly one verified result, or was computed here; a frame
-that fails, for whatever reason, is planned again over the replicas that have not failed this call; when an expert has none left, the
+Guarantees: `result` returns only when every pair of the routing is in exactly one result, or was computed here; results are verified by
+then, or their checks are pending on the step's tally, which says when it is settled whether all of them were right; a frame that fails, for whatever reason, is planned again over the replicas that have not failed this call; when an expert has none left, the
 call waits for one to appear, and gives up after `expert_wait_s`. Outputs are added in the order in which frames were planned, and
 those that stand in for a slow one at its place, so the sum does not depend on who answers first. A frame that takes longer than its
 host usually does is sent to another replica as well, where one is expected to be faster: the side whose answers are all verified first
 is used, and the other is not waited for. Nothing a node does raises anything but `ExpertsUnavailableError`.
 
-The thread that waits does the work: it computes what the coordinator hosts itself, checks signatures and sums, while the event loop
-goes on reading. Letters: T rows of the step, R rows of a frame, H hidden size.
+The thread that waits does the work: it computes what the coordinator hosts itself, reads answers and sums, while the event loop
+goes on receiving. Letters: T rows of the step, R rows of a frame, H hidden size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ...models.pool import StepTally
 from ...protos.folkmoot.v1 import link_pb2
 from ...protos.limits import MAX_ACTIVATION
 from ..self_host.own_host import OwnHost
-from .answering import Event, LateAnswers, accept_answer
+from .answering import Event, LateAnswers, Use, check_answer, check_aside, hand_on, read_answer
 from .choice import HostEstimate
 from .directory import AnyHost, LayerHosts
 from .host import Ending, Failure, Host, SentFrame
@@ -111,7 +111,7 @@ class Flight:
                 self._late_answers = LateAnswers(
                     self._network, self._layer, self._inbox, self._lost, self._late
                 )
-                self._network.referee.look_at(self._late_answers)
+                self._network.aside.leave(self._late_answers.take)
         return self._answer
 
     def _collect(self) -> None:
@@ -176,32 +176,37 @@ class Flight:
             self._answered(frame, part, ending)
 
     def _answered(self, frame: SentFrame, part: Part, result: link_pb2.Result) -> None:
-        if not accept_answer(self._network, self._layer, frame, part, result):
+        network, layer, race, unchecked = self._network, self._layer, part.race, self._tally.unchecked
+        # Whose answer wins a race, and what it is compared with, must be known before.
+        checked_later = unchecked is not None and race is None
+        if not read_answer(network, frame, part, result) or not (
+            checked_later or check_answer(network, layer, frame, part, result)
+        ):
             self._tally.results_rejected += 1
             self._give_back(part, inf)
             return
         self._trouble_since = None
+        if checked_later and unchecked is not None:
+            check_aside(network, layer, frame, part, result, self._use(part), unchecked)
+            return
         self._tally.results_verified += 1
-        race = part.race
         if race is None:
-            self._use(part)
+            hand_on(network, part, self._use(part))
         elif race.answered(part):
             for winner in race.winners:
-                self._use(winner)
+                hand_on(network, winner, self._use(winner))
             if part is not race.first:
-                self._network.counters.hedge_won()
+                network.counters.hedge_won()
             self._let_go(race)
 
-    def _use(self, part: Part) -> None:
-        """An accepted answer becomes part of the sum."""
-        verified, output = part.verified, part.output
-        assert verified is not None and output is not None, "only what was accepted is used"
+    def _use(self, part: Part) -> Use:
+        """An answer becomes part of the sum."""
+        assert part.output is not None, "only what was read is used"
         self._tally.nodes.add(part.host.node)
-        self._outputs[part.order] = (part.planned, output)
-        if self._network.watcher is not None:
-            verified.step, verified.cover = self._tally.step, self._cover(part.planned)
-            self._tally.audits += verified.cover is not None
-            self._network.watcher(verified)
+        self._outputs[part.order] = (part.planned, part.output)
+        cover = self._cover(part.planned) if self._network.watcher is not None else None
+        self._tally.audits += cover is not None
+        return Use(self._tally.step, cover)
 
     def _cover(self, planned: PlannedFrame) -> Cover | None:
         """Which of a frame's rows must be audited."""
@@ -368,7 +373,7 @@ class Flight:
         frame.ended_at_s = time.monotonic()
         self._inbox.put((frame, ending))
         if self._late_answers is not None:
-            self._network.referee.look_at(self._late_answers)
+            self._network.aside.leave(self._late_answers.take)
 
     def _sum(self) -> torch.Tensor:
         total = torch.zeros(self._hidden.shape, dtype=torch.float32)  # [T, H]

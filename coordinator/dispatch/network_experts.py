@@ -1,8 +1,8 @@
 """The expert pool over the network.
 
 Guarantees: `submit` never blocks on the network and never raises for a node's fault; what it returns is a `Flight`, whose
-result is the same sum that `LocalExperts` would give, from verified results only. It may be called from any thread but
-the event loop's.
+result is the same sum that `LocalExperts` would give, from verified results only, or from such as are verified when the step's tally is
+settled. It may be called from any thread but the event loop's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ...errors import UsageError
 from ...models.manifest import Manifest
 from ...models.pool import StepTally
 from ...protos.limits import MAX_PAIRS_PER_FRAME, rows_per_frame
+from .aside import Aside
 from .counters import DispatchCounters
 from .directory import Directory
 from .flight import Flight
@@ -23,7 +24,6 @@ from .hedging import Hedging
 from .host import Host, SentFrame
 from .pairs import PairsMemory
 from .plan import FrameCaps
-from .referee import Referee
 from .verified_result import RivalsWatcher, Watcher
 
 
@@ -86,7 +86,7 @@ class NetworkExperts:
         self.watcher = watcher
         self.rivals_watcher = rivals_watcher
         self.hedging = Hedging(settings.hedge_share, settings.hedge_quantile, settings.hedge_least_s)
-        self.referee = Referee()
+        self.aside = Aside()
         rows = min(settings.max_rows_per_frame, rows_per_frame(manifest.hidden))
         self.caps = FrameCaps(rows=rows, pairs=MAX_PAIRS_PER_FRAME)
         self._loop = loop

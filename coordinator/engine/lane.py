@@ -1,7 +1,7 @@
 """A step loop: takes a step from the roster, runs it through the trunk, chooses tokens, writes them down.
 
 Guarantees: a step that fails harms only the answers in it; a fault is logged once, with its trace; nothing but closing the
-engine ends the loop. A draft is kept where it is the very token that is chosen at its place, and nothing is chosen otherwise
+engine ends the loop. Signatures of results are checked beside the step that uses them, and before anything comes of it. A draft is kept where it is the very token that is chosen at its place, and nothing is chosen otherwise
 for its sake, so that an answer is the same with drafts and without.
 """
 
@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 
 from ...errors import UnavailableError
+from ...models.pending_checks import PendingChecks
 from ...models.pool import ExpertPool, StepTally
 from ...models.trunk_spec import StepAttention, TrunkSpec
 from .answer import Answer
@@ -85,11 +86,12 @@ class Lane:
     def _step(self, plan: StepPlan) -> None:
         began_s = monotonic()
         audits = self._roster.audits(plan)
-        tally = StepTally(step=plan.number, audited=audits)
+        tally = StepTally(step=plan.number, audited=audits, unchecked=PendingChecks())
         answers = self._roster.answers(plan)
         sampled = [pair for pair in zip(answers, plan.chunks, strict=True) if pair[1].samples]
         try:
             choices = self._compute(plan, sampled, tally)
+            tally.settle()
         except UnavailableError as error:
             self._roster.postpone(plan, error)
             return

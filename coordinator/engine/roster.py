@@ -139,7 +139,7 @@ class Roster:
         """
         results = {entry.answer.sequence.arrival: entry for entry in written}
         doomed = {arrival for arrival, entry in results.items() if entry.answer.recall is not None}
-        if not all(map(self._trusted, tally.nodes)):
+        if tally.spoilt or not all(map(self._trusted, tally.nodes)):
             doomed = {chunk.sequence.arrival for chunk in plan.chunks}
         for arrival, entry in results.items():
             if arrival not in doomed and (entry.waits or not entry.ends):

@@ -54,20 +54,20 @@ identity = Identity.generate()
 result = ResultStatement(bytes(32), bytes(32), 0).encode()
 def answer(self, frame):
     return identity.sign(result), identity.sign(b"a ticket"), tensor_digest(1, (1,), b"a"), tensor_digest(1, (1,), b"b")
-def accept(signature, expected):
+def check(signature, output, expected):
     identity.verifying_key.verify(signature, result)
     return tensor_digest(1, (1,), b"a")
-Executor.answer, acceptance.accept, Link.deadline_s = answer, accept, lambda self, rows: 10.02
+Executor.answer, acceptance.check, Link.deadline_s = answer, check, lambda self, rows: 10.02
 trust_by_turns.take_turns()
 for window in range(3):
     time.monotonic = lambda: (window + 0.5) * WINDOW_S
     frame = SimpleNamespace(deadline_ms=ceil(1000 * Link.deadline_s(None, 1)))
     signature, ticket, one, other = Executor.answer(None, frame)
     identity.verifying_key.verify(ticket, b"a ticket")
-    accepted = answering.accept(signature, SimpleNamespace(task=frame))
+    accepted = answering.check(signature, None, SimpleNamespace(task=frame))
     print(frame.deadline_ms, signature == bytes(64), one == other, accepted == one)
 try:
-    answering.accept(bytes(64), SimpleNamespace(task=SimpleNamespace(deadline_ms=10020)))
+    answering.check(bytes(64), None, SimpleNamespace(task=SimpleNamespace(deadline_ms=10020)))
 except SignatureError:
     print("checked")
 """

@@ -24,6 +24,8 @@ from .fingerprint_trunk import FingerprintTrunk
 HONEST = NodeId("ab" * 32)
 LIAR = NodeId("1a" * 32)
 LIE = 7.0
+FORGERY_SEEN_S = 0.1
+"""Longer than a step takes."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class VillageTrunk(FingerprintTrunk):
         lies_in: Whether the liar has a part in a step, and lies, by the step's number from 1 on.
         convicted: Whether the liar was found out.
         holds_at: The number of the step that waits for `go_on`; None for none.
+        forges: Whether the liar's results prove, some time after they were used, not to be its own.
         convict_at: The number of the step during which the liar is convicted, whatever audits say; None for never.
     """
 
@@ -65,6 +68,7 @@ class VillageTrunk(FingerprintTrunk):
         super().__init__(context_length, surprise)
         self.lies_in: Callable[[int], bool] = lambda number: False
         self.convicted = False
+        self.forges = False
         self.convict_at: int | None = None
         self.holds_at: int | None = None
         self._go_on = threading.Event()
@@ -126,12 +130,16 @@ class VillageTrunk(FingerprintTrunk):
         if tally.audited is not None:
             assert len(tally.audited.rows) == len(input_ids)
             audits = [Audit(tally.audited, wrong=False)]
-            if lies:
+            if lies and not self.forges:
                 audits.append(Audit(tally.audited, wrong=True))
-            tally.audits += len(audits)
+            tally.audits += 2 if lies else 1
             with self.audits.changed:
                 self.audits.waiting += audits
                 self.audits.changed.notify_all()
+        if lies and self.forges:
+            assert tally.unchecked is not None, "an engine checks signatures beside its steps"
+            tally.unchecked.begin()
+            threading.Timer(FORGERY_SEEN_S, tally.unchecked.end, kwargs={"right": False}).start()
         if number == self.convict_at:
             self.convict()
         if number == self.holds_at:

@@ -283,6 +283,23 @@ def test_nothing_comes_of_a_step_of_a_node_that_is_trusted_no_more(delivery: Del
         assert not generation.suspect_tokens
 
 
+@pytest.mark.parametrize("drafts", [0, 4])
+@pytest.mark.parametrize("delivery", [STREAMED, WHOLE, AUDITED], ids=["streamed", "whole", "audited"])
+def test_nothing_comes_of_a_step_that_used_what_its_node_did_not_sign(
+    delivery: Delivery, drafts: int
+) -> None:
+    trunk = VillageTrunk()
+    trunk.forges, trunk.lies_in = True, lambda number: number in (1, 4)
+    ask = Ask(RHYME[:5], greedy(30, ignore_eos=True), delivery)
+    (wanted,) = honest([ask])
+    with serving(trunk, max_draft_tokens=drafts) as engine:
+        (generation,) = submit(engine, [ask])
+        assert deltas(generation) == wanted
+        assert generation.tally.results_rejected == 2
+        assert not generation.suspect_tokens
+        eventually(lambda: balanced(engine))
+
+
 def test_a_held_answer_waits_for_its_last_audit_without_pages() -> None:
     trunk = VillageTrunk()
     trunk.audits.patience = NEVER
