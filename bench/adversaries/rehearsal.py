@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ from ...trust.audit_policy import AuditPolicy, AuditSubject, kind_of
 from ...trust.audit_statements import OpeningKind
 from ...trust.bias import weigh_bias
 from ...trust.expert_arithmetic import ExpertRows, ExpertWeights
+from ...trust.false_alarms import is_far
 from ...trust.keys import SignatureError
 from ...trust.recompute import Tolerance, compare, recompute
 from ...trust.residuals import residuals
@@ -77,6 +78,20 @@ class Rehearsed:
     audits: int
     suspected: int
     convicted: int
+
+
+class Audited(NamedTuple):
+    """How one audit ends.
+
+    Attributes:
+        suspected: Whether there was reason to recompute.
+        convicted: Whether that showed something.
+        good: Whether it counts for the node's good otherwise.
+    """
+
+    suspected: bool = False
+    convicted: bool = False
+    good: bool = False
 
 
 class Rehearsal:
@@ -123,24 +138,25 @@ class Rehearsal:
             elif node.adversary in _FRAMES_COUNT:
                 node.pass_frames(passed_over)
             passed_over = 0
-            suspected, convicted = self.audit(node, node.call(), kind_of(float(generator.random())))
-            counts += (1, suspected, convicted)
-            if convicted:
+            audited = self.audit(node, node.call(), kind_of(float(generator.random())))
+            counts += (1, audited.suspected, audited.convicted)
+            if audited.convicted:
                 return call
-            policy.record(subject, passed=not suspected)
+            policy.record(subject, passed=audited.good)
         return None
 
-    def audit(self, node: Understudy, verified: VerifiedResult, kind: OpeningKind) -> tuple[bool, bool]:
-        """Whether one result comes under suspicion, by itself or with those before it, and whether a node is convicted for it."""
+    def audit(self, node: Understudy, verified: VerifiedResult, kind: OpeningKind) -> Audited:
+        """How the audit of one result ends."""
         subject = AuditSubject(node.host.node, self._key, node.host.software_version)
         question = Question.about(verified, Selection((subject,), np.arange(1), verified.pairs), kind)
-        if self._looks_honest(node, question):
-            return False, False
+        looked = self._looked(node, question)
+        if not looked.suspected:
+            return looked
         truth = recompute(self._form, self._weights, question.inputs, question.selection.by_expert)
         if compare(question.output, truth, TOLERANCE).wrong:
-            return True, True
+            return Audited(suspected=True, convicted=True, good=False)
         together = self._biases.weigh(question, truth)
-        return True, bool(together) and self._biased(together)
+        return looked._replace(convicted=bool(together) and self._biased(together))
 
     def _biased(self, together: Sequence[CountedRows]) -> bool:
         """Whether rows are biased together; each result is one row here."""
@@ -158,15 +174,16 @@ class Rehearsal:
     def _weights(self, expert: int) -> ExpertWeights:
         return self._experts.weights(ExpertKey(self._key.layer, expert))
 
-    def _looks_honest(self, node: Understudy, question: Question) -> bool:
+    def _looked(self, node: Understudy, question: Question) -> Audited:
+        """How an opening looks, by itself and with those before it; who is right is not known yet."""
         opening = node.open(question.message(node.deadline_s))
         if opening is None:
-            return False
+            return Audited(suspected=True)
         manifest = self._model.manifest
         try:
             opened = question.read(opening, manifest.spec_of(self._key), manifest)
         except SignatureError:
-            return False
+            return Audited(suspected=True)
         left = residuals(
             self._form,
             self._book.projections(self._key.layer),
@@ -176,7 +193,10 @@ class Rehearsal:
             opened,
         )
         biased = self._biases.note(question, left, self._book.epoch)
-        return not biased and not isinstance(check_opening(left, self._thresholds, question.kind), Suspicion)
+        found = check_opening(left, self._thresholds, question.kind)
+        if not isinstance(found, Suspicion):
+            return Audited(suspected=biased, good=not biased)
+        return Audited(suspected=True, good=not biased and not is_far(found, left, self._thresholds))
 
 
 def rehearse(
