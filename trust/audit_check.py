@@ -1,7 +1,7 @@
 """The check of an opening: do the residuals look like an honest node's?
 
 Guarantees: a pure function of residuals and thresholds; an opening passes only if, in each stage, the mean over rows, the largest
-row and the factor by which all rows seem too long stay within the limits of its kind. What fails is a suspicion, which accuses nobody: a
+row and the factor by which all rows seem too long stay within the limits of its kind, and so does the mean over both stages. What fails is a suspicion, which accuses nobody: a
 float64 recomputation decides. Readings stay with the coordinator, and a result prints none of them.
 """
 
@@ -55,7 +55,7 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """The opening does not; `stages` are those that failed."""
+    """The opening does not; `stages` are those that failed, or all where none did by itself."""
 
     stages: tuple[Stage, ...]
     readings: tuple[StageReading, ...] = field(repr=False)
@@ -91,4 +91,15 @@ def check_opening(residuals: Residuals, thresholds: Thresholds, kind: OpeningKin
             )
         )
     failed = tuple(reading.stage for reading in readings if not reading.within)
+    if not failed and not _within_together(residuals, thresholds, kind):
+        failed = tuple(residuals)
     return Suspicion(failed, tuple(readings)) if failed else Passed(tuple(readings))
+
+
+def _within_together(residuals: Residuals, thresholds: Thresholds, kind: OpeningKind) -> bool:
+    """A row that went to several experts has more residuals than one of those that limits are from, so their mean varies less."""
+    if not all(stage in residuals for stage in Stage):
+        return True
+    every = np.concatenate([part.errors.ravel() for part in residuals.values()])
+    rows = len(residuals[Stage.OUTPUT].errors)
+    return float(np.sqrt(np.mean(np.square(every)))) <= thresholds.together_of(kind, rows)

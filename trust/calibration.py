@@ -34,8 +34,10 @@ FLOOR: Final = 1e-5
 FEWEST_ROWS: Final = 1000
 """Of one source and stage: fewer do not show the 95th percentile well."""
 _TAIL: Final = 0.05
+_SHARE_TOGETHER: Final = 0.3
+"""Of the rate of either stage: weights in another format err in both."""
 _SHARE_OF_LENGTHENING: Final = {Stage.OPENED: 0.1, Stage.OUTPUT: 0.5}
-"""Of the rate. Weights in another format err in any direction; a bias, which shows here, is cheapest to add to the output."""
+"""Of what is left. Weights in another format err in any direction; a bias, which shows here, is cheapest to add to the output."""
 
 Blocks = Sequence[StageResiduals]
 """A block is rows that one audit could see together: one expert's, or one frame's."""
@@ -45,9 +47,9 @@ def calibrate(
     samples: Mapping[str, Mapping[tuple[OpeningKind, Stage], Blocks]],
     rate: float = DEFAULT_RATE,
 ) -> Thresholds:
-    """Thresholds at a false-positive rate for each stage: a share of it (a tenth of what was opened, a half of the output) for what
-    errors have in common with what was expected, the rest for how long they are: of several rows, half of that for their mean and half for
-    the largest.
+    """Thresholds at a false-positive rate for each stage. Both stages give up `_SHARE_TOGETHER` of it for how long their errors are together;
+    of the rest, a share goes to what errors have in common with what was expected, and what remains to how long they are: of several
+    rows, half of that to their mean and half to the largest.
 
     Args:
         samples: By source (an arithmetic that honest nodes may have, such as bfloat16 on a CPU), then by kind and stage.
@@ -57,15 +59,21 @@ def calibrate(
         ThresholdsError: when a source has too few rows, or one that is not finite, or samples are of different widths.
     """
     limits: dict[tuple[OpeningKind, Stage], StageLimits] = {}
+    together: dict[OpeningKind, tuple[float, ...]] = {}
     sources = {}
     for source, stages in samples.items():
         sources[source] = min(
             (sum(len(block.errors) for block in blocks) for blocks in stages.values()), default=0
         )
-        for stage, blocks in stages.items():
-            found = _stage_limits(source, blocks, rate, _SHARE_OF_LENGTHENING[stage[1]])
-            limits[stage] = _larger(limits[stage], found) if stage in limits else found
-    return Thresholds(rate, sources, limits)
+        for key, blocks in stages.items():
+            found = _stage_limits(source, blocks, (1 - _SHARE_TOGETHER) * rate, _SHARE_OF_LENGTHENING[key[1]])
+            limits[key] = _larger(limits[key], found) if key in limits else found
+        for kind in OpeningKind:
+            if all((kind, stage) in stages for stage in Stage):
+                both = _of_both(stages[kind, Stage.OPENED], stages[kind, Stage.OUTPUT])
+                joint = _together_limits(source, both, len(Stage) * _SHARE_TOGETHER * rate)
+                together[kind] = tuple(map(max, together.get(kind, joint), joint))
+    return Thresholds(rate, sources, limits, together)
 
 
 def _larger(one: StageLimits, other: StageLimits) -> StageLimits:
@@ -79,48 +87,77 @@ def _larger(one: StageLimits, other: StageLimits) -> StageLimits:
     )
 
 
-def _stage_limits(source: str, blocks: Blocks, rate: float, share_of_lengthening: float) -> StageLimits:
-    squares = [np.square(block.by_row) for block in blocks]
-    every = np.concatenate(squares) if squares else np.zeros(0)
-    columns = {block.errors.shape[1] for block in blocks}
-    if len(every) < FEWEST_ROWS or not np.isfinite(every).all() or len(columns) != 1:
-        raise ThresholdsError(
-            f"{source} has {len(every)} honest rows of a stage, not all finite and of one width",
-            advice=f"measure at least {FEWEST_ROWS}, with one number of projections",
+def _of_both(opened: Blocks, output: Blocks) -> Blocks:
+    """Each row's residuals of both stages side by side, with one expert's of those that it went to."""
+    return [
+        StageResiduals(
+            np.concatenate([one.errors[: len(other.errors)], other.errors], axis=1),
+            np.concatenate([one.expected[: len(other.errors)], other.expected], axis=1),
         )
-    mean = float(every.mean())
-    chance = 2 * mean * mean / max(columns)
-    # A row's error and its projections vary within a block too; what varies between blocks does not average out.
-    within = float(sum(np.square(block - block.mean()).sum() for block in squares) / len(every))
-    between = max(float(every.var()) - within, 0.0)
-    within = max(within, chance)
-    whole = within + between
+        for one, other in zip(opened, output, strict=True)
+    ]
 
+
+class _Squares:
+    """How the squared errors of honest rows are spread."""
+
+    def __init__(self, source: str, blocks: Blocks) -> None:
+        squares = [np.square(block.by_row) for block in blocks]
+        self.every = np.concatenate(squares) if squares else np.zeros(0)
+        columns = {block.errors.shape[1] for block in blocks}
+        if len(self.every) < FEWEST_ROWS or not np.isfinite(self.every).all() or len(columns) != 1:
+            raise ThresholdsError(
+                f"{source} has {len(self.every)} honest rows of a stage, not all finite and of one width",
+                advice=f"measure at least {FEWEST_ROWS}, with one number of projections",
+            )
+        self.columns = columns.pop()
+        self.mean = float(self.every.mean())
+        chance = 2 * self.mean * self.mean / self.columns
+        # A row's error and its projections vary within a block too; what varies between blocks does not average out.
+        within = float(sum(np.square(block - block.mean()).sum() for block in squares) / len(self.every))
+        self._between = max(float(self.every.var()) - within, 0.0)
+        self._within = max(within, chance)
+
+    def of_one(self, rate: float) -> float:
+        """What one row exceeds at this rate."""
+        by_chance = gamma_quantile(self.mean, self._between + self._within, rate)
+        return max(by_chance, _tail_quantile(self.every, rate))
+
+    def of_mean(self, rows: int, rate: float) -> float:
+        """What the mean of so many rows exceeds."""
+        if rows == 1:
+            return self.of_one(rate)
+        return gamma_quantile(self.mean, self._between + self._within / rows, rate)
+
+
+def _stage_limits(source: str, blocks: Blocks, rate: float, share_of_lengthening: float) -> StageLimits:
+    squares = _Squares(source, blocks)
     along = np.square(np.concatenate([block.lengthening for block in blocks]))
-    along_mean = float(along.mean())
+    mean = float(along.mean())
     for_lengthening = rate * share_of_lengthening
     for_length = rate - for_lengthening
-
-    def worst(rows: int) -> float:
-        # One residual is as long as what it has in common with anything: it is looked at once.
-        of_one = rate if columns == {1} else for_length
-        share = of_one if rows == 1 else for_length / 2 / rows
-        return max(gamma_quantile(mean, whole, share), _tail_quantile(every, share))
-
-    def overall(rows: int) -> float:
-        return worst(1) if rows == 1 else gamma_quantile(mean, between + within / rows, for_length / 2)
-
+    # One residual is as long as what it has in common with anything: it is looked at once.
+    of_one = squares.of_one(rate if squares.columns == 1 else for_length)
     lengthening = max(
-        gamma_quantile(along_mean, max(float(along.var()), 2 * along_mean * along_mean), for_lengthening),
+        gamma_quantile(mean, max(float(along.var()), 2 * mean * mean), for_lengthening),
         _tail_quantile(along, for_lengthening),
     )
-
+    several = ROW_COUNTS[1:]
     return StageLimits(
-        columns.pop(),
-        tuple(max(FLOOR, math.sqrt(overall(rows))) for rows in ROW_COUNTS),
-        tuple(max(FLOOR, math.sqrt(worst(rows))) for rows in ROW_COUNTS),
-        max(FLOOR, math.sqrt(lengthening)),
+        squares.columns,
+        _roots([of_one, *(squares.of_mean(rows, for_length / 2) for rows in several)]),
+        _roots([of_one, *(squares.of_one(for_length / 2 / rows) for rows in several)]),
+        *_roots([lengthening]),
     )
+
+
+def _together_limits(source: str, blocks: Blocks, rate: float) -> tuple[float, ...]:
+    squares = _Squares(source, blocks)
+    return _roots([squares.of_mean(rows, rate) for rows in ROW_COUNTS])
+
+
+def _roots(squares: Sequence[float]) -> tuple[float, ...]:
+    return tuple(max(FLOOR, math.sqrt(square)) for square in squares)
 
 
 def gamma_quantile(mean: float, variance: float, rate: float) -> float:

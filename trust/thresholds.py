@@ -11,7 +11,7 @@ import bisect
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..errors import TrustError
@@ -68,11 +68,14 @@ class Thresholds:
         rate: How often an honest opening may be suspected, for each stage.
         sources: How many honest rows of each kind of node they were made from.
         limits: By kind of opening and stage.
+        together: By kind of opening, of the root of the mean square over both stages, for each of `ROW_COUNTS`; none where there
+            were no samples of both.
     """
 
     rate: float
     sources: Mapping[str, int]
     limits: Mapping[tuple[OpeningKind, Stage], StageLimits]
+    together: Mapping[OpeningKind, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < 0.5:
@@ -80,12 +83,11 @@ class Thresholds:
         for limits in self.limits.values():
             if not 0 < limits.columns <= 2 * MAX_COUNT:
                 raise ThresholdsError(f"no stage has {limits.columns} residuals a row")
-            for numbers in (limits.overall, limits.worst):
-                if len(numbers) != len(ROW_COUNTS):
-                    raise ThresholdsError(f"a stage has limits for {len(ROW_COUNTS)} numbers of rows")
-            numbers = (*limits.overall, *limits.worst, limits.lengthening)
-            if not all(math.isfinite(number) and number > 0 for number in numbers):
-                raise ThresholdsError("a limit is not finite and positive")
+            _check_counts(limits.overall, limits.worst)
+            _check_numbers(*limits.overall, *limits.worst, limits.lengthening)
+        for joint in self.together.values():
+            _check_counts(joint)
+            _check_numbers(*joint)
 
     def limits_of(self, kind: OpeningKind, stage: Stage) -> StageLimits:
         """What a stage allows.
@@ -100,6 +102,11 @@ class Thresholds:
                 advice="calibrate with samples of this kind",
             )
         return limits
+
+    def together_of(self, kind: OpeningKind, rows: int) -> float:
+        """The limit of both stages together for so many rows of output, infinite where there is none."""
+        joint = self.together.get(kind)
+        return math.inf if joint is None else joint[bisect.bisect_right(ROW_COUNTS, rows) - 1]
 
     def encode(self) -> str:
         """Canonical JSON."""
@@ -117,6 +124,7 @@ class Thresholds:
                 }
                 for (kind, stage), limits in self.limits.items()
             },
+            "together": {kind.name.lower(): list(joint) for kind, joint in self.together.items()},
         }
         return json.dumps(document, sort_keys=True, indent=1)
 
@@ -139,7 +147,7 @@ class Thresholds:
 
     @classmethod
     def _from(cls, document: dict[str, Any]) -> Thresholds:
-        if set(document) != {"format", "rate", "sources", "row_counts", "limits"}:
+        if set(document) != {"format", "rate", "sources", "row_counts", "limits", "together"}:
             raise ValueError("unknown or missing parts")
         if document["format"] != FORMAT or document["row_counts"] != list(ROW_COUNTS):
             raise ValueError("another version")
@@ -155,7 +163,20 @@ class Thresholds:
                 _number(numbers["lengthening"]),
             )
         sources = {name: _whole(rows) for name, rows in document["sources"].items()}
-        return cls(_number(document["rate"]), sources, limits)
+        together = {
+            OpeningKind[kind.upper()]: _numbers(joint) for kind, joint in document["together"].items()
+        }
+        return cls(_number(document["rate"]), sources, limits, together)
+
+
+def _check_counts(*limits: tuple[float, ...]) -> None:
+    if any(len(numbers) != len(ROW_COUNTS) for numbers in limits):
+        raise ThresholdsError(f"a stage has limits for {len(ROW_COUNTS)} numbers of rows")
+
+
+def _check_numbers(*numbers: float) -> None:
+    if not all(math.isfinite(number) and number > 0 for number in numbers):
+        raise ThresholdsError("a limit is not finite and positive")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,220 +1,134 @@
-"""Proven: with thresholds calibrated at a false-positive rate of 1e-4, honest arithmetics pass and every cheat is
-caught at the rate that the design promises; a bias too small for one audit shows over many."""
+"""Proven: with thresholds calibrated at a false-positive rate of 1e-4 a stage, honest arithmetics pass and every cheat is
+caught at least as often as the design's table of detection promises, cell by cell, by raw and by tight openings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
+from typing import Final
 
 import numpy as np
 import pytest
 
-from folkmoot.tests.support.honest_samples import all_rows, honest_samples, measured
-from folkmoot.tests.support.plain_experts import (
-    HONEST,
-    Cheat,
-    Singles,
-    answer,
-    cheated,
-    heavy_rows,
-    random_expert,
-    tight,
-)
+from folkmoot.tests.support.detection import FORM, HONEST_NAMES, Detection
+from folkmoot.tests.support.honest_samples import all_rows, measured
+from folkmoot.tests.support.plain_experts import HONEST, Cheat, answer, heavy_rows, random_expert, tight
 from folkmoot.trust.audit_check import Passed, check_opening
 from folkmoot.trust.audit_statements import OpeningKind
-from folkmoot.trust.calibration import calibrate
-from folkmoot.trust.drift import DriftAccumulator, Sums
-from folkmoot.trust.expert_arithmetic import Activation, ExpertForm
-from folkmoot.trust.projections import Projections, derive_projections
-from folkmoot.trust.residuals import OpenedExpert, Residuals, Stage, StageResiduals
-from folkmoot.trust.thresholds import Thresholds
+from folkmoot.trust.projections import derive_projections
 
-HIDDEN, INTERMEDIATE = 512, 352
-FORM = ExpertForm(Activation.SWIGLU)
-LAYERS, ROWS = 8, 250
-"""Rates are over so many rows of so many experts, each of a layer with projections of its own."""
-NODE = HONEST["bfloat16"]
-"""What cheats round like: the least exact honest arithmetic hides them best."""
-
-
-def projections(layer: int, count: int) -> Projections:
-    return derive_projections(b"s" * 32, 1, b"m" * 32, layer, HIDDEN, INTERMEDIATE, count)
+BIAS: Final = "bias 1 %"
+FALSE_OUTPUT: Final = "honest opening, int8 output"
+KINDS = pytest.mark.parametrize("kind", OpeningKind, ids=lambda kind: kind.name)
+ALWAYS: Final = 0.9995
+"""What the table calls 1 with one projection: once in ten thousand, the projection of a gross error is as small as that of an honest one."""
+TABLE: Final = {
+    (1, 1): {
+        Cheat.INT8_CHANNEL: 0.73,
+        Cheat.INT8_BLOCK: 0.48,
+        Cheat.FP8: 0.99,
+        Cheat.INT4: ALWAYS,
+        BIAS: 0.35,
+    },
+    (1, 4): {Cheat.INT8_CHANNEL: 0.998, Cheat.INT8_BLOCK: 0.96, Cheat.FP8: 1, Cheat.INT4: 1, BIAS: 0.76},
+    (1, 8): {Cheat.INT8_CHANNEL: 1, Cheat.INT8_BLOCK: 0.998, Cheat.FP8: 1, Cheat.INT4: 1, BIAS: 0.96},
+    (10, 4): {Cheat.INT8_CHANNEL: 1, Cheat.INT8_BLOCK: 1, Cheat.FP8: 1, Cheat.INT4: 1, BIAS: 0.996},
+    (10, 8): {FALSE_OUTPUT: 0.9998},
+}
+"""What is promised, by rows and projections, then by cheat."""
+GROSS = ("zeros", "all zeros", "garbage", "stale", Cheat.LOW_RANK, Cheat.WRONG_EXPERT, Cheat.LEFT_OUT)
 
 
 @cache
-def thresholds(count: int) -> Thresholds:
-    """From layers other than those that are judged."""
-    parts = [honest_samples(FORM, projections(100 + layer, count), 1, 400, seed=layer) for layer in range(8)]
-    merged = {
-        name: {stage: [part[name][stage][0] for part in parts] for stage in parts[0][name]}
-        for name in parts[0]
-    }
-    return calibrate(merged)
+def small() -> Detection:
+    return Detection(hidden=512, intermediate=352, layers=2, rows=60)
 
 
-def audits(residuals: Residuals, rows: int) -> Iterator[Residuals]:
-    """The residuals of many rows as audits of a few rows each."""
-    for start in range(0, ROWS - rows + 1, rows):
-        chosen = slice(start, start + rows)
-        yield {
-            stage: StageResiduals(part.errors[chosen], part.expected[chosen])
-            for stage, part in residuals.items()
-        }
+@cache
+def promised_size() -> Detection:
+    """Experts of the shape that the table was measured with."""
+    return Detection(hidden=2048, intermediate=1408, layers=4, rows=400)
 
 
-Answers = tuple[Singles, list[OpenedExpert], list[OpenedExpert]]
+def share(detection: Detection, name: str, rows: int, count: int, kind: OpeningKind) -> float:
+    suspected, audits = detection.caught(name, rows, count, kind)
+    return suspected / audits
 
 
-def lies(name: str, layer: int) -> Answers:
-    """What a node signs, and how it opens it, raw and tight."""
-    weights = [random_expert(FORM, HIDDEN, INTERMEDIATE, 7000 + layer)]
-    rows, pairs = heavy_rows(ROWS, HIDDEN, 8000 + layer), all_rows(ROWS)
-    output, raw = answer(FORM, weights, pairs, rows, NODE)
-    exactly = tight(weights, pairs, rows)
-    match name:
-        case "bias 1 %":
-            return output * np.float32(1.01), raw, exactly
-        case "zeros":
-            return output * 0, raw, exactly
-        case "stale":
-            return np.roll(output, 1, axis=0), raw, exactly
-        case "garbage":
-            noise = np.random.default_rng(layer).normal(size=output.shape)
-            return (noise * output.std()).astype(np.float32), raw, exactly
-        case "all zeros":
-            nothing = [replace(one, gate=one.up * 0, up=one.up * 0) for one in raw]
-            return output * 0, nothing, nothing
-        case "honest opening, int8 output":
-            false = [cheated(weights[0], Cheat.INT8_CHANNEL)]
-            return answer(FORM, false, pairs, rows, NODE)[0], raw, exactly
-        case _:
-            false = [cheated(weights[0], Cheat(name))]
-            output, raw = answer(FORM, false, pairs, rows, NODE)
-            return output, raw, tight(false, pairs, rows)
+@KINDS
+@pytest.mark.parametrize(("rows", "count"), TABLE)
+def test_cheats_are_caught_as_often_as_promised(rows: int, count: int, kind: OpeningKind) -> None:
+    found = {name: share(small(), name, rows, count, kind) for name in TABLE[rows, count]}
+    assert all(found[name] >= promised for name, promised in TABLE[rows, count].items()), found
 
 
-def caught(name: str, rows: int, count: int, kind: OpeningKind = OpeningKind.RAW) -> float:
-    """The share of audits that end in suspicion."""
-    passed = []
-    for layer in range(LAYERS):
-        output, raw, exactly = lies(name, layer)
-        weights = [random_expert(FORM, HIDDEN, INTERMEDIATE, 7000 + layer)]
-        inputs = heavy_rows(ROWS, HIDDEN, 8000 + layer)
-        opened = raw if kind is OpeningKind.RAW else exactly
-        found = measured(FORM, projections(layer, count), weights, inputs, output, opened)
-        passed += [
-            isinstance(check_opening(one, thresholds(count), kind), Passed) for one in audits(found, rows)
-        ]
-    return 1 - float(np.mean(passed))
+@pytest.mark.slow
+@KINDS
+@pytest.mark.parametrize(("rows", "count"), TABLE)
+def test_experts_of_the_tables_own_size_are_caught_as_often(rows: int, count: int, kind: OpeningKind) -> None:
+    found = {name: share(promised_size(), name, rows, count, kind) for name in TABLE[rows, count]}
+    print(rows, count, kind.name, {str(name): round(rate, 5) for name, rate in found.items()})
+    assert all(found[name] >= promised for name, promised in TABLE[rows, count].items()), found
 
 
-GROSS = (
-    "zeros",
-    "all zeros",
-    "garbage",
-    "stale",
-    Cheat.INT4,
-    Cheat.LOW_RANK,
-    Cheat.WRONG_EXPERT,
-    Cheat.LEFT_OUT,
-)
-
-
-@pytest.mark.parametrize("name", GROSS)
-@pytest.mark.parametrize("kind", OpeningKind, ids=lambda kind: kind.name)
-def test_gross_lies_are_caught_in_one_row(name: str, kind: OpeningKind) -> None:
-    assert caught(name, 1, 8, kind) == 1.0
-
-
-PROMISED = [
-    (1, 8, Cheat.INT8_CHANNEL, 1.0),
-    (1, 8, Cheat.INT8_BLOCK, 0.998),
-    (1, 8, Cheat.FP8, 1.0),
-    (1, 8, "bias 1 %", 0.96),
-    (1, 4, Cheat.FP8, 0.999),
-    (1, 4, "bias 1 %", 0.76),
-    (10, 4, Cheat.INT8_CHANNEL, 1.0),
-    (10, 4, Cheat.INT8_BLOCK, 1.0),
-    (10, 4, Cheat.FP8, 1.0),
-    (10, 4, "bias 1 %", 0.996),
-    (10, 8, "honest opening, int8 output", 0.9998),
-]
-
-
-@pytest.mark.parametrize(("rows", "count", "name", "promised"), PROMISED)
-def test_cheats_are_caught_as_often_as_promised(rows: int, count: int, name: str, promised: float) -> None:
-    assert caught(name, rows, count) >= promised
+@pytest.mark.slow
+def test_no_node_without_the_canonical_weights_opens_tightly() -> None:
+    """48,000 rows of each cheat, by the projections that are shipped."""
+    detection = Detection(hidden=512, intermediate=352, layers=8, rows=750)
+    for cheat in Cheat:
+        suspected, audits = detection.caught(cheat, 1, 8, OpeningKind.TIGHT)
+        assert suspected == audits >= 48_000, cheat
 
 
 @pytest.mark.parametrize("cheat", Cheat)
 def test_no_cheat_can_open_tightly(cheat: Cheat) -> None:
-    assert caught(cheat, 1, 8, OpeningKind.TIGHT) == 1.0
+    assert share(small(), cheat, 1, 8, OpeningKind.TIGHT) == 1.0
 
 
-def test_an_honest_opening_over_a_dishonest_output_is_caught_when_it_is_tight_too() -> None:
-    assert caught("honest opening, int8 output", 10, 8, OpeningKind.TIGHT) >= 0.9998
+@pytest.mark.parametrize("name", GROSS)
+@KINDS
+def test_gross_lies_are_caught_in_one_row(name: str, kind: OpeningKind) -> None:
+    assert share(small(), name, 1, 8, kind) == 1.0
 
 
-@pytest.mark.parametrize("kind", OpeningKind, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("rows", [1, 7, 32])
+@KINDS
+@pytest.mark.parametrize("rows", [1, 7, 30])
 def test_honest_nodes_pass(rows: int, kind: OpeningKind) -> None:
-    """At 1e-4 a stage, of about 6,000 audits of single rows one or two may be suspected; five would be a fault."""
+    """At 1e-4 a stage, of 2,880 audits of single rows, four would be a fault."""
+    assert sum(small().caught(name, rows, 8, kind)[0] for name in HONEST_NAMES) < 4
+
+
+@pytest.mark.slow
+@KINDS
+@pytest.mark.parametrize("count", [1, 4, 8])
+@pytest.mark.parametrize("rows", [1, 10])
+def test_honest_nodes_are_suspected_at_the_configured_rate(rows: int, count: int, kind: OpeningKind) -> None:
+    """Two stages, the worst of three honest arithmetics; what chance alone exceeds once in a thousand is allowed."""
+    detection = Detection(hidden=512, intermediate=352, layers=8, rows=500)
+    for name in HONEST_NAMES:
+        suspected, audits = detection.caught(name, rows, count, kind)
+        expected = 2e-4 * audits
+        assert suspected <= expected + 3.3 * expected**0.5 + 1, (name, suspected, audits)
+
+
+@KINDS
+def test_a_row_of_several_experts_may_be_computed_by_several_paths(kind: OpeningKind) -> None:
+    """Each expert rounds in its own way: few rows of one natively, many of another by torch."""
+    rows, gates = 60, (0.6, 0.3, 0.8)
+    weights = [random_expert(FORM, 512, 352, 40 + number) for number in range(3)]
+    pairs, inputs = all_rows(rows, gates), heavy_rows(rows, 512, 44)
+    output, opened = np.zeros_like(inputs), []
+    for number, arithmetic in enumerate(HONEST.values()):
+        part, raw = answer(FORM, weights[number : number + 1], pairs[number : number + 1], inputs, arithmetic)
+        exactly = tight(weights[number : number + 1], pairs[number : number + 1], inputs)
+        output, opened = output + part, opened + (raw if kind is OpeningKind.RAW else exactly)
     suspected = 0
-    for layer in range(LAYERS):
-        for samples in honest_samples(FORM, projections(layer, 8), 1, ROWS, seed=5000 + layer).values():
-            found = {stage: samples[kind, stage][0] for stage in Stage}
-            suspected += sum(
-                not isinstance(check_opening(one, thresholds(8), kind), Passed) for one in audits(found, rows)
-            )
-    assert suspected < 5
-
-
-def drifted(name: str, rows: int = 100) -> dict[Stage, object]:
-    """What a drift accumulator says of a node's audits of one layer, each of one row."""
-    weights = [random_expert(FORM, HIDDEN, INTERMEDIATE, 42)]
-    inputs, pairs = heavy_rows(rows, HIDDEN, 43), all_rows(rows)
-    output, raw = answer(FORM, weights, pairs, inputs, NODE)
-    lengths = np.linalg.norm(output, axis=1, keepdims=True)
-    direction = np.random.default_rng(44).normal(size=HIDDEN)
-    match name:
-        case "scale":
-            output = (output * 1.003).astype(np.float32)
-        case "direction":
-            output = (output + 0.003 * lengths * direction / np.linalg.norm(direction)).astype(np.float32)
-    accumulator = DriftAccumulator()
-    for one in range(rows):
-        part = [
-            replace(
-                opened, pairs=all_rows(1)[0], gate=opened.gate[one : one + 1], up=opened.up[one : one + 1]
-            )
-            for opened in raw
-            if opened.gate is not None
-        ]
-        chosen = slice(one, one + 1)
-        found = measured(FORM, projections(0, 8), weights, inputs[chosen], output[chosen], part)
-        accumulator = accumulator.add(found)
-    return dict(accumulator.biased(1e-4))
-
-
-@pytest.mark.parametrize("name", ["scale", "direction"])
-def test_a_bias_of_three_per_mille_shows_over_a_hundred_audits(name: str) -> None:
-    assert set(drifted(name)) == {Stage.OUTPUT}
-
-
-def test_honest_rounding_does_not_drift() -> None:
-    assert not drifted("honest")
-
-
-def test_the_direction_measured_is_what_honest_rounding_does_not_explain() -> None:
-    squares = []
-    for seed in range(200):
-        errors = 0.004 * np.random.default_rng(seed).normal(size=(100, 8)) + 0.003
-        sums = Sums(0, np.zeros(8), 0.0, 0.0, 0.0).add(StageResiduals(errors, np.zeros_like(errors)))
-        squares.append(sums.bias(1e-4).direction ** 2)
-    explained = (0.004**2 + 0.003**2) / 100
-    assert abs(np.mean(squares) - (0.003**2 - 0.003**2 / 100)) < explained / 4
-
-
-def test_few_audits_say_nothing_of_drift() -> None:
-    assert not drifted("scale", rows=20)
+    for first in range(8):
+        made = derive_projections(bytes(32), first, b"m" * 32, 0, 512, 352, 8)
+        found = measured(FORM, made, weights, inputs, output, opened)
+        for row in range(rows):
+            one = {
+                stage: type(part)(part.errors[row::rows], part.expected[row::rows])
+                for stage, part in found.items()
+            }
+            suspected += not isinstance(check_opening(one, small().thresholds(8), kind), Passed)
+    assert suspected < 3

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from folkmoot.trust.audit_check import Suspicion, check_opening
 from folkmoot.trust.audit_statements import OpeningKind
 from folkmoot.trust.calibration import FLOOR, calibrate, gamma_quantile
 from folkmoot.trust.residuals import Stage, StageResiduals
@@ -79,6 +80,46 @@ def test_each_source_fits_below_the_thresholds() -> None:
     assert dict(both.sources) == {"exact": 2000, "rounded": 2000}
 
 
+@pytest.mark.parametrize("rows", [1, 8, 64])
+def test_false_positives_of_both_stages_together_come_at_the_rate_asked_for(rows: int) -> None:
+    """Of the whole check, at 1 % a stage: two of a hundred audits may be suspected."""
+    opened, output = (OpeningKind.RAW, Stage.OPENED), KEY
+    thresholds = calibrate(
+        {"a": {opened: [gaussian(0.003, 4000, 8, 5)], output: [gaussian(0.003, 4000, 4, 6)]}}, rate=0.01
+    )
+    fresh = {
+        Stage.OPENED: gaussian(0.003, 2000 * rows, 8, 7),
+        Stage.OUTPUT: gaussian(0.003, 2000 * rows, 4, 8),
+    }
+    suspected = alone = 0
+    for start in range(0, 2000 * rows, rows):
+        audit = {
+            stage: StageResiduals(part.errors[start : start + rows], part.expected[start : start + rows])
+            for stage, part in fresh.items()
+        }
+        suspected += isinstance(check_opening(audit, thresholds, OpeningKind.RAW), Suspicion)
+        every = np.concatenate([part.errors.ravel() for part in audit.values()])
+        alone += np.sqrt(np.mean(np.square(every))) > thresholds.together_of(OpeningKind.RAW, rows)
+    assert 0.002 < suspected / 2000 < 0.02
+    assert 0.001 < alone / 2000 < 0.006 * 1.6
+
+
+def test_a_suspicion_of_both_stages_together_names_both() -> None:
+    """Each stage is a little longer than usual, neither longer than it may be."""
+    samples = {
+        (OpeningKind.RAW, Stage.OPENED): [gaussian(0.003, 4000, 8, 5)],
+        KEY: [gaussian(0.003, 4000, 4, 6)],
+    }
+    thresholds = calibrate({"a": samples})
+    found = {}
+    for stage, columns in ((Stage.OPENED, 8), (Stage.OUTPUT, 4)):
+        limit = 0.97 * thresholds.limits_of(OpeningKind.RAW, stage).overall_of(1)
+        found[stage] = block([[limit] * columns])
+    result = check_opening(found, thresholds, OpeningKind.RAW)
+    assert isinstance(result, Suspicion) and result.stages == tuple(Stage)
+    assert all(reading.within for reading in result.readings)
+
+
 def test_no_limit_is_below_the_floor() -> None:
     limits = calibrate({"a": {KEY: [gaussian(1e-9, 2000, 8)]}}).limits[KEY]
     assert set(limits.overall + limits.worst) == {FLOOR}
@@ -113,10 +154,11 @@ def test_limits_between_counts_are_the_wider_ones(rows: int) -> None:
     assert limits.overall_of(rows) == limits.overall[len(at) - 1]
 
 
+ROWS_LIMITS = st.lists(st.floats(1e-12, 1e9), min_size=len(ROW_COUNTS), max_size=len(ROW_COUNTS)).map(tuple)
 LIMITS = st.builds(
     StageLimits,
     st.integers(1, 128),
-    *[st.lists(st.floats(1e-12, 1e9), min_size=len(ROW_COUNTS), max_size=len(ROW_COUNTS)).map(tuple)] * 2,
+    *[ROWS_LIMITS] * 2,
     st.floats(1e-12, 1e9),
 )
 KEYS = st.tuples(st.sampled_from(OpeningKind), st.sampled_from(Stage))
@@ -125,6 +167,7 @@ THRESHOLDS = st.builds(
     st.floats(1e-9, 0.49),
     st.dictionaries(st.text(max_size=10), st.integers(0, 10**9), max_size=3),
     st.dictionaries(KEYS, LIMITS, max_size=4),
+    st.dictionaries(st.sampled_from(OpeningKind), ROWS_LIMITS, max_size=2),
 )
 
 
@@ -148,7 +191,7 @@ JSON = st.recursive(
 )
 
 
-@given(st.sampled_from(["format", "rate", "sources", "row_counts", "limits"]), JSON)
+@given(st.sampled_from(["format", "rate", "sources", "row_counts", "limits", "together"]), JSON)
 def test_any_part_replaced_raises_nothing_else(part: str, value: Any) -> None:
     document = json.loads(some_thresholds().encode()) | {part: value}
     try:
@@ -181,6 +224,10 @@ def edited(change: Callable[[dict[str, Any]], object]) -> str:
         edited(lambda document: document["limits"]["raw/output"].pop("lengthening")),
         edited(lambda document: document["limits"]["raw/output"].update(lengthening=0)),
         edited(lambda document: document["limits"].update({"raw/other": {}})),
+        edited(lambda document: document.pop("together")),
+        edited(lambda document: document["together"].update(raw=[1.0])),
+        edited(lambda document: document["together"].update(raw=[0.0] * len(ROW_COUNTS))),
+        edited(lambda document: document["together"].update(loose=[1.0] * len(ROW_COUNTS))),
         edited(lambda document: document["sources"].update(a=-1)),
         some_thresholds().encode().replace('"rate": 0.0001', '"rate": NaN'),
         some_thresholds().encode().replace('"rate": 0.0001', '"rate": 1e999'),
@@ -189,7 +236,7 @@ def edited(change: Callable[[dict[str, Any]], object]) -> str:
         "9" * 60_000,
         " " * (MAX_JSON_BYTES + 1),
     ],
-    ids=range(17),
+    ids=range(21),
 )
 def test_thresholds_that_are_not_quite_thresholds_are_refused(text: str) -> None:
     with pytest.raises(ThresholdsError):
