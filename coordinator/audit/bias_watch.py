@@ -25,7 +25,7 @@ from ..dispatch.verified_result import VerifiedResult
 from .question import Question
 
 WINDOW_ROWS: Final = 512
-"""After so many distinct rows a record begins anew."""
+"""After so many distinct rows what openings left is added up anew."""
 MOST_RECORDS: Final = 4096
 """Of nodes and layers; the oldest gives way."""
 MOST_KEPT_BYTES: Final = 128 << 20
@@ -137,7 +137,9 @@ class BiasWatch:
         key = _key(question)
         record = self._residuals.get(key)
         if record is None or record.epoch != epoch or len(record.seen) > WINDOW_ROWS:
-            record = self._residuals[key] = _Residuals(epoch)
+            # Whoever is being weighed stays suspected until that is over.
+            weighed = record is not None and record.suspected and key in self._exact
+            record = self._residuals[key] = _Residuals(epoch, suspected=weighed)
             if len(self._residuals) > MOST_RECORDS:
                 del self._residuals[next(iter(self._residuals))]
         return record

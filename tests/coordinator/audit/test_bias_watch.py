@@ -1,4 +1,5 @@
-"""What is kept of rows that may show a bias is bounded, and what has the fewest rows for its bytes gives way, never what was just added to."""
+"""What is kept of rows that may show a bias is bounded, and what has the fewest rows for its bytes gives way, never what was just added
+to; who is being weighed is not forgotten meanwhile."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from folkmoot.tests.support.memory_experts import MemoryExperts
 from folkmoot.trust.audit_statements import OpeningKind
 from folkmoot.trust.honest_rounding import RoundingSpread
 from folkmoot.trust.recompute import Recomputed, Tolerance
+from folkmoot.trust.residuals import Stage, StageResiduals
 
 MODEL = MemoryExperts()
 ROWS = 4
@@ -65,3 +67,34 @@ def test_rows_of_which_nothing_can_be_said_are_not_kept() -> None:
     for seed in (4, 5):
         assert not watch.weigh(*rows_of(node, seed))
     assert len(watch.weigh(*rows_of(node, 6))) == 3
+
+
+def left_by(question: Question, error: float, seed: int) -> dict[Stage, StageResiduals]:
+    """What an opening leaves whose rows are all off by the same small vector, honestly rounded."""
+    noise = np.random.default_rng(seed)
+
+    def stage(rows: int) -> StageResiduals:
+        return StageResiduals(error + noise.normal(0, 1e-4, (rows, 8)), noise.normal(0, 1, (rows, 8)))
+
+    pairs = sum(len(part.rows) for part in question.selection.by_expert)
+    return {Stage.OPENED: stage(pairs), Stage.OUTPUT: stage(len(question.selection.rows))}
+
+
+def test_who_is_weighed_stays_suspected_until_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bias_watch, "WINDOW_ROWS", 80)
+    node, watch = AskedNode(MODEL, bytes(32)), BiasWatch(1e-4, Tolerance(drift_rows=ENOUGH))
+
+    def noted(seed: int, epoch: int = 0) -> bool:
+        question, _ = rows_of(node, seed)
+        return watch.note(question, left_by(question, 0.003, seed), epoch)
+
+    suspected = [noted(seed) for seed in range(21)]
+    assert suspected[-1] and not suspected[0]
+    assert not noted(21), "nobody weighs it, and the window is over"
+    assert any(noted(seed) for seed in range(22, 42))
+    assert not watch.weigh(*rows_of(node, 41))
+    assert all(noted(seed) for seed in range(42, 90)), "over the end of the window"
+    assert noted(90, epoch=1), "and of the epoch"
+    assert not watch.weigh(*rows_of(node, 90))
+    assert len(watch.weigh(*rows_of(node, 91))) == 3
+    assert not noted(92, epoch=2), "it has been weighed"
