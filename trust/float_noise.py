@@ -20,6 +20,7 @@ import math
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from .expert_arithmetic import Doubles, ExpertForm, ExpertWeights, Floats, activate, factors
 
@@ -37,6 +38,8 @@ SMALLEST_PRODUCT: Final = 1e-31
 SMALLEST_FLOAT32: Final = 2.0**-126
 LARGEST: Final = 1e18
 """Numbers beyond may overflow inside: the same powers, unscaled whole numbers, squares."""
+LARGEST_SUM: Final = 1e30
+"""Nothing is multiplied with a sum over experts any more."""
 LARGEST_FLOAT16: Final = 6e4
 SMALLEST_FLOAT16: Final = 2.0**-25
 """Half the distance of the smallest numbers of float16: they must be rounded to, not flushed."""
@@ -96,18 +99,16 @@ def float_noise(
     return np.asarray(np.where(inside, noise, np.inf))
 
 
-def summing_noise(terms: int, parts: Doubles, gates: Doubles) -> Doubles:
+def summing_noise(terms: int, parts: Doubles) -> Doubles:
     """What the gated sum over experts adds for each row, in L2: [n].
 
     Args:
         terms: Numbers in an answer, H.
         parts: [n, 3]: how many answers were added, the sum of their gated lengths, and of their lengths without gates.
-        gates: [n], the largest gate's size.
     """
     count, gated, ungated = parts.T
     noise = (count + 1) * UNIT * gated + SMALLEST_FLOAT32 * (ungated + count * math.sqrt(terms))
-    inside = (gated <= LARGEST) & (gates <= LARGEST)
-    return np.asarray(np.where(inside, np.where(gated + ungated > 0, noise, 0.0), np.inf))
+    return np.asarray(np.where(gated <= LARGEST_SUM, np.where(gated + ungated > 0, noise, 0.0), np.inf))
 
 
 def _product_noise(
@@ -171,6 +172,6 @@ def _largest_rounded(form: ExpertForm) -> float:
     return LARGEST_FLOAT16 if form.significand_bits == FLOAT16_BITS else LARGEST
 
 
-def _all_below(parts: list[Doubles], most: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _all_below(parts: list[Doubles], most: float) -> npt.NDArray[np.bool_]:
     """Which rows have no number beyond, or that is none."""
-    return np.logical_and.reduce([np.all(part <= most, axis=1) for part in parts])
+    return np.asarray(np.logical_and.reduce([np.all(part <= most, axis=1) for part in parts]))

@@ -143,7 +143,7 @@ def recompute(
         pairs: Which experts work on which rows.
     """
     inputs = np.asarray(rows, np.float64)
-    output, (squares, means, variances, noises, largest) = np.zeros(inputs.shape), np.zeros((5, len(inputs)))
+    output, (squares, means, variances, noises) = np.zeros(inputs.shape), np.zeros((4, len(inputs)))
     added = np.zeros((len(inputs), 3))
     with np.errstate(over="ignore", invalid="ignore"):
         for one in pairs:
@@ -159,9 +159,8 @@ def recompute(
             noise = float_noise(form, weights, inputs[one.rows], gate, up, answer)
             noises[one.rows] += np.where(np.isinf(noise), np.inf, np.square(noise * gates))
             added[one.rows] += np.stack([np.ones(len(length)), length * np.abs(gates), length], axis=1)
-            largest[one.rows] = np.maximum(largest[one.rows], np.abs(gates))
         scale = np.maximum(sizes([output]), np.sqrt(squares))
-        noise = np.sqrt(noises) + summing_noise(inputs.shape[1], added, largest)
+        noise = np.sqrt(noises) + summing_noise(inputs.shape[1], added)
     return Recomputed(output, scale, RoundingSpread(means, variances), leeway(noise, scale))
 
 

@@ -293,3 +293,17 @@ def test_answers_that_cancel_are_measured_against_their_parts() -> None:
     signed = answers.sum(axis=0, keepdims=True) + 0.005 * np.linalg.norm(one) * np.eye(32)[:1]
     found = weigh_testimony(signed, rows, gates, (side(answers), side(answers)), TOLERANCE)
     assert found.right and not found.wrong
+
+
+@pytest.mark.parametrize(
+    ("size", "float16"), [(1e-7, False), (1e-20, False), (1e10, False), (1e-3, True), (300.0, True)]
+)
+def test_nothing_is_said_of_rows_that_machines_flush_or_overflow(size: float, float16: bool) -> None:
+    answers = np.random.default_rng(0).standard_normal((4, 32))
+    rows, gates = np.arange(4), np.ones(4)
+    for scale, heard in ((1.0, True), (size, False)):
+        said = Statement(answers * scale**2, answers * scale, answers * scale)
+        found = weigh_testimony(2 * said.answers, rows, gates, (said, said), TOLERANCE, float16=float16)
+        assert (found.agree, found.wrong) == (heard, heard)
+        found = weigh_testimony(said.answers, rows, gates, (said, said), TOLERANCE, float16=float16)
+        assert found.right == heard
