@@ -13,6 +13,7 @@ import typer
 
 from ..logs import LogFormat, configure_logging
 from ..object_memory import leave_out
+from .audit_counts import audits
 from .books import credits, history, invite, leaderboard
 from .daemon import end_with_parent, run_until_stopped
 from .folder_option import folder
@@ -26,7 +27,7 @@ app = typer.Typer(help="Operate a network.")
 app.command("ban")(ban)
 app.command("admit")(admit)
 app.command("quarantine")(quarantine)
-for command in (invite, credits, leaderboard, history):
+for command in (audits, invite, credits, leaderboard, history):
     app.command(command.__name__)(command)
 
 

@@ -59,11 +59,12 @@ def own_line(network: dict[str, Any]) -> str:
 
 
 def audits_line(network: dict[str, Any]) -> str:
-    """One line about what audits have found."""
+    """One line about what audits had found when the last hour began."""
     audits = network["audits"]
+    as_of = time.strftime("%m-%d %H:%M", time.localtime(audits["as_of_unix_s"]))
     return (
-        f"audits {audits['challenges']} of {audits['results']} results, {audits['passed']} passed, "
-        f"{audits['cleared']} cleared, {audits['wrong']} wrong; {audits['dropped']} results passed over"
+        f"audits until {as_of}: {audits['right'] + audits['wrong']} of {audits['results']} results, "
+        f"{audits['wrong']} wrong; {audits['dropped']} results passed over"
     )
 
 

@@ -31,7 +31,6 @@ from .api.app import create_app
 from .api.metrics import ConsequencesCollector, RequestMetrics
 from .audit.auditing import Auditing
 from .audit.counters import AuditCounters
-from .audit.metrics import AuditCollector
 from .audit.standing_book import StandingBook
 from .books.books import Books
 from .books.metrics import BooksCollector
@@ -159,7 +158,6 @@ class Coordinator:
         auditing.start()
         self.registry.register(BooksCollector(books.writer))
         self.registry.register(NetworkCollector(hub.snapshot))
-        self.registry.register(AuditCollector(self.audits.totals))
         self.registry.register(ReceiptCollector(scribe.counters))
 
     async def serve(self) -> None:
@@ -210,7 +208,7 @@ class Coordinator:
             prepared.name,
             lambda: (
                 hub.snapshot().document()
-                | {"audits": self.audits.totals().document(), "answers": engine.consequences()}
+                | {"audits": auditing.published.document(), "answers": engine.consequences()}
             ),
             self.registry,
             api_settings(self.settings.api, prepared.folder),

@@ -25,6 +25,8 @@ from .judge import Judge
 from .orders import OrderBox
 from .past_verdicts import uphold
 from .preparing import AUDIT_FOLDER
+from .private_counts import PrivateCounts
+from .published_counts import PublishedCounts
 from .settings import AuditSettings
 from .sketch_keeper import SketchKeeper
 from .standing_book import StandingBook
@@ -36,6 +38,7 @@ class Auditing:
     Attributes:
         watcher: Is to be handed every verified result; None when nothing is audited.
         rivals_watcher: Is to be handed second answers; None when nothing is audited.
+        published: What everybody may know of audits.
         evidence: Takes what proves verdicts; None when nothing is audited.
     """
 
@@ -56,7 +59,9 @@ class Auditing:
         """
         self._standings = standings
         self._orders = OrderBox(state)
-        self._orders_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.published = PublishedCounts(counters.totals)
+        self._private_counts = PrivateCounts(state, counters.totals, self.published)
         self._sketches: SketchKeeper | None = None
         self._auditor: Auditor | None = None
         self.watcher: Watcher | None = None
@@ -96,17 +101,20 @@ class Auditing:
 
     def start(self) -> None:
         """Starts its threads, and a task on the running event loop."""
-        self._orders_task = asyncio.create_task(self._orders.watch(self._standings))
+        self._tasks = [asyncio.create_task(self._orders.watch(self._standings))]
         if self._sketches is not None and self._auditor is not None:
+            self._tasks.append(asyncio.create_task(self._private_counts.keep()))
             self._sketches.start()
             self._auditor.start()
 
     async def close(self) -> None:
         """Ends them. Harmless before `start`, and twice."""
-        if self._orders_task is not None:
-            self._orders_task.cancel()
-            await asyncio.gather(self._orders_task, return_exceptions=True)
-            self._orders_task = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
         for part in (self._auditor, self._sketches, self._keeper):
             if part is not None:
                 await asyncio.to_thread(part.close)
+        if self._auditor is not None:
+            await asyncio.to_thread(self._private_counts.write)

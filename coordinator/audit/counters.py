@@ -1,6 +1,6 @@
 """What all audits of a coordinator add up to.
 
-Guarantees: counts only grow, but for what waits, and may be added to from any thread; each is exact.
+Guarantees: counts only grow, but for what waits, and may be added to from any thread; each is exact, and so for the operator alone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from ..dispatch.challenge import Unopened
 
@@ -51,20 +50,6 @@ class AuditTotals:
     unopened: dict[str, int]
     disagreed: int = 0
     heard: int = 0
-
-    def document(self) -> dict[str, Any]:
-        """What `/v1/network` says of audits."""
-        return {
-            "results": self.results,
-            "waiting": self.waiting,
-            "challenges": self.challenges,
-            "suspected": self.suspected,
-            "dropped": self.dropped,
-            "disagreed": self.disagreed,
-            "heard": self.heard,
-            **{outcome.value: self.outcomes.get(outcome.value, 0) for outcome in AuditOutcome},
-            "unopened": dict(sorted(self.unopened.items())),
-        }
 
 
 class AuditCounters:

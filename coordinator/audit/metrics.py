@@ -1,4 +1,4 @@
-"""What Prometheus learns of audits.
+"""What the operator's Prometheus may learn of audits, and nobody else: it is not for `/metrics`.
 
 Guarantees: numbers are read when metrics are asked for, never kept twice; labels have few fixed values.
 """

@@ -16,6 +16,7 @@ from folkmoot.bench.adversaries.kinds import Adversary
 from folkmoot.bench.adversaries.nodes import AdversaryNode
 from folkmoot.cli.main import run
 from folkmoot.coordinator.audit.counters import AuditTotals
+from folkmoot.coordinator.audit.private_counts import COUNTS_FILE
 from folkmoot.coordinator.engine.requests import SamplingParams
 from folkmoot.coordinator.hub.snapshot import NodeSnapshot
 from folkmoot.models.local import LocalExperts
@@ -189,8 +190,16 @@ async def test_the_operator_has_the_last_word(
             metrics = (await client.get(f"{url}/metrics")).text
         (shown,) = (one for one in document["nodes"] if one["id"] == node.node_id)
         assert (shown["standing"], shown["standing_reason"]) == ("banned", "we have met before")
-        assert document["audits"]["results"] > 0
-        assert 'folkmoot_audits_total{outcome="passed"}' in metrics
+        assert set(document["audits"]) == {"as_of_unix_s", "results", "right", "wrong", "dropped"}
+        assert document["audits"]["results"] == 0, "nothing of the present hour"
+        assert "folkmoot_audit" not in metrics, "whoever sees how openings looked learns of the projections"
+        kept = await asyncio.to_thread((tmp_path / "operator" / COUNTS_FILE).read_text)
+        assert 'folkmoot_audits_total{outcome="passed"}' in kept
+        assert (
+            await asyncio.to_thread(run, ["coordinator", "audits", "--state", str(tmp_path / "operator")])
+            == 0
+        )
+        assert "folkmoot_audit_suspicions_total" in capsys.readouterr().out
         await asyncio.to_thread(run, ["status", "--url", url])
         printed = capsys.readouterr().out
         assert "banned since" in printed and "we have met before" in printed and "audits " in printed
