@@ -42,6 +42,7 @@ def measure_adversaries(runs: int | None, quick: bool, seed: int | None) -> list
 
     from .adversaries import harness, report
 
+    logging.basicConfig(level=logging.ERROR)
     torch.set_num_threads(1)
     extent = harness.QUICK if quick else harness.Extent()
     if runs is not None:
@@ -113,7 +114,7 @@ def main() -> None:
     innocents.add_argument("--rows", type=_count, default=100_000, help="honest rows to audit")
     arguments = parser.parse_args()
     name = arguments.benchmark
-    logging.basicConfig(level=logging.ERROR if name == "adversaries" else logging.WARNING)
+    logging.basicConfig(level=logging.WARNING)
     os.environ["FOLKMOOT_HOME"] = str(FOLDER.absolute() / "home")
     FOLDER.mkdir(parents=True, exist_ok=True)
     if name == "adversaries":
