@@ -185,6 +185,7 @@ class Coordinator:
             self.settings.dispatch,
             watched_by(self._scribe.watch, auditing.watcher),
             auditing.rivals_watcher,
+            auditing.unusable_watcher,
         )
         metrics = RequestMetrics(self.registry)
         engine = await asyncio.to_thread(

@@ -15,6 +15,7 @@ from .covering import Covering
 from .hearings import Answered, Shown
 from .inbox import Inbox
 from .question import Question
+from .unusable_results import Unusable
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Answer:
     covering: Covering | None = None
 
 
-Incoming = Answer | Rivals | Answered | Shown
+Incoming = Answer | Rivals | Answered | Shown | Unusable
 """What the auditor's thread is handed beside results."""
 
 

@@ -38,6 +38,7 @@ class Auditing:
     Attributes:
         watcher: Is to be handed every verified result; None when nothing is audited.
         rivals_watcher: Is to be handed second answers; None when nothing is audited.
+        unusable_watcher: Is to be handed signed results that nothing can be computed with; None when nothing is audited.
         published: What everybody may know of audits.
         evidence: Takes what proves verdicts; None when nothing is audited.
     """
@@ -66,6 +67,7 @@ class Auditing:
         self._auditor: Auditor | None = None
         self.watcher: Watcher | None = None
         self.rivals_watcher: RivalsWatcher | None = None
+        self.unusable_watcher: Watcher | None = None
         self.evidence: EvidenceKeeper | None = None
         self._keeper = keeper = EvidenceKeeper(state, entry_log)
         # The operator's word comes after what it may be about.
@@ -78,6 +80,7 @@ class Auditing:
             judge = Judge(keeper, experts, identity)
             self._auditor = Auditor(folder, experts, self._sketches, judge, standings, counters, settings)
             self.watcher, self.rivals_watcher = self._auditor.watch, self._auditor.watch_rivals
+            self.unusable_watcher = self._auditor.watch_unusable
 
     def trusts(self, node: NodeId) -> bool:
         """Whether a node's results may be used, as it stands now. Any thread."""

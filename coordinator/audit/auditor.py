@@ -6,7 +6,7 @@ opening that does not look honest, and one that does not come, lead to a recompu
 witnesses who agree where the weights are not at hand; a node that
 is found right is at most struck for being late. What the lowest rate asks for, and all of a node on probation, is asked about at once;
 what is asked beyond that, about one result at a time and at the pace of `pace.py`, which this thread keeps to as well. Which of those that
-wait a node is asked about, and which are given up when too many do, is drawn. Results that somebody waits for go to `urgent_audits.py`, second answers to `second_answers.py`. Everything but `watch` and `watch_rivals` happens
+wait a node is asked about, and which are given up when too many do, is drawn. Results that somebody waits for go to `urgent_audits.py`, second answers to `second_answers.py`. Everything but what begins with `watch` happens
 on one thread of its own.
 """
 
@@ -44,6 +44,7 @@ from .secret_draws import SecretDraws
 from .settings import AuditSettings
 from .sketch_keeper import SketchKeeper
 from .standing_book import StandingBook
+from .unusable_results import Unusable, UnusableResults
 from .urgent_audits import UrgentAudits
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Auditor:
         self._second_answers = SecondAnswers(
             chooser, self._examiner, self.consequences, self.hearings, self._inbox, counters
         )
+        self._unusable = UnusableResults(chooser, self._examiner, self.consequences)
         self._room_for_rivals = threading.BoundedSemaphore(MOST_RIVALS)
         self._lines: dict[Host, Line] = {}
         self._own_pace = Pace(settings.busy_share, time.monotonic())
@@ -134,6 +136,13 @@ class Auditor:
             self._room_for_rivals.release()
         self._counters.dropped()
 
+    def watch_unusable(self, verified: VerifiedResult) -> None:
+        """Takes a result that its node signed and that nothing can be computed with: a `Watcher`. Any thread."""
+        if self._inbox.reserve(verified.size):
+            self._inbox.answer(Unusable(verified))
+        else:
+            self._counters.dropped()
+
     def _run(self) -> None:
         torch.set_num_threads(1)
         saved_s = time.monotonic()
@@ -165,6 +174,8 @@ class Auditor:
                 self._urgent.came_back(item, covering)
             case Answered() | Shown():
                 self._guarded(None, partial(self._hear, item))
+            case Unusable(verified):
+                self._guarded(verified, partial(self._look_into, verified))
             case Rivals():
                 self._room_for_rivals.release()
                 self._guarded(None, partial(self._compare, item))
@@ -191,6 +202,10 @@ class Auditor:
 
     def _hear(self, item: Answered | Shown) -> bool:
         self.hearings.take(item)
+        return True
+
+    def _look_into(self, verified: VerifiedResult) -> bool:
+        self._unusable.look_into(verified)
         return True
 
     def _compare(self, rivals: Rivals) -> bool:

@@ -26,7 +26,7 @@ from ..dispatch.challenge import Opened, Unopened
 from .bias_watch import BiasWatch
 from .canonical_weights import CanonicalExperts
 from .counters import AuditCounters, AuditOutcome
-from .judge import Judge
+from .judge import Judge, Verdict
 from .probing_watch import ProbingWatch
 from .question import Question
 from .settings import AuditSettings
@@ -117,10 +117,21 @@ class Examiner:
         """
         return self._weigh(question, self._judge.recompute(question), unopened)
 
+    def recompute_alone(self, question: Question) -> Finding:
+        """The same, and these rows say nothing of the node's others.
+
+        Raises:
+            FolkmootError: when the canonical weights cannot be read.
+        """
+        return self._found(question, self._judge.judge(question, self._judge.recompute(question)), None)
+
     def _weigh(self, question: Question, recomputed: Recomputed, unopened: Unopened | None) -> Finding:
         verdict = self._judge.judge(question, recomputed)
         if verdict is None and (biased := self._biases.weigh(question, recomputed)):
             verdict = self._judge.judge_bias(biased)
+        return self._found(question, verdict, unopened)
+
+    def _found(self, question: Question, verdict: Verdict | None, unopened: Unopened | None) -> Finding:
         if verdict is None:
             return Finding(AuditOutcome.CLEARED, unopened=unopened)
         node = short(question.verified.host.node)

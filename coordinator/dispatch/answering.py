@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ...errors import FolkmootError, TrustError, WireError
 from ...models.pending_checks import PendingChecks
 from ...protos.folkmoot.v1 import link_pb2
-from .acceptance import Expected, check, read, reason_of
+from .acceptance import Expected, NotFiniteError, check, check_unread, read, reason_of
 from .host import Ending, Failure, SentFrame
 from .part import Part, Race
 from .verified_result import Cover, Rivals, VerifiedResult
@@ -43,6 +43,8 @@ def read_answer(network: NetworkExperts, frame: SentFrame, part: Part, result: l
         part.output = read(result, *part.hidden.shape)
     except WireError as error:
         _reject(network, frame, part, result, error)
+        if isinstance(error, NotFiniteError):
+            _show_unusable(network, frame, part, result)
         return False
     return True
 
@@ -104,6 +106,20 @@ def _reject(
     reason = reason_of(error)
     network.counters.rejected(reason, signed=bool(result.signature))
     part.host.rejected(frame, error, reason)
+
+
+def _show_unusable(network: NetworkExperts, frame: SentFrame, part: Part, result: link_pb2.Result) -> None:
+    """Hands on a result for whose numbers its node can be held to account, if it signed them."""
+    if network.unusable_watcher is None:
+        return
+    task = part.task(network.coordinator_key, network.manifest, frame.message.frame.layer, frame.sequence)
+    try:
+        statement = check_unread(result, Expected(task, part.host.key))
+    except TrustError:
+        return
+    network.unusable_watcher(
+        VerifiedResult(part.host, task, part.planned.local, part.hidden, result, statement)
+    )
 
 
 class LateAnswers:

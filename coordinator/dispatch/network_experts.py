@@ -76,8 +76,10 @@ class NetworkExperts:
         settings: DispatchSettings,
         watcher: Watcher | None = None,
         rivals_watcher: RivalsWatcher | None = None,
+        unusable_watcher: Watcher | None = None,
     ) -> None:
-        """`watcher` is handed every verified result, `rivals_watcher` each second answer beside the first."""
+        """`watcher` is handed every verified result, `rivals_watcher` each second answer beside the first, `unusable_watcher` what a
+        node signed and nothing can be computed with."""
         self.directory = directory
         self.manifest = manifest
         self.coordinator_key = coordinator_key
@@ -85,6 +87,7 @@ class NetworkExperts:
         self.settings = settings
         self.watcher = watcher
         self.rivals_watcher = rivals_watcher
+        self.unusable_watcher = unusable_watcher
         self.hedging = Hedging(settings.hedge_share, settings.hedge_quantile, settings.hedge_least_s)
         self.aside = Aside()
         rows = min(settings.max_rows_per_frame, rows_per_frame(manifest.hidden))

@@ -2,7 +2,7 @@
 
 Guarantees: a node that is attached, told what to hold and reports it ready gets frames, where nodes are probed only once it
 was right about what it was tried with; one whose result was rejected loses its link at once and gets no frame until it attaches
-anew, and one that this happens to too often is not let in again while this process lives. Each change of a node's state is in the
+anew, and one that this happens to too often is quarantined, until the operator admits it. Each change of a node's state is in the
 log, is told to the node, and to whoever watches.
 
 All of it lives on the event loop.
@@ -220,6 +220,11 @@ class Members:
         self._detach(link, member, NodeState.QUARANTINED, why)
         self._steward.counts_on(member, counted_on=False)
         link.cut(f"a result was rejected ({reason}): {error}", retry=not banned)
+        if banned and self._standings.of(member.node).serves:
+            assert self._loop is not None
+            why = f"cut off {member.faults} times for results that cannot be used, the last time: {why}"
+            # The event loop waits for no disk. Until it is kept, the member's faults keep the node out.
+            self._loop.run_in_executor(None, self._standings.quarantined, member.node, why)
 
     def _standing_changed(self, node: NodeId) -> None:
         """A node's status has changed, in whatever thread."""

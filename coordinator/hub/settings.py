@@ -31,7 +31,7 @@ class HubSettings:
         frame_deadline_s: How long a node has for a frame, before rows are counted.
         row_deadline_s: How much longer for each row that it has to work on.
         misses_before_cut: A node that misses so many deadlines in a row loses its link.
-        faults_before_ban: A node whose results were rejected on so many links is not let in again.
+        faults_before_ban: A node whose results were rejected on so many links is quarantined, until the operator admits it.
         lost_grace_s: How long a lost node's experts wait for its return before they are placed elsewhere.
         restart_grace_s: How long, after a start, the experts of a node of the last time wait for its return before they are placed
             elsewhere; nodes try again every half minute at the latest.

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from folkmoot.coordinator.dispatch.flight import ExpertsUnavailableError, NotFiniteActivationsError
+from folkmoot.coordinator.dispatch.verified_result import VerifiedResult
 from folkmoot.models.pool import StepTally
 from folkmoot.tests.support.memory_experts import MemoryExperts
 from folkmoot.tests.support.running_hub import RunningHub, running_hub
 from folkmoot.tests.support.scripted_node import Fault, ScriptedNode
+from folkmoot.trust.keys import Identity
 
 REJECTED = {
     Fault.OTHER_KEY: "signature_wrong",
@@ -265,3 +267,33 @@ async def test_stopping_the_hub_ends_waiting_calls() -> None:
         with pytest.raises(ExpertsUnavailableError):
             async with asyncio.timeout(5):
                 await call
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.NOT_A_NUMBER, Fault.INFINITE, Fault.OVERFLOWING], ids=lambda fault: fault.name
+)
+async def test_what_a_node_signed_and_nothing_can_be_computed_with_is_shown_to_whoever_judges(
+    fault: Fault,
+) -> None:
+    async with running_hub(dispatch=PATIENT) as network:
+        shown: list[VerifiedResult] = []
+        network.pool.unusable_watcher = shown.append
+        met = await meet(network, fault)
+        (result,) = shown
+        assert result.host.node == met.bad.node
+        result.host.key.verify(result.result.signature, result.statement.encode())
+        assert result.statement.task == result.task.digest()
+
+
+async def test_what_nobody_signed_is_shown_to_nobody() -> None:
+    async with running_hub(dispatch=PATIENT) as network:
+        shown: list[VerifiedResult] = []
+        network.pool.unusable_watcher = shown.append
+        (bad,) = await network.join_ready(Fault.NOT_A_NUMBER)
+        bad.identity = Identity.generate()
+        call = asyncio.create_task(network.check(0))
+        await network.until(lambda: network.seen(bad).results_rejected)
+        good = await network.join()
+        assert (await call).nodes == {good.node}
+        assert network.counters.totals().rejected == {"not_finite": 1}
+        assert shown == []

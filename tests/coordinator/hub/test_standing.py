@@ -4,6 +4,7 @@ let in again only when admitted; challenges are answered, run out of time, or en
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,9 +14,11 @@ from folkmoot.coordinator.dispatch.challenge import Opened, SentChallenge, Unope
 from folkmoot.coordinator.hub.questions import Questions
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.protos.limits import MAX_CHALLENGED_ROWS_IN_FLIGHT
+from folkmoot.tests.support.kept_books import books_in
 from folkmoot.tests.support.memory_experts import MemoryExperts
 from folkmoot.tests.support.running_hub import RunningHub, running_hub
-from folkmoot.tests.support.scripted_node import ScriptedNode
+from folkmoot.tests.support.scripted_node import Fault, ScriptedNode
+from folkmoot.trust.keys import Identity
 from folkmoot.trust.standing import StandingSettings, Status
 
 
@@ -137,3 +140,36 @@ def test_challenges_wait_for_room() -> None:
     questions.offer(ends.challenge(b"waits", rows=half))
     assert {challenge.message.nonce for challenge in questions.drain()} == {b"\1", b"\2", b"waits"}
     assert questions.drain() == []
+
+
+async def test_who_is_cut_off_too_often_stays_out_over_restarts_until_admitted(tmp_path: Path) -> None:
+    identity = Identity.generate()
+    with books_in(tmp_path) as books:
+        standings = StandingBook(books.standings, StandingSettings())
+        async with running_hub(
+            standings=standings, faults_before_ban=2, dispatch={"expert_wait_s": 20.0}
+        ) as network:
+            call = asyncio.create_task(network.check(0))
+            for _ in range(2):
+                bad = await network.join(Fault.OTHER_KEY, identity=identity)
+                await network.until(lambda bad=bad: bad.closing is not None)  # type: ignore[misc]
+            await network.until(lambda: not standings.of(identity.node_id).serves)
+            await network.until(lambda: standings.saved)
+            seen = network.seen(bad)
+            assert (seen.state.value, seen.standing) == ("quarantined", Status.QUARANTINED)
+            await network.join()
+            await call
+    with books_in(tmp_path) as books:
+        standings = StandingBook(books.standings, StandingSettings())
+        reason = standings.of(identity.node_id).reason
+        assert reason == (
+            "cut off 2 times for results that cannot be used, the last time: a result was rejected (signature_wrong)"
+        )
+        async with running_hub(standings=standings) as network:
+            again = ScriptedNode(network.hub.invite, network.model, identity=identity)
+            network.nodes.append(again)
+            with pytest.raises(grpc.aio.AioRpcError, match="cut off 2 times"):
+                await again.enrol()
+            standings.admitted(identity.node_id, "its disk was replaced")
+            await network.join_ready(None, identity=identity)
+            await network.check(0)
