@@ -79,7 +79,10 @@ def expected(model: TinyModel) -> dict[Fault, list[int]]:
 async def network_with(fault: Fault, model: TinyModel, folder: Path) -> AsyncIterator[WholeNetwork]:
     """Two honest nodes and, as the last, one that is honest once in each life of its link."""
     engine = EngineSettings(kv_memory_bytes=8 << 20, not_covered_wait_s=5.0, max_draft_tokens=DRAFTS[fault])
-    async with whole_network(model.prepared, folder, nodes=2, frame_deadline_s=0.5, engine=engine) as network:
+    deadline_s = 0.5 if fault in UNANSWERED else 10.0
+    async with whole_network(
+        model.prepared, folder, nodes=2, frame_deadline_s=deadline_s, engine=engine
+    ) as network:
         await network.join(kind=partial(FaultyNode, fault=fault, honest_frames=1))
         await network.settled(3)
         yield network

@@ -3,93 +3,40 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folkmoot.coordinator.engine.delivery import STREAMED, Delivery, Verification
+from folkmoot.coordinator.engine.delivery import STREAMED, Delivery
 from folkmoot.coordinator.engine.engine import Engine
 from folkmoot.coordinator.engine.faults import EngineClosedError, NotAuditedError
-from folkmoot.coordinator.engine.generation import Generation
 from folkmoot.coordinator.engine.kv_memory import token_bytes
-from folkmoot.coordinator.engine.requests import Delta, SamplingParams
+from folkmoot.coordinator.engine.requests import SamplingParams
 from folkmoot.coordinator.engine.settings import EngineSettings
 from folkmoot.errors import UnavailableError
 from folkmoot.ids import NodeId
-from folkmoot.models.pool import ExpertFuture
 from folkmoot.tests.support.engine_bench import PATIENCE_S, eventually, greedy
 from folkmoot.tests.support.fingerprint_trunk import ALPHABET
-from folkmoot.tests.support.tiny_models import tiny_tokenizer
+from folkmoot.tests.support.village import (
+    AUDITED,
+    PAGE,
+    RHYME,
+    TOKENIZER,
+    WHOLE,
+    Ask,
+    NoPool,
+    balanced,
+    deltas,
+    honest,
+    serving,
+    submit,
+    tokens,
+)
 from folkmoot.tests.support.village_trunk import LIAR, VillageTrunk
 
-TOKENIZER = tiny_tokenizer()
-PAGE = 4
-AUDITED = Delivery(Verification.AUDITED)
-WHOLE = Delivery(whole=True)
-RHYME = [ALPHABET[place % 3] for place in range(24)]
 NEVER = -1
 """A patience of the auditor's that ends nothing."""
-
-
-class NoPool:
-    """Experts that nobody asks."""
-
-    def submit(self, *call: Any) -> ExpertFuture:
-        raise AssertionError("a fingerprint trunk has no experts")
-
-
-@contextmanager
-def serving(trunk: VillageTrunk, pages: int = 100, **chosen: Any) -> Iterator[Engine]:
-    """An engine over a village, with so many pages of 4 tokens."""
-    fields = {"max_running": 5, "max_step_tokens": 24, "prefill_chunk_tokens": 9, "page_tokens": PAGE}
-    spec = trunk.spec
-    memory_bytes = pages * PAGE * sum(token_bytes(cache, spec.dtype) for cache in spec.caches)
-    limits = EngineSettings(kv_memory_bytes=memory_bytes, **(fields | chosen))
-    engine = Engine(trunk, NoPool(), TOKENIZER, limits, lambda: True, audits=True, trusted=trunk.trusts)
-    trunk.serve(engine)
-    engine.start()
-    try:
-        yield engine
-    finally:
-        engine.close()
-        trunk.close()
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A request."""
-
-    prompt_ids: list[int]
-    sampling: SamplingParams
-    delivery: Delivery
-
-
-def submit(engine: Engine, asked: Sequence[Ask]) -> list[Generation]:
-    return [engine.submit(ask.prompt_ids, ask.sampling, ask.delivery) for ask in asked]
-
-
-def deltas(generation: Generation) -> list[Delta]:
-    return list(generation.stream(PATIENCE_S))
-
-
-def honest(asked: Sequence[Ask], surprise: float = 0.3, pages: int = 100) -> list[list[Delta]]:
-    """What the answers are where nobody lies."""
-    with serving(VillageTrunk(surprise=surprise), pages) as engine:
-        return [deltas(generation) for generation in submit(engine, asked)]
-
-
-def tokens(answer: Sequence[Delta]) -> list[int]:
-    return [token for delta in answer for token in delta.token_ids]
-
-
-def balanced(engine: Engine) -> bool:
-    stats = engine.stats()
-    return (stats.running, stats.waiting, stats.pages_used) == (0, 0, 0)
 
 
 @st.composite
@@ -281,23 +228,6 @@ def test_nothing_comes_of_a_step_of_a_node_that_is_trusted_no_more(delivery: Del
         assert asked_about
         assert generation.rewound
         assert not generation.suspect_tokens
-
-
-@pytest.mark.parametrize("drafts", [0, 4])
-@pytest.mark.parametrize("delivery", [STREAMED, WHOLE, AUDITED], ids=["streamed", "whole", "audited"])
-def test_nothing_comes_of_a_step_that_used_what_its_node_did_not_sign(
-    delivery: Delivery, drafts: int
-) -> None:
-    trunk = VillageTrunk()
-    trunk.forges, trunk.lies_in = True, lambda number: number in (1, 4)
-    ask = Ask(RHYME[:5], greedy(30, ignore_eos=True), delivery)
-    (wanted,) = honest([ask])
-    with serving(trunk, max_draft_tokens=drafts) as engine:
-        (generation,) = submit(engine, [ask])
-        assert deltas(generation) == wanted
-        assert generation.tally.results_rejected == 2
-        assert not generation.suspect_tokens
-        eventually(lambda: balanced(engine))
 
 
 def test_a_held_answer_waits_for_its_last_audit_without_pages() -> None:

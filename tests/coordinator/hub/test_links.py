@@ -10,8 +10,14 @@ from typing import Any
 import grpc
 import pytest
 
+from folkmoot.coordinator.dispatch.counters import DispatchCounters
+from folkmoot.coordinator.dispatch.host import Ending, Failure, SentFrame
+from folkmoot.coordinator.hub.link import Link
 from folkmoot.coordinator.hub.reachable import reachable_address
+from folkmoot.coordinator.hub.roster import NodeRecord
+from folkmoot.coordinator.hub.settings import HubSettings
 from folkmoot.coordinator.listening import ListenAddressError, PortInUseError
+from folkmoot.ids import SessionId
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.protos.folkmoot.v1.link_pb2_grpc import LinkStub
 from folkmoot.tests.support.memory_experts import MemoryExperts
@@ -265,3 +271,19 @@ async def test_a_node_that_says_it_lends_more_than_there_is_does_not_attach(memo
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert network.seen(node).state == "lost"
         await network.join(memory_bytes=1 << 62)
+
+
+async def test_an_answer_that_was_on_its_way_when_its_link_was_cut_is_nobodys_fault() -> None:
+    counters, key = DispatchCounters(), Identity.generate().verifying_key
+    session = SessionId(secrets.token_bytes(32))
+    link = Link(key, session, HubSettings(), counters, NodeRecord(), lambda *fault: None)
+    endings: list[Ending] = []
+    frame = SentFrame(
+        link_pb2.CoordinatorMessage(), 1, 1.0, 10.0, lambda sent, ending: endings.append(ending)
+    )
+    link.reserve(frame)
+    link.send(frame)
+    link.cut("it signs badly", retry=True)
+    link.answered(link_pb2.Result(sequence=frame.sequence))
+    assert endings == [Failure.LINK_LOST]
+    assert counters.totals().rejected == {}
