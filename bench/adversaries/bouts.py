@@ -170,12 +170,13 @@ def _verdict(arena: Arena, node: AdversaryNode, since_s: float, rejected: Counte
 
 async def _enrol(arena: Arena) -> Bout:
     """Nodes that may not even come: under every encoding of a key of small order."""
-    why = []
+    refused = []
     for public in SMALL_ORDER_KEYS:
         admitted = until(partial(_is_in, arena, public.hex()))
-        why.append(await enrols(arena.node_settings("small_order_key"), public, admitted))
-    refused = [reason for reason in why if reason is not None]
-    caught = len(refused) == len(why)
+        why = await enrols(arena.node_settings("small_order_key"), public, admitted)
+        # For what it is, and not for anything else.
+        refused.append(why is not None and public.hex() in why)
+    caught = all(refused)
     return Bout(
         0 if caught else None,
         "rejected: enrolment" if caught else UNCAUGHT,
