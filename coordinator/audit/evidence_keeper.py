@@ -1,6 +1,6 @@
 """Where evidence goes, and what waits for a disk that does not take it.
 
-Guarantees: no disk keeps a verdict from its consequences: what cannot be written is kept in memory, within `MOST_WAITING_BYTES`, and
+Guarantees: no disk keeps a verdict from its consequences: what cannot be written is kept in memory, within `MOST_WAITING_BYTES` unless one alone is larger, and
 tried again until it is on disk; only what is given up for want of memory, or lost when the process ends, is not, and the log says
 so. A verdict is handed to the public log only once its evidence is on disk, and again until the log takes it. Any thread.
 """
@@ -103,7 +103,7 @@ class EvidenceKeeper:
             if self._closing:
                 log.error("evidence is lost, as the coordinator ends: %s", kept.path)
                 return
-            if held + kept.size > MOST_WAITING_BYTES or len(self._waiting) >= MOST_UNLOGGED:
+            if (held and held + kept.size > MOST_WAITING_BYTES) or len(self._waiting) >= MOST_UNLOGGED:
                 log.error("evidence is given up, as too much waits for the disk already: %s", kept.path)
                 return
             self._waiting.append(kept)

@@ -21,13 +21,14 @@ from ...protos.folkmoot.v1 import link_pb2
 from ...trust.audit_statements import OpeningKind
 from ...trust.expert_arithmetic import Floats, sizes
 from ...trust.recompute import PROFILE_TOLERANCE, Recomputed, Tolerance, compare, recompute
+from ...trust.statements import TaskStatement
 from ..audit.canonical_weights import CanonicalExperts
 from ..audit.freed_memory import give_back
 from ..audit.judge import Judge
-from ..audit.question import Question
+from ..audit.question import Question, signed_output
 from ..audit.selection import SelectionCaps, cover
 from ..audit.standing_book import StandingBook
-from ..dispatch.acceptance import Expected, accept, reason_of
+from ..dispatch.acceptance import Expected, NotFiniteError, accept, check_unread, reason_of
 from ..dispatch.counters import DispatchCounters
 from ..dispatch.host import SentFrame
 from ..dispatch.part import Part
@@ -118,6 +119,8 @@ class Checker:
             reason = reason_of(error)
             self._counters.rejected(reason, signed=bool(one.result.signature))
             host.rejected(sent, error, reason)
+            if isinstance(error, NotFiniteError) and self._judge is not None:
+                self._judge_unusable(one, task)
             return False
         self._counters.verified()
         host.verified(sent)
@@ -128,6 +131,16 @@ class Checker:
             self._watcher(verified)
         signed = accepted.output.numpy()
         return _is_near(signed, one.frame) or self._is_allowed(verified, one.frame, signed)
+
+    def _judge_unusable(self, one: Asked, task: TaskStatement) -> None:
+        """Convicts a node that signed numbers which no model has, unless float32 may have left its range."""
+        host, frame = one.part.host, one.frame
+        try:
+            statement = check_unread(one.result, Expected(task, host.key))
+        except TrustError:
+            return
+        verified = VerifiedResult(host, task, frame.pairs, frame.hidden, one.result, statement)
+        self._is_allowed(verified, frame, signed_output(verified))
 
     def _is_allowed(self, verified: VerifiedResult, frame: TrialFrame, signed: Floats) -> bool:
         """Whether an answer that most honest nodes would not give is one all the same. Raises WrongAnswerError."""

@@ -173,6 +173,10 @@ def test_what_waits_is_bounded(
     disk.full = False
     until(lambda: not keeper.waiting)
     assert [path.exists() for path in paths] == [True, True, False]
+    disk.full = True
+    keeper.keep("large", bytes(200), verdict(identity, 3))
+    assert keeper.waiting == 1, "one alone is always kept"
+    disk.full = False
     keeper.close()
 
 

@@ -88,6 +88,19 @@ async def test_a_wrong_answer_refuses_the_node_with_evidence_before_it_gets_traf
         assert len((await network.check(0)).nodes) == 1
 
 
+@pytest.mark.parametrize(
+    "fault", [Fault.NOT_A_NUMBER, Fault.INFINITE, Fault.OVERFLOWING], ids=lambda fault: fault.name
+)
+async def test_numbers_that_no_model_has_are_a_wrong_answer_too(tmp_path: Path, fault: Fault) -> None:
+    convicted: list[NodeId] = []
+    async with running_hub(probing=Probing(tmp_path, on_convicted=convicted.append)) as network:
+        liar = await network.join(fault)
+        await until_cut_off(network, liar)
+        await network.until(lambda: convicted == [liar.node], PATIENCE_S)
+        assert not network.standings.of(liar.node).serves
+        assert len(list((tmp_path / EVIDENCE_FOLDER).iterdir())) == 1
+
+
 async def test_where_nothing_is_audited_a_wrong_answer_is_a_fault_like_any_other(tmp_path: Path) -> None:
     async with running_hub(probing=Probing(tmp_path, audited=False), faults_before_ban=2) as network:
         liar = await network.join(Fault.WRONG)
