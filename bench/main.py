@@ -10,7 +10,9 @@ import argparse
 import json
 import logging
 import os
+import secrets
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -54,24 +56,39 @@ def measure_adversaries(runs: int | None, quick: bool, seed: int | None) -> list
     return [one.document() for one in measured]
 
 
-def measure_innocents(rows: int, seed: int) -> dict[str, Any]:
+def calibrate_innocents(seed: int, folder: Path, secret: bytes) -> None:
+    """Finds the thresholds of the kernels that this process's environment chooses."""
+    import torch
+
+    from . import innocents
+
+    torch.set_num_threads(1)
+    innocents.calibrate_kernels(seed, folder, secret)
+
+
+def measure_innocents(rows: int, seed: int, folder: Path, secret: bytes) -> dict[str, Any]:
     """Audits honest rows by the kernels that this process's environment chooses."""
     import torch
 
     from . import innocents
 
     torch.set_num_threads(1)
-    return innocents.measure_kernels(rows, seed).document()
+    return innocents.measure_kernels(rows, seed, folder, secret).document()
 
 
 def all_innocents(rows: int) -> list[dict[str, Any]]:
     """Half of the rows by the native kernels, half by torch's alone; prints the table and returns the reports."""
     from . import innocents
 
-    reports = []
-    for seed, kernels in enumerate(("native", "torch")):
-        os.environ["FOLKMOOT_KERNELS"] = kernels
-        reports.append(alone(measure_innocents, (rows + 1 - seed) // 2, 1000 * seed))
+    reports, secret = [], secrets.token_bytes(32)
+    with tempfile.TemporaryDirectory(prefix="folkmoot-innocents-") as scratch:
+        for task in (calibrate_innocents, measure_innocents):
+            for number, kernels in enumerate(innocents.KERNELS):
+                os.environ["FOLKMOOT_KERNELS"] = kernels
+                share = () if task is calibrate_innocents else ((rows + 1 - number) // 2,)
+                report = alone(task, *share, 0, Path(scratch), secret)
+                if report is not None:
+                    reports.append(report)
     innocents.show(reports)
     return reports
 

@@ -264,7 +264,7 @@ class Hearings:
             question.selection.pairs.gates,
             (hearing.statement(0), hearing.statement(1)),
             self._judge.tolerance,
-            float16=self._network.manifest.dtype == "float16",
+            float16=question.hidden.dtype == torch.float16,
         )
         if found.wrong:
             verdict = self._judge.witnessed(question, found, names)

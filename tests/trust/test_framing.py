@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from folkmoot.bench.made_rows import ATTACKS, of_sizes
 from folkmoot.bench.random_experts import FORMS, RandomExperts, possible
 from folkmoot.coordinator.audit.canonical_weights import CanonicalExperts
 from folkmoot.ids import ExpertKey
 from folkmoot.kernels.expert import Expert
 from folkmoot.kernels.formats import DTYPES, Activation, ExpertSpec, Layout, WeightFormat
-from folkmoot.tests.support.framing import ATTACKS, KERNELS, accusation, of_sizes
+from folkmoot.tests.support.framing import KERNELS, accusation
 from folkmoot.trust import recompute as verdicts
 from folkmoot.trust.evidence_check import Outcome, PublicModel, Step, check_bytes
 from folkmoot.trust.expert_arithmetic import Doubles
