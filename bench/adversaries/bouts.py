@@ -158,11 +158,12 @@ async def _fight_trusted(arena: Arena, node: AdversaryNode, seed: int, cap: int)
 
 def _verdict(arena: Arena, node: AdversaryNode, since_s: float, rejected: Counter[str]) -> str:
     standing = arena.standings.of(node.node_id)
+    new = Counter(arena.dispatched.totals().rejected) - rejected
+    # Whose results are rejected too often is quarantined for that, without a verdict.
+    if new and (node.adversary.fate is Fate.REJECTED or standing.status is not Status.QUARANTINED):
+        return f"rejected: {next(iter(new))}"
     if standing.status is Status.QUARANTINED:
         return QUARANTINED
-    new = Counter(arena.dispatched.totals().rejected) - rejected
-    if new:
-        return f"rejected: {next(iter(new))}"
     if standing.status is Status.PROBATION and standing.since_s != since_s:
         return STRUCK
     return UNCAUGHT

@@ -53,10 +53,10 @@ class Extent:
 
     bouts: int = 3
     bout_calls: int = 1500
-    trusted_bouts: int = 15
+    trusted_bouts: int = 10
     trusted_calls: int = 20_000
     asked: int = 2
-    runs: int = 800
+    runs: int = 600
     run_calls: int = 2000
     seldom_runs: int = 100
     seldom_calls: int = 40_000
