@@ -39,7 +39,7 @@ NO_PART: Final = frozenset({Adversary.RECEIPTS_FOR_WORK_NOT_DONE})
 """Adversaries whose answers are right, whatever they claim."""
 NO_EVIDENCE: Final = {
     Fate.STRIKES: "there is none: its results are right, and nothing is proven against it",
-    Fate.REJECTED: "there is none and need be none: nothing of it was accepted",
+    Fate.REJECTED: "there is none and need be none: what was wrong of it was never accepted",
 }
 NEVER_ASKED: Final = "it was never let in, so no answer can have asked it"
 NOT_CONVICTED: Final = "there is none: it was not convicted"
