@@ -78,10 +78,12 @@ class AskedNode:
         self._coordinator = coordinator
         self._sequence = 0
 
-    def result(self, layer: int = 0, rows: int = 3, *, seed: int = 0, top_k: int = 2) -> VerifiedResult:
-        """A signed result as dispatch hands it on."""
+    def result(
+        self, layer: int = 0, rows: int = 3, *, seed: int = 0, top_k: int = 2, size: float = 1.0
+    ) -> VerifiedResult:
+        """A signed result as dispatch hands it on; the rows are `size` times as large as those in use."""
         hidden, experts, gates = self.model.routing(rows, seed=seed, top_k=top_k)
-        hidden = hidden.to(DTYPES[self.model.manifest.dtype])
+        hidden = (hidden * size).to(DTYPES[self.model.manifest.dtype])
         output = self.model.answer(layer, hidden, experts, gates)
         return self._signed(layer, hidden, Pairs.of(experts.numpy(), gates.numpy()), output, 1000)
 

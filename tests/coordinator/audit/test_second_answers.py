@@ -72,6 +72,18 @@ def test_many_rows_are_looked_at_where_they_differ(tmp_path: Path) -> None:
         convicted(audits, liar, honest)
 
 
+@pytest.mark.parametrize("size", [1e-18, 1e10])
+def test_over_rows_of_which_nothing_can_be_said_nobody_is_convicted(tmp_path: Path, size: float) -> None:
+    with running_auditor(tmp_path) as audits:
+        nodes = audits.node(Misconduct.DOUBLED_OUTPUT), audits.node()
+        first, second = (node.result(1, size=size) for node in nodes)
+        audits.auditor.watch_rivals(Rivals((first, np.arange(3)), ((second, np.arange(3)),)))
+        audits.until(lambda totals: totals.outcomes == {"cleared": 2})
+        assert audits.counters.totals().disagreed == 1
+        assert all(audits.standings.of(node.node).serves for node in nodes)
+        assert not audits.evidence
+
+
 def test_what_a_convicted_node_answered_is_not_compared(tmp_path: Path) -> None:
     with running_auditor(tmp_path) as audits:
         liar, honest = audits.node(Misconduct.SCALED_OUTPUT), audits.node()
