@@ -10,7 +10,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 # Processes that the default test suite is divided among.
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-slow test-churn test-books test-native lint type protos bench bench-kernels bench-signing bench-placement bench-trust bench-scaling adversaries innocents clean
+.PHONY: help setup demo test test-slow test-churn fuzz test-books test-native lint type protos bench bench-kernels bench-signing bench-placement bench-trust bench-scaling adversaries innocents clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ demo: $(STAMP)  ## start a coordinator and three nodes on this machine, ask them
 
 # A file goes to one worker as a whole, so that what its tests share is made once; in the order of the tree, so that none of
 # the files with few but long tests comes last. Tests start hundreds of processes: what they import is compiled once.
-test: $(DEV_STAMP)  ## run the default test suite
+test: $(DEV_STAMP)  ## run the default test suite, by as many processes at once as WORKERS says: 2
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(DEV_STAMP)  ## run the tests that take minutes each
@@ -44,6 +44,11 @@ test-slow: $(DEV_STAMP)  ## run the tests that take minutes each
 
 test-churn: $(DEV_STAMP)  ## twelve nodes join, leave, are killed and come back under load for five minutes
 	$(BIN)/pytest -m churn -s tests/network/test_churn.py
+
+FUZZ_SECONDS ?= 600
+
+fuzz: $(DEV_STAMP)  ## parsers of what comes from outside, for FUZZ_SECONDS (600), and every bit of every signed file
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest -m fuzz -s --timeout 0 tests/trust
 
 test-books: $(DEV_STAMP)  ## kill a coordinator and a keeper of books 200 times each, with SQLite and with PostgreSQL, and balance the books
 	$(BIN)/pytest -m books -q

@@ -81,4 +81,4 @@ def explain(signed: Doubles, answers: Sequence[tuple[Indices, Doubles]]) -> Doub
 def _nearest(signed: Doubles, ways: Doubles) -> Indices:
     """For each row [n, k] the way [w, n, k] that leaves least; the first where none leaves a number."""
     left = np.square(signed - ways).sum(axis=2)
-    return np.argmin(np.where(np.isfinite(left), left, np.inf), axis=0)
+    return np.asarray(np.argmin(np.where(np.isfinite(left), left, np.inf), axis=0))

@@ -81,7 +81,8 @@ class TlsIdentity:
         """A new TLS key, vouched for by the identity."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, TLS_NAME)])
-        signature = identity.sign(tls_statement(identity.public, _public_key_info_digest(key.public_key())))
+        info = hashlib.sha256(_public_key_info(key.public_key())).digest()
+        signature = identity.sign(tls_statement(identity.public, info))
         binding = _BINDING_HEADER + identity.public + signature
         certificate = (
             x509.CertificateBuilder()
@@ -225,13 +226,18 @@ def _read_binding(pem: bytes) -> tuple[bytes, bytes, bytes]:
         raise PinError("the certificate cannot be read", advice="check the port with the operator") from error
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or public_key.curve.name != "secp256r1":
         raise PinError("the certificate's key is not of the curve P-256", advice="tell the operator")
+    # A point has more than one encoding that is read; what is vouched for has one.
+    info = _public_key_info(public_key)
+    if info not in certificate.tbs_certificate_bytes:
+        raise PinError(
+            "the certificate's key is not written as it was vouched for", advice="tell the operator"
+        )
     value = extension.value if isinstance(extension, x509.UnrecognizedExtension) else b""
     if len(value) != len(_BINDING_HEADER) + KEY_BYTES + SIGNATURE_BYTES or value[:2] != _BINDING_HEADER:
         raise PinError("the certificate's vouching extension is damaged", advice="tell the operator")
     key = value[len(_BINDING_HEADER) :][:KEY_BYTES]
-    return key, value[-SIGNATURE_BYTES:], _public_key_info_digest(public_key)
+    return key, value[-SIGNATURE_BYTES:], hashlib.sha256(info).digest()
 
 
-def _public_key_info_digest(key: ec.EllipticCurvePublicKey) -> bytes:
-    encoded = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(encoded).digest()
+def _public_key_info(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

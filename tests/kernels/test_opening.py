@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -133,7 +135,7 @@ def test_what_stands_between_is_the_models_type_only_where_every_result_follows_
             (False, object(), torch.float32),
             (True, None, torch.float32),
         ):
-            monkeypatch.setattr(torch.cuda, "is_available", lambda on_gpu=on_gpu: on_gpu)
-            monkeypatch.setattr(Expert, "native", property(lambda expert, found=natively: found))
+            monkeypatch.setattr(torch.cuda, "is_available", partial(bool, on_gpu))
+            monkeypatch.setattr(Expert, "native", natively)
             assert stands_in(expert, torch.bfloat16) == found
             assert stands_in(expert, torch.float32) == torch.float32

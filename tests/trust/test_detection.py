@@ -15,6 +15,7 @@ from folkmoot.tests.support.plain_experts import HONEST, Cheat, answer, heavy_ro
 from folkmoot.trust.audit_check import Passed, check_opening
 from folkmoot.trust.audit_statements import OpeningKind
 from folkmoot.trust.projections import derive_projections
+from folkmoot.trust.residuals import OpenedExpert
 
 BIAS: Final = "bias 1 %"
 FALSE_OUTPUT: Final = "honest opening, int8 output"
@@ -116,7 +117,8 @@ def test_a_row_of_several_experts_may_be_computed_by_several_paths(kind: Opening
     rows, gates = 60, (0.6, 0.3, 0.8)
     weights = [random_expert(FORM, 512, 352, 40 + number) for number in range(3)]
     pairs, inputs = all_rows(rows, gates), heavy_rows(rows, 512, 44)
-    output, opened = np.zeros_like(inputs), []
+    output = np.zeros_like(inputs)
+    opened: list[OpenedExpert] = []
     for number, arithmetic in enumerate(HONEST.values()):
         part, raw = answer(FORM, weights[number : number + 1], pairs[number : number + 1], inputs, arithmetic)
         exactly = tight(weights[number : number + 1], pairs[number : number + 1], inputs)
