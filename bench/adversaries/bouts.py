@@ -19,7 +19,7 @@ import torch
 
 from ...trust.recompute import PROFILE_TOLERANCE
 from ...trust.standing import Status
-from .arena import POLL_S, Arena, StuckError, until
+from .arena import PATIENCE_S, POLL_S, Arena, StuckError, until
 from .claims import Claim
 from .evidence import verifies
 from .kinds import Adversary, Fate
@@ -207,8 +207,8 @@ async def _claim(arena: Arena, seed: int) -> Bout:
     try:
         for number, _ in enumerate(Claim, start=1):
             await arena.ready(node)
-            deadline_s = time.monotonic() + 10.0
-            while arena.ledger.refused < before + number and time.monotonic() < deadline_s:
+            given_up_s = time.monotonic() + PATIENCE_S
+            while arena.ledger.refused < before + number and time.monotonic() < given_up_s:
                 tally, error = await arena.call_one(key, arena.oracle.rows(1, seed * 1_000_003 + calls))
                 calls += node.node_id in tally.nodes
                 if tally.retries:
@@ -216,6 +216,8 @@ async def _claim(arena: Arena, seed: int) -> Bout:
                 await asyncio.sleep(POLL_S)
             if first is None and arena.ledger.refused > before:
                 first = calls
+            if arena.ledger.refused < before + number:
+                break
             await until(partial(_came_back, node, number))
     finally:
         await node.stop()
