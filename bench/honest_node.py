@@ -48,7 +48,7 @@ from .made_rows import ATTACKS
 from .random_experts import RandomExperts
 
 EXPERTS: Final = 8
-RECOMPUTED: Final = 5
+RECOMPUTED: Final = 9
 """One audit in so many is recomputed though nothing was suspected, and weighed for a bias."""
 
 

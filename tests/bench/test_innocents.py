@@ -40,8 +40,8 @@ def test_honest_rows_are_counted_and_nobody_is_convicted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     some(monkeypatch, USUAL, WIDE)
-    report = innocents.measure_kernels(1800, 0, tmp_path, SECRET).document()
-    assert (report["rows"], report["verdicts"]) == (1800, 0)
+    report = innocents.measure_kernels(2600, 0, tmp_path, SECRET).document()
+    assert (report["rows"], report["verdicts"]) == (2600, 0)
     assert report["suspicions"] <= 2
     assert report["bias"]["rows"] >= 100
     assert report["bias"]["verdicts"] == 0
@@ -93,5 +93,5 @@ def test_a_biased_answer_would_be_seen(monkeypatch: pytest.MonkeyPatch, tmp_path
         return feed_forward(groups, hidden) * 1.005
 
     monkeypatch.setattr(honest_node, "feed_forward", biased)
-    found = innocents.measure_kernels(900, 0, tmp_path, SECRET)
+    found = innocents.measure_kernels(1300, 0, tmp_path, SECRET)
     assert found.biased > 0
