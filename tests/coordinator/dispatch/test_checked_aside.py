@@ -53,7 +53,7 @@ async def test_the_sum_does_not_wait_for_signatures_and_watchers_see_what_was_ch
         await network.join_ready(None)
         held, seen = threading.Event(), list[VerifiedResult]()
         network.pool.watcher = seen.append
-        network.pool.aside.leave(lambda: held.wait(60.0))  # type: ignore[arg-type,return-value]
+        network.pool.aside.leave(lambda: held.wait(60.0))  # type: ignore[arg-type]
         tally = StepTally(step=7, unchecked=PendingChecks())
         await network.call(0, network.model.routing(3), tally)
         assert (seen, tally.results_verified, network.counters.totals().results_verified) == ([], 0, 0)
