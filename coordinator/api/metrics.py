@@ -113,7 +113,7 @@ class ConsequencesCollector(Collector):
         stats = self._stats()
         yield CounterMetricFamily(
             "folkmoot_answers_rewound",
-            "Answers of which some was computed anew because a node was convicted",
+            "Answers of which some was computed anew because a node was convicted, or had not signed what was used",
             value=stats.answers_rewound,
         )
         yield CounterMetricFamily(

@@ -51,7 +51,8 @@ class EngineStats:
         preemptions: How often a sequence gave its pages to an older one.
         draft_tokens: Guessed tokens that steps tried since the start.
         draft_tokens_accepted: Those that were kept, each of them a token without a step of its own.
-        answers_rewound: Answers of which some was computed anew because a node was convicted.
+        answers_rewound: Answers of which some was computed anew because a node was convicted, or had not signed
+            what a step used.
         answers_doubted: Answers that had ended when a node was convicted whose results were behind them.
     """
 

@@ -23,7 +23,8 @@ class Generation:
 
     Attributes:
         audits_passed: Results of the answer's steps that were audited for its sake and found right.
-        rewound: Whether some of the answer was computed anew because a node was convicted.
+        rewound: Whether some of the answer was computed anew because a node was convicted, or had not signed
+            what a step used.
         suspect_tokens: Ranges of its tokens, first and end, that a convicted node had a part in and that could not be recalled.
     """
 

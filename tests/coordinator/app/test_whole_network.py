@@ -114,8 +114,8 @@ async def test_a_faulty_real_node_changes_no_answer(models: TinyModels, tmp_path
                 text, tally = document["choices"][0]["text"], document["folkmoot"]
                 assert text == greedy_text(model, 12)
         totals = network.coordinator.counters.totals()
-        assert totals.retries + totals.hedges >= 1, (
-            "another replica was asked, or had been because it took long"
+        assert totals.retries + totals.hedges >= 1 or document["folkmoot"]["rewound"], (
+            "another replica was asked, or had been because it took long, or the step was taken again"
         )
         if fault is not Fault.SILENCE:
             rejected = totals.rejected
