@@ -1,10 +1,10 @@
 """Honest rows of every kind, audited: nobody is convicted, and suspicions come as often as configured.
 
-Guarantees: openings and outputs are those of this repository's kernels (native, and torch alone), in every format, layout and
-activation, with the three types of activations in turn, from one row at a time to many, through one expert a row to eight with real
-gates, with one thread and with two; thresholds come from the coordinator's own calibration of each model, on inputs of other seeds, and
-each opening is judged by those of either kernels; every suspicion is recomputed as an auditor would, and so is one audit in nine besides, whose rows
-are judged together for a bias. Rows that somebody made against honest nodes are counted for themselves.
+Guarantees: openings and outputs are those of this repository's kernels (native, and torch alone), in every format, layout and activation,
+with the three types of activations in turn, from one row at a time to many, through one expert a row to eight with real gates, with one
+thread and with two; thresholds come from the coordinator's own calibration of each model, on inputs of other seeds, and each opening is
+judged by those of either kernels; every suspicion is recomputed as an auditor would, and so is one audit in nine besides, whose rows are
+judged together for a bias. Rows that somebody made against honest nodes are counted for themselves.
 """
 
 from __future__ import annotations

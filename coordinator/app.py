@@ -1,8 +1,8 @@
 """The coordinator, assembled: hub, trunk, engine and HTTP API on one event loop.
 
-Guarantees: nodes can join and download, and clients can connect, while the trunk is still loading; the process holds the
-trunk's weights, and experts only within what it is told to host itself; no other coordinator runs on the same state folder; `stop`, from whatever point on, ends clients' streams with an error, links with a reason,
-and leaves no thread or port behind.
+Guarantees: nodes can join and download, and clients can connect, while the trunk is still loading; the process holds the trunk's weights,
+and experts only within what it is told to host itself; no other coordinator runs on the same state folder; `stop`, from whatever point
+on, ends clients' streams with an error, links with a reason, and leaves no thread or port behind.
 """
 
 from __future__ import annotations

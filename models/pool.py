@@ -51,7 +51,7 @@ class StepTally:
     """What one step's expert calls cost and who answered them; filled in by the pool, read by the engine.
 
     Attributes:
-        nodes: Nodes whose verified results the step consumed.
+        nodes: Nodes whose results the step consumed.
         layers: Expert calls that returned, one for each MoE layer of the model in a whole step.
         results_verified: Results whose signature was checked and found right.
         results_rejected: Results that were thrown away.

@@ -21,6 +21,9 @@ MAX_OPENED_PAIRS: Final = 1024
 """Row and expert pairs that one challenge may ask for; as with rows, fewer where experts are wide: `opened_pairs`."""
 MAX_CHALLENGED_ROWS_IN_FLIGHT: Final = 256
 """Rows of all challenges that a node has not answered; counted beside those of frames, which challenges never crowd out."""
+MAX_ACTIVATION: Final = 1e12
+"""No model has activations near it. Rows with larger ones, finite though they are, lead to numbers that leave float32's range inside an
+expert or in the trunk: coordinators send none and use none, and nodes neither compute nor sign them."""
 CHUNK_BYTES: Final = 256 << 10
 """The most that one chunk of a manifest or expert blob carries."""
 MAX_NAME: Final = 64
@@ -80,8 +83,3 @@ def server_options() -> ChannelOptions:
         # Without this a second coordinator would silently share the port instead of being told that it is in use.
         ("grpc.so_reuseport", 0),
     ]
-
-
-MAX_ACTIVATION: Final = 1e12
-"""No model has activations near it. Rows with larger ones, finite though they are, lead to numbers that leave float32's range inside an
-expert or in the trunk: coordinators send none and use none, and nodes neither compute nor sign them."""

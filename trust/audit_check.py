@@ -1,8 +1,8 @@
 """The check of an opening: do the residuals look like an honest node's?
 
-Guarantees: a pure function of residuals and thresholds; an opening passes only if, in each stage, the mean over rows, the largest
-row and the factor by which all rows seem too long stay within the limits of its kind, and so does the mean over both stages. What fails is a suspicion, which accuses nobody: a
-float64 recomputation decides. Readings stay with the coordinator, and a result prints none of them.
+Guarantees: a pure function of residuals and thresholds; an opening passes only if, in each stage, the mean over rows, the largest row and
+the factor by which all rows seem too long stay within the limits of its kind, and so does the mean over both stages. What fails is a
+suspicion, which accuses nobody: a float64 recomputation decides. Readings stay with the coordinator, and a result prints none of them.
 """
 
 from __future__ import annotations

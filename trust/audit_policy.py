@@ -1,12 +1,12 @@
 """Which calls are audited: the rate rule.
 
-Guarantees: a pure state machine without clock or randomness of its own. For each subject (node, expert, software
-version) every call is audited until 50 audits have passed, then a share of max(2 %, 1 / n), n counting the audits
-passed; a failed audit sets n back to 0, and so does a new software version, for it is another subject. Calls that
-were not audited never lower the rate, so no amount of good behaviour unobserved buys trust; where chance has passed over four
-times as many of a subject's calls in a row as lie between two audits on average, the next is audited: at 2 % whoever
-always cheats is audited within 201 calls, not only in 98 % of all cases. Raw and tight openings are asked for equally often, each
-time as a secret number has it: whoever could foresee which comes next could cheat where that one sees less.
+Guarantees: a pure state machine without clock or randomness of its own. For each subject (node, expert, software version) every call is
+audited until 50 audits have passed, then a share of max(2 %, 1 / n), n counting the audits passed; a failed audit sets n back to 0, and
+so does a new software version, for it is another subject. Calls that were not audited never lower the rate, so no amount of good
+behaviour unobserved buys trust; where chance has passed over four times as many of a subject's calls in a row as lie between two audits
+on average, the next is chosen: at 2 % whoever always cheats is chosen within 201 calls, not only in 98 % of all cases; what was chosen
+and given up does not count. Raw and tight openings are asked for equally often, each time as a secret number has it: whoever could
+foresee which comes next could cheat where that one sees less.
 
 One number decides for all experts of a call. Outputs are summed per row, so whoever asks for one expert's part of a row has to ask
 for all: with a number for each expert nearly half of all calls of 32 experts would be opened at a rate of 2 %, nearly whole, and no
@@ -15,7 +15,8 @@ expert of them would be seen more often.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -105,6 +106,17 @@ class AuditPolicy:
         chosen = always or draw < rate or passed_over * rate >= LONGEST_GAP
         self.passed_over[subject] = 0 if chosen else passed_over + 1
         return chosen
+
+    def given_up(self, subjects: Iterable[AuditSubject]) -> None:
+        """No audit came of choosing these: the next call of each is chosen again."""
+        for subject in subjects:
+            self.passed_over[subject] = math.ceil(LONGEST_GAP / self.settings.lowest_rate)
+
+    def keep_version(self, node: NodeId, version: str) -> None:
+        """Drops all records of a node under other versions: it says itself what it runs, and may say anything."""
+        for records in (self.passed, self.passed_over):
+            for subject in [one for one in records if one.node == node and one.software_version != version]:
+                del records[subject]
 
     def record(self, subject: AuditSubject, passed: bool) -> None:
         """Notes how an audit of the subject ended."""

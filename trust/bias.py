@@ -1,10 +1,10 @@
 """Whether signed rows that are each within what they may differ by are biased together: pure arithmetic, the same for everybody.
 
-Guarantees: rows are called biased only if what stays of their errors is more than the tolerance, more than several times what
-honest rounding of these very rows leaves on average, and clearly more than what any way of rounding that the profile allows leaves
-of these very rows, together with what float32 sums may do to each. The last is computed, not estimated: an honest node rounds gate and up, what stands between, and each expert's
-answer, once or not at all, so rows that were picked, or made, so that honest roundings point one way prove nothing. Nor do rows of
-which by themselves nothing can be said.
+Guarantees: rows are called biased only if what stays of their errors is more than the tolerance, more than several times what honest
+rounding of these very rows leaves on average, and clearly more than what any way of rounding that the profile allows leaves of these very
+rows, together with what float32 sums may do to each. The last is computed, not estimated: an honest node rounds gate and up, what stands
+between, and each expert's answer, once or not at all, so rows that were picked, or made, so that honest roundings point one way prove
+nothing. Nor do rows of which by themselves nothing can be said.
 
 Letters: n rows, m rows of one expert, H hidden size.
 """

@@ -130,10 +130,9 @@ def residuals(
     parts: list[StageResiduals] = []
     answers: list[tuple[Indices, Doubles]] = []
     with np.errstate(over="ignore", invalid="ignore"):
-        for one in opened:
+        for one, between in zip(opened, _between(form, opened), strict=True):  # [w, m, I]
             sketch, chosen = sketches[one.pairs.expert], inputs[one.pairs.rows]  # [m, H]
             parts.append(_opened(one, sketch, inner, chosen))
-            between = inner_activations(form, one.gate, one.up)  # [w, m, I]
             answer = between @ sketch.down.T.astype(np.float64) + sketch.down_bias
             weighted = answer * np.asarray(one.pairs.gates, np.float64)[:, None]  # [w, m, k]
             answers.append((one.pairs.rows, weighted))
@@ -144,6 +143,16 @@ def residuals(
             Stage.OPENED: _joined(parts, axis=0),
             Stage.OUTPUT: _divided(found, explain(found, answers), scale),
         }
+
+
+def _between(form: ExpertForm, opened: Sequence[OpenedExpert]) -> list[Doubles]:
+    """What may have stood between the products of each expert, [w, m, I]: found for all at once, for each call costs as much as a row."""
+    gates = [one.gate for one in opened if one.gate is not None]
+    ways = inner_activations(
+        form, np.concatenate(gates) if gates else None, np.concatenate([one.up for one in opened])
+    )
+    ends = np.cumsum([len(one.up) for one in opened])
+    return np.split(ways, ends[:-1], axis=1)
 
 
 def _opened(one: OpenedExpert, sketch: ExpertSketch, inner: Doubles, rows: Doubles) -> StageResiduals:

@@ -127,7 +127,7 @@ def convicted(standing: Standing, now_s: float, what: str) -> Standing:
 
 
 def quarantined(standing: Standing, now_s: float, why: str) -> Standing:
-    """At the operator's word."""
+    """At the operator's word, or for results that could not be used."""
     return convicted(standing, now_s, why)
 
 

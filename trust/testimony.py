@@ -1,11 +1,11 @@
 """What two unrelated nodes' answers to the same rows say of a third's: for when the weights are not at hand.
 
-Guarantees: pure; says something only where both agree, in what they opened and in what they answered, expert by expert, and where all that
-was said is neither so small nor so large that machines flush or overflow it; a row is
-called wrong only if it is further from both than two honest answers can be from one another even where it rounds twice as badly as the
-profile says, and right only if it is as near to both as two honest answers usually are; in between nothing is said. As in a recomputation, a row's error is measured against no less than
-its parts. What a recomputation sees besides is not seen here: two witnesses of one make agree about a row that was made to cancel in an expert,
-and a node of another make would be convicted over it, by a verdict that the weights do not confirm.
+Guarantees: pure; says something only where both agree, in what they opened and in what they answered, expert by expert, and where all
+that was said is neither so small nor so large that machines flush or overflow it; a row is called wrong only if it is further from both
+than two honest answers can be from one another even where it rounds twice as badly as the profile says, and right only if it is as near
+to both as two honest answers usually are; in between nothing is said. As in a recomputation, a row's error is measured against no less
+than its parts. What a recomputation sees besides is not seen here: two witnesses of one make agree about a row that was made to cancel in
+an expert, and a node of another make would be convicted over it, by a verdict that the weights do not confirm.
 
 Letters: n rows, P pairs of row and expert, H hidden size, I intermediate size.
 """

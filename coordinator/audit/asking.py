@@ -6,9 +6,11 @@ Guarantees: each question that is asked comes back once, as an `Answer` in the i
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 from ..dispatch.challenge import Opened
+from ..dispatch.host import Host
 from ..dispatch.verified_result import Rivals
 from .counters import AuditCounters
 from .covering import Covering
@@ -40,18 +42,36 @@ Incoming = Answer | Rivals | Answered | Shown | Unusable
 
 
 class Asker:
-    """Asks for one auditor."""
+    """Asks for one auditor. `ask` and `came_back` are for its thread."""
 
     def __init__(self, inbox: Inbox[Incoming], counters: AuditCounters) -> None:
         self._inbox = inbox
         self._counters = counters
+        self._rows_out: Counter[Host] = Counter()
 
-    def ask(self, question: Question, deadline_s: float, covering: Covering | None = None) -> None:
+    def ask(self, question: Question, covering: Covering | None = None) -> None:
         """Sends a question; what comes of it goes to the inbox."""
-        question.verified.host.ask(
-            question.challenge(
-                deadline_s,
-                lambda opened: self._inbox.answer(Answer(question, opened, time.monotonic(), covering)),
-            )
+        host, rows = question.verified.host, len(question.selection.rows)
+        # A node opens one after another, and each is given the time for those before it.
+        deadline_s = host.deadline_s(rows + self._rows_out[host])
+        challenge = question.challenge(
+            deadline_s,
+            lambda opened: self._inbox.answer(Answer(question, opened, time.monotonic(), covering)),
         )
+        self._rows_out[host] += rows
+        try:
+            host.ask(challenge)
+        except BaseException:
+            self._no_more(question)
+            raise
         self._counters.challenged()
+
+    def came_back(self, answer: Answer) -> None:
+        """A question is out no more."""
+        self._no_more(answer.question)
+
+    def _no_more(self, question: Question) -> None:
+        host = question.verified.host
+        self._rows_out[host] -= len(question.selection.rows)
+        if self._rows_out[host] <= 0:
+            del self._rows_out[host]

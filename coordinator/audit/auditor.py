@@ -1,13 +1,13 @@
 """The auditor: takes every verified result, asks about some, and acts on what comes back.
 
-Guarantees: whoever hands it a result never waits and never sees an error; what does not fit its memory is passed over and
-counted, and counts for no node's good; a challenge goes out only about a result whose signature was checked and is kept. An
-opening that does not look honest, and one that does not come, lead to a recomputation, which alone convicts, but for two unrelated
-witnesses who agree where the weights are not at hand; a node that
-is found right is at most struck for being late. What the lowest rate asks for, and all of a node on probation, is asked about at once;
-what is asked beyond that, about one result at a time and at the pace of `pace.py`, which this thread keeps to as well. Which of those that
-wait a node is asked about, and which are given up when too many do, is drawn. Results that somebody waits for go to `urgent_audits.py`, second answers to `second_answers.py`. Everything but what begins with `watch` happens
-on one thread of its own.
+Guarantees: whoever hands it a result never waits and never sees an error; what does not fit its memory is passed over and counted, and
+counts for no node's good; a challenge goes out only about a result whose signature was checked and is kept. An opening that does not look
+honest, and one that does not come, lead to a recomputation, which alone convicts, but for two unrelated witnesses who agree where the
+weights are not at hand; a node that is found right is at most struck for being late. What the lowest rate asks for, and all of a node on
+probation, is asked about at once; what is asked beyond that, about one result at a time and at the pace of `pace.py`, which this thread
+keeps to as well. Which of those that wait a node is asked about, and which are given up when too many do, is drawn. Results that somebody
+waits for go to `urgent_audits.py`, second answers to `second_answers.py`. Everything but what begins with `watch` happens on one thread
+of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -148,14 +149,20 @@ class Auditor:
         saved_s = time.monotonic()
         while not self._closing:
             for item in self._inbox.take(self._pause_s()):
-                self._look_at(item)
-            self._make_room()
-            self._urgent.ask()
-            self._ask()
+                self._safely(partial(self._look_at, item))
+            for step in (self._make_room, self._urgent.ask, self._ask):
+                self._safely(step)
             if time.monotonic() - saved_s >= SAVE_EVERY_S:
                 saved_s = time.monotonic()
-                self._standings.save()
-                self._forget_idle(saved_s)
+                self._safely(self._standings.save)
+                self._safely(partial(self._forget_idle, saved_s))
+
+    def _safely(self, step: Callable[[], None]) -> None:
+        """Whatever goes wrong in a step, audits go on."""
+        try:
+            step()
+        except Exception:
+            log.exception("a fault in the auditor")
 
     def _look_at(self, item: VerifiedResult | Incoming) -> None:
         match item:
@@ -165,12 +172,14 @@ class Auditor:
                 self._worked(item.host)
                 self._urgent.cover(item, cover)
             case Answer(covering=None):
+                self._asker.came_back(item)
                 line = self._line(item.question.verified.host)
                 was_due = line.ended(item.question)
                 if not was_due:
                     line.pace.ended(item.came_s)
                 self._guarded(item.question.verified, partial(self._conclude, item), paced=not was_due)
             case Answer(covering=Covering() as covering):
+                self._asker.came_back(item)
                 self._urgent.came_back(item, covering)
             case Answered() | Shown():
                 self._guarded(None, partial(self._hear, item))
@@ -181,8 +190,11 @@ class Auditor:
                 self._guarded(None, partial(self._compare, item))
 
     def _guarded(self, verified: VerifiedResult | None, step: partial[bool], *, paced: bool = True) -> None:
-        """Does one step of an audit; whatever goes wrong ends this audit and no other. Counts the time that it takes, if the pace is to know:
-        not of what is due, nor of looking at results, or much work would leave no time for audits."""
+        """Does one step of an audit; whatever goes wrong ends this audit and no other.
+
+        Counts the time that it takes, if the pace is to know: not of what is due, nor of looking at results, or much work would leave
+        no time for audits.
+        """
         began_s, used_s = time.monotonic(), time.thread_time()
         try:
             ended = step()
@@ -226,10 +238,14 @@ class Auditor:
         """Gives up results of the longest lines while more than half of the memory waits: what comes next needs the rest."""
         waiting = sum(line.size for line in self._lines.values())
         while waiting > self._settings.memory_bytes // 2:
-            given_up = max(self._lines.values(), key=lambda line: line.size).give_up().verified
-            waiting -= given_up.size
-            self._inbox.release(given_up)
-            self._counters.dropped()
+            given_up = max(self._lines.values(), key=lambda line: line.size).give_up()
+            waiting -= given_up.verified.size
+            self._inbox.release(given_up.verified)
+            self._give_up(given_up)
+
+    def _give_up(self, waiting: Waiting) -> None:
+        self._chooser.policy.given_up(waiting.subjects)
+        self._counters.dropped()
 
     def _forget_idle(self, now_s: float) -> None:
         for host, line in list(self._lines.items()):
@@ -240,7 +256,7 @@ class Auditor:
     def _pause_s(self) -> float:
         """How long to wait for an event before some node may be asked again."""
         now_s = time.monotonic()
-        waits = (line.pace.wait_s(now_s) for line in self._lines.values() if line.may_wait)
+        waits = (line.pace.wait_s(now_s) for line in self._lines.values() if line.has_others)
         return min(SAVE_EVERY_S, max(min(waits, default=SAVE_EVERY_S), self._own_pace.wait_s(now_s)))
 
     def _consider(self, verified: VerifiedResult) -> bool:
@@ -268,7 +284,7 @@ class Auditor:
             while (due := line.draw_due()) is not None:
                 self._guarded(due.verified, partial(self._challenge, due, line), paced=False)
             while (
-                line.may_wait
+                line.has_others
                 and max(pace.wait_s(time.monotonic()) for pace in (line.pace, self._own_pace)) <= 0
             ):
                 drawn = line.draw_other()
@@ -284,16 +300,16 @@ class Auditor:
             return True
         selection = self._chooser.selection(drawn.verified, drawn.subjects)
         if selection is None:
+            self._give_up(drawn)
             return True
         kind = self._chooser.kind()
         question = Question.about(drawn.verified, selection, kind)
-        # It opens one after another, and each is given the time for those before it.
-        deadline_s = host.deadline_s(len(selection.rows) + line.due_rows)
+        worth_s = self._work(question) * host.estimate().seconds_per_byte
+        self._asker.ask(question)
         if drawn.due:
             line.asked(question)
         else:
-            line.pace.asked(time.monotonic(), self._work(question) * host.estimate().seconds_per_byte)
-        self._asker.ask(question, deadline_s)
+            line.pace.asked(time.monotonic(), worth_s)
         return False
 
     def _work(self, question: Question) -> float:

@@ -52,6 +52,7 @@ class Chooser:
         self._settings = settings
         self._draws = draws
         self._saved_s = time.monotonic()
+        self._versions: dict[NodeId, str] = {}
         self.policy.restore(self._kept.load())
 
     def choose(self, verified: VerifiedResult) -> Waiting | None:
@@ -61,6 +62,9 @@ class Chooser:
         if not standing.serves:
             return None
         version = host.software_version
+        if self._versions.get(host.node) != version:
+            self._versions[host.node] = version
+            self.policy.keep_version(host.node, version)
         subjects = [
             AuditSubject(host.node, ExpertKey(layer, expert), version) for expert in verified.pairs.loads[0]
         ]

@@ -59,14 +59,9 @@ class Urgent:
 
 
 class UrgentLine:
-    """Those of one node, in the order in which its results came. For one thread.
-
-    Attributes:
-        rows: Of the questions that are out.
-    """
+    """Those of one node, in the order in which its results came. For one thread."""
 
     def __init__(self) -> None:
-        self.rows = 0
         self._out = 0
         self._silent_until_s = -math.inf
         self._waiting: deque[Urgent] = deque()
@@ -92,14 +87,12 @@ class UrgentLine:
         """Whether the node did not open a little while ago."""
         return now_s < self._silent_until_s
 
-    def asked(self, rows: int) -> None:
-        """A question about so many rows has gone out."""
+    def asked(self) -> None:
+        """A question has gone out."""
         self._out += 1
-        self.rows += rows
 
-    def ended(self, rows: int, now_s: float, *, opened: bool) -> None:
+    def ended(self, now_s: float, *, opened: bool) -> None:
         """It has come back, opened or not, or will not."""
         self._out -= 1
-        self.rows -= rows
         if not opened:
             self._silent_until_s = now_s + SILENT_S

@@ -1,8 +1,9 @@
 """Which epoch of secret projections it is.
 
-Guarantees: an epoch's number is never used again once another has followed it, whatever becomes of the calendar, and over restarts:
-the highest is on disk before it is used. A new one begins with each period of the calendar, when it is asked for (not more than
-once in `RENEWED_EVERY_S`), and when the calendar was set back by more than a period. Any thread.
+Guarantees: an epoch's number is never used again once another has followed it, whatever becomes of the calendar, and over restarts: the
+highest is on disk before it is used, but for the very first of all where the disk takes nothing. A new one begins with each period of the
+calendar, when it is asked for (not more than once in `RENEWED_EVERY_S`), and when the calendar was set back by more than a period. Any
+thread.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Where evidence goes, and what waits for a disk that does not take it.
 
-Guarantees: no disk keeps a verdict from its consequences: what cannot be written is kept in memory, within `MOST_WAITING_BYTES` unless one alone is larger, and
-tried again until it is on disk; only what is given up for want of memory, or lost when the process ends, is not, and the log says
-so. A verdict is handed to the public log only once its evidence is on disk, and again until the log takes it. Any thread.
+Guarantees: no disk keeps a verdict from its consequences: what cannot be written is kept in memory, within `MOST_WAITING_BYTES` unless
+one alone is larger, and tried again until it is on disk; only what is given up for want of memory, or lost when the process ends, is not,
+and the log says so. A verdict is handed to the public log only once its evidence is on disk, and again until the log takes it. Any
+thread.
 """
 
 from __future__ import annotations

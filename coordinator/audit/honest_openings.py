@@ -1,9 +1,9 @@
 """What honest nodes leave when they are audited, measured on the operator's own model: what thresholds come from.
 
-Guarantees: samples follow from the model, the projections and fixed seeds; they hold what this machine's kernels do with
-few rows and with many, and the least exact that the arithmetic profile allows: one rounding each of gate, up, their
-product and the output to the model's type. Each opens raw what it computed with. Inputs have a few channels that are much larger than the others, as real
-activations have.
+Guarantees: samples follow from the model, the projections and fixed seeds; they hold what this machine's kernels do with few rows and
+with many, and the least exact that the arithmetic profile allows: one rounding each of gate, up, their product and the output to the
+model's type. Each opens raw what it computed with. Inputs have a few channels that are much larger than the others, as real activations
+have.
 
 Letters: n rows, H hidden size, I intermediate size.
 """

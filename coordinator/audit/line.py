@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ...protos.limits import MAX_CHALLENGED_ROWS_IN_FLIGHT
+from ...protos.limits import MAX_CHALLENGED_ROWS_IN_FLIGHT, MAX_OPENED_ROWS
 from ...trust.audit_policy import AuditSubject
 from ..dispatch.verified_result import VerifiedResult
 from .pace import Pace
@@ -64,9 +64,9 @@ class Line:
         return not len(self) and not self._out
 
     @property
-    def may_wait(self) -> int:
-        """How many of those that wait are not due."""
-        return len(self._others)
+    def has_others(self) -> bool:
+        """Whether any of those that wait are not due."""
+        return bool(self._others)
 
     def add(self, waiting: Waiting) -> None:
         """One more that waits."""
@@ -75,7 +75,8 @@ class Line:
 
     def draw_due(self) -> Waiting | None:
         """Takes any of those that are due and may be asked about now."""
-        return self._draw(self._due) if self._due and self.due_rows < DUE_ROWS_AT_ONCE else None
+        has_room = self.due_rows + MAX_OPENED_ROWS <= DUE_ROWS_AT_ONCE
+        return self._draw(self._due) if self._due and has_room else None
 
     def draw_other(self) -> Waiting:
         """Takes any of those that are not due. Raises IndexError when none waits."""

@@ -1,8 +1,9 @@
 """How every node stands, kept over restarts.
 
 Guarantees: a quarantine, a ban, a pardon, a promotion and a strike are durable before anybody is told of them, if the books can be
-written; if they cannot, they are tried again, and the node is out all the same. When nodes are too many, mere newcomers are
-forgotten first. Strikes lapse by a clock that nobody sets while the process lives, and none that was kept lies in the future. May be used from any thread; those who subscribed are told of a change of status in the thread that made it.
+written; if they cannot, they are tried again, and the node is out all the same. When nodes are too many, mere newcomers are forgotten
+first. Strikes lapse by a clock that nobody sets while the process lives, and none that was kept lies in the future. May be used from any
+thread; those who subscribed are told of a change of status in the thread that made it.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class StandingBook:
         self._change(node, lambda standing, now_s: rules.convicted(standing, max(now_s, decided_s), what))
 
     def quarantined(self, node: NodeId, why: str) -> None:
-        """The operator wants the node out, until admitted."""
+        """The node is out until admitted: at the operator's word, or because it was cut off too often."""
         self._change(node, lambda standing, now_s: rules.quarantined(standing, now_s, why))
 
     def banned(self, node: NodeId, why: str) -> None:

@@ -77,7 +77,7 @@ class UrgentAudits:
         question, opened = answer.question, answer.opened
         is_open = not isinstance(opened, Unopened) and not opened.refused
         line = self._lines[question.verified.host]
-        line.ended(len(question.selection.rows), answer.came_s, opened=is_open)
+        line.ended(answer.came_s, opened=is_open)
         self._look_into(covering, question, opened)
 
     def forget_idle(self, now_s: float) -> None:
@@ -96,10 +96,8 @@ class UrgentAudits:
         if not serves or line.silent(time.monotonic()) or not self._chooser.fits(selection):
             self._look_into(covering, question, None)
             return
-        rows = len(selection.rows)
-        # It opens one after another, and each is given the time for those before it.
-        self._asker.ask(question, host.deadline_s(rows + line.rows), covering)
-        line.asked(rows)
+        self._asker.ask(question, covering)
+        line.asked()
 
     def _look_into(self, covering: Covering, question: Question, opened: Opened | None) -> None:
         """Acts on what came of a question, or on that it cannot be asked."""

@@ -1,11 +1,12 @@
 """One layer call in flight: from its routing to the sum of verified results.
 
 Guarantees: `result` returns only when every pair of the routing is in exactly one result, or was computed here; results are verified by
-then, or their checks are pending on the step's tally, which says when it is settled whether all of them were right; a frame that fails, for whatever reason, is planned again over the replicas that have not failed this call; when an expert has none left, the
-call waits for one to appear, and gives up after `expert_wait_s`. Outputs are added in the order in which frames were planned, and
-those that stand in for a slow one at its place, so the sum does not depend on who answers first. A frame that takes longer than its
-host usually does is sent to another replica as well, where one is expected to be faster: the side whose answers are all verified first
-is used, and the other is not waited for. Nothing a node does raises anything but `ExpertsUnavailableError`.
+then, or their checks are pending on the step's tally, which says when it is settled whether all of them were right; a frame that fails,
+for whatever reason, is planned again over the replicas that have not failed this call; when an expert has none left, the call waits for
+one to appear, and gives up after `expert_wait_s`. Outputs are added in the order in which frames were planned, and those that stand in
+for a slow one at its place, so the sum does not depend on who answers first. A frame that takes longer than its host usually does is sent
+to another replica as well, where one is expected to be faster: the side whose answers are all verified first is used, and the other is
+not waited for. Nothing a node does raises anything but `ExpertsUnavailableError`.
 
 The thread that waits does the work: it computes what the coordinator hosts itself, reads answers and sums, while the event loop
 goes on receiving. Letters: T rows of the step, R rows of a frame, H hidden size.

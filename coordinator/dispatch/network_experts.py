@@ -34,7 +34,7 @@ class DispatchSettings:
     Attributes:
         expert_wait_s: How long a call waits for a host of an expert to appear before it gives up.
         overload_pause_s: How long a node that is overloaded is left alone by the call that it refused.
-        frame_cost_s: What one more frame costs the coordinator: encoding, TLS, digests, checking the signature.
+        frame_cost_s: What one more frame costs the coordinator: encoding, TLS, digests.
         max_rows_per_frame: The most rows in one frame; the model's width may lower it.
         hedge_share: The most of all frames that may be second ones, sent because a first takes too long; 0 sends none.
         hedge_quantile: Which quantile of a host's recent times is usual for it; beyond it a frame takes too long.

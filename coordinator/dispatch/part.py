@@ -40,7 +40,7 @@ class Part:
         hedge_at_s: When another replica is asked as well; infinite when none is, or has been.
         race: With whose answer its own competes; None when with nobody's.
         routing, input: Their digests; empty until `state` is called.
-        output, verified: Its answer, once it was accepted.
+        output, verified: Its answer, once it was read, and once it is known to be its node's.
     """
 
     order: tuple[int, ...]

@@ -144,7 +144,8 @@ class Generation:
     def account(self, tally: StepTally) -> None:
         """Adds a step's accounting. For the engine."""
         with self._changed:
-            self._tally.nodes |= tally.nodes
+            if not tally.spoilt:
+                self._tally.nodes |= tally.nodes
             self._tally.layers += tally.layers
             self._tally.results_verified += tally.results_verified
             self._tally.results_own += tally.results_own

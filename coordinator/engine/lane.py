@@ -1,14 +1,16 @@
 """A step loop: takes a step from the roster, runs it through the trunk, chooses tokens, writes them down.
 
-Guarantees: a step that fails harms only the answers in it; a fault is logged once, with its trace; nothing but closing the
-engine ends the loop. Signatures of results are checked beside the step that uses them, and before anything comes of it. A draft is kept where it is the very token that is chosen at its place, and nothing is chosen otherwise
-for its sake, so that an answer is the same with drafts and without.
+Guarantees: a step that fails harms only the answers in it; a fault is logged once, with its trace; nothing but closing the engine ends
+the loop. Signatures of results are checked beside the step that uses them, and before anything comes of it; a step that used what its
+node did not sign is taken again, however it ended. A draft is kept where it is the very token that is chosen at its place, and nothing is
+chosen otherwise for its sake, so that an answer is the same with drafts and without.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from time import monotonic
 from typing import Protocol
@@ -89,21 +91,24 @@ class Lane:
         tally = StepTally(step=plan.number, audited=audits, unchecked=PendingChecks())
         answers = self._roster.answers(plan)
         sampled = [pair for pair in zip(answers, plan.chunks, strict=True) if pair[1].samples]
+        choices: list[Choice | None] = []
+        give_up: Callable[[], None] | None = None
         try:
             choices = self._compute(plan, sampled, tally)
-            tally.settle()
         except UnavailableError as error:
-            self._roster.postpone(plan, error)
-            return
+            give_up = partial(self._roster.postpone, plan, error)
         except Exception as error:
             log.exception("a step of %d sequences failed", len(answers))
-            self._roster.abandon(plan, _fault(error))
+            give_up = partial(self._roster.abandon, plan, _fault(error))
+        tally.settle()
+        for answer in answers:
+            answer.generation.account(tally)
+        # Whatever went wrong in a step that used what was not signed may have come of that: it is taken again.
+        if give_up is not None and not tally.spoilt:
+            give_up()
             return
-        finally:
-            for answer in answers:
-                answer.generation.account(tally)
         rows = iter(choices)
-        written = [_write(answer, chunk, rows) for answer, chunk in sampled]
+        written = [] if tally.spoilt else [_write(answer, chunk, rows) for answer, chunk in sampled]
         self._roster.settle(plan, written, tally, audits)
         self._observer.stepped(plan.tokens, monotonic() - began_s)
         proposed = sum(len(chunk.drafts) for _, chunk in sampled)

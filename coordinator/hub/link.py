@@ -165,7 +165,10 @@ class Link:
         self._last_heard_s = self._loop.time()
 
     def answered(self, result: link_pb2.Result) -> None:
-        """A result came; it is handed on unchecked to whoever waits for it. One that was on its way when the link was cut is nobody's fault."""
+        """A result came; it is handed on unchecked to whoever waits for it.
+
+        One that was on its way when the link was cut is nobody's fault.
+        """
         if self.closed.is_set():
             return
         now = self._loop.time()

@@ -224,7 +224,8 @@ class Members:
             assert self._loop is not None
             why = f"cut off {member.faults} times for results that cannot be used, the last time: {why}"
             # The event loop waits for no disk. Until it is kept, the member's faults keep the node out.
-            self._loop.run_in_executor(None, self._standings.quarantined, member.node, why)
+            kept = self._loop.run_in_executor(None, self._standings.quarantined, member.node, why)
+            kept.add_done_callback(_log_fault)
 
     def _standing_changed(self, node: NodeId) -> None:
         """A node's status has changed, in whatever thread."""
@@ -288,3 +289,8 @@ class Members:
             member.link.post(link_pb2.CoordinatorMessage(state_change=told))
         for watcher in self._watchers:
             watcher(member.node, change)
+
+
+def _log_fault(kept: asyncio.Future[None]) -> None:
+    if not kept.cancelled() and (error := kept.exception()) is not None:
+        log.error("a node that was cut off too often is not kept out over a restart: %s", error)

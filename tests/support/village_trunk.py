@@ -61,6 +61,7 @@ class VillageTrunk(FingerprintTrunk):
         convicted: Whether the liar was found out.
         holds_at: The number of the step that waits for `go_on`; None for none.
         forges: Whether the liar's results prove, some time after they were used, not to be its own.
+        breaks: What a step with a forged result ends with; None where it goes on.
         convict_at: The number of the step during which the liar is convicted, whatever audits say; None for never.
     """
 
@@ -69,6 +70,7 @@ class VillageTrunk(FingerprintTrunk):
         self.lies_in: Callable[[int], bool] = lambda number: False
         self.convicted = False
         self.forges = False
+        self.breaks: Exception | None = None
         self.convict_at: int | None = None
         self.holds_at: int | None = None
         self._go_on = threading.Event()
@@ -145,10 +147,13 @@ class VillageTrunk(FingerprintTrunk):
         if number == self.holds_at:
             assert self._go_on.wait(30), "never let go"
         try:
-            return super().forward(input_ids, positions, attention, pool, tally, logits_at)
+            logits = super().forward(input_ids, positions, attention, pool, tally, logits_at)
         except UnavailableError:
             tally.nodes.clear()
             raise
+        if lies and self.breaks is not None:
+            raise self.breaks
+        return logits
 
     def _codes(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         codes = super()._codes(input_ids, positions)

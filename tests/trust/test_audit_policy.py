@@ -95,6 +95,26 @@ def test_each_subject_is_passed_over_by_itself() -> None:
     assert policy.choose([other], 0.999) == [other]
 
 
+def test_what_was_chosen_and_given_up_is_chosen_again() -> None:
+    policy = trusted(10**5)
+    assert policy.choose([SUBJECT], 0.001) == [SUBJECT]
+    policy.given_up([SUBJECT])
+    assert policy.choose([SUBJECT], 0.999) == [SUBJECT]
+    assert policy.choose([SUBJECT], 0.999) == []
+
+
+def test_a_node_that_calls_its_software_by_ever_new_names_leaves_no_records() -> None:
+    policy, other = AuditPolicy(), OTHERS[0]
+    policy.record(other, True)
+    for version in map(str, range(50)):
+        subject = SUBJECT._replace(software_version=version)
+        policy.keep_version(NODE, version)
+        policy.choose([subject], 0.5)
+        policy.record(subject, True)
+    assert set(policy.passed) == {subject, other}
+    assert set(policy.passed_over) == {subject}
+
+
 def test_openings_are_raw_and_tight_equally_often_and_as_chance_has_it() -> None:
     chance = random.Random(22)
     kinds = [kind_of(chance.random()) for _ in range(10_000)]

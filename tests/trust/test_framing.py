@@ -1,6 +1,7 @@
 """Proven: whatever rows a lying coordinator makes up (tiny, huge, or so that nearly everything cancels), no answer of an honest node to
-them is evidence against it, in any format, layout and type of activations, by native kernels and by torch; without the leeway for float32's noise
-such rows would convict; and who answers the same rows with other weights is convicted all the same where anything can be said."""
+them is evidence against it, in any format, layout and type of activations, by native kernels and by torch; without the leeway for
+float32's noise such rows would convict; and who answers the same rows with other weights is convicted all the same where anything can
+be said."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from folkmoot.ids import NodeId
 from folkmoot.tests.support.asked_node import AskedNode, Misconduct
 from folkmoot.tests.support.probing_node import ProbingNode
 from folkmoot.tests.support.running_auditor import RunningAuditor, running_auditor
+from folkmoot.trust.audit_statements import OpeningKind
 from folkmoot.trust.standing import Status
 
 PATIENCE_S = 60.0
@@ -90,8 +91,29 @@ def test_a_single_false_alarm_changes_nothing_that_a_node_could_see(tmp_path: Pa
         assert by_node[0] == by_node[1], "nor is it audited more often"
 
 
-def test_too_many_for_chance_are_strikes_and_new_projections(tmp_path: Path) -> None:
+def asking_for(audits: RunningAuditor, kind: OpeningKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audits.auditor._chooser, "kind", lambda: kind)
+
+
+def test_another_machines_sums_may_all_be_beyond_a_tight_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running_auditor(tmp_path) as audits:
+        asking_for(audits, OpeningKind.TIGHT, monkeypatch)
+        node, spent = prober(audits, off=LITTLE), audits.sketches.current
+        asks(audits, node, range(6))
+        assert audits.counters.totals().suspected >= 3, "or nothing was tried"
+        audits.auditor.close()
+        assert not audits.standings.of(node.node).strikes_s
+        audits.sketches.refresh()
+        assert audits.sketches.current.epoch == spent.epoch
+
+
+def test_too_many_for_chance_are_strikes_and_new_projections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_auditor(tmp_path) as audits:
+        asking_for(audits, OpeningKind.RAW, monkeypatch)
         node, honest = prober(audits, off=LITTLE), audits.node()
         spent = audits.sketches.current
         asks(audits, honest, range(20))
@@ -107,8 +129,11 @@ def test_too_many_for_chance_are_strikes_and_new_projections(tmp_path: Path) -> 
         assert audits.sketches.current.epoch == spent.epoch + 1
 
 
-def test_many_nodes_that_each_try_once_are_seen_together(tmp_path: Path) -> None:
+def test_many_nodes_that_each_try_once_are_seen_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running_auditor(tmp_path) as audits:
+        asking_for(audits, OpeningKind.RAW, monkeypatch)
         spent = audits.sketches.current
         for _ in range(6):
             asks(audits, prober(audits, off=LITTLE), range(1))

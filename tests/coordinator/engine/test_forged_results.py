@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from folkmoot.coordinator.engine.delivery import STREAMED, Delivery
+from folkmoot.errors import ModelError, UnavailableError
 from folkmoot.tests.support.engine_bench import eventually, greedy
 from folkmoot.tests.support.village import (
     AUDITED,
@@ -18,15 +19,21 @@ from folkmoot.tests.support.village import (
     serving,
     submit,
 )
-from folkmoot.tests.support.village_trunk import VillageTrunk
+from folkmoot.tests.support.village_trunk import LIAR, VillageTrunk
 
 
+@pytest.mark.parametrize(
+    "breaks",
+    [None, UnavailableError("layer 0 expert 3 has no host"), ModelError("the activations are not finite")],
+    ids=["goes on", "finds no host", "overflows"],
+)
 @pytest.mark.parametrize("drafts", [0, 4])
 @pytest.mark.parametrize("delivery", [STREAMED, WHOLE, AUDITED], ids=["streamed", "whole", "audited"])
 def test_nothing_comes_of_a_step_that_used_what_its_node_did_not_sign(
-    delivery: Delivery, drafts: int
+    delivery: Delivery, drafts: int, breaks: Exception | None
 ) -> None:
     trunk = VillageTrunk()
+    trunk.breaks = breaks
     trunk.forges, trunk.lies_in = True, lambda number: number in (1, 4)
     ask = Ask(RHYME[:5], greedy(30, ignore_eos=True), delivery)
     (wanted,) = honest([ask])
@@ -35,4 +42,5 @@ def test_nothing_comes_of_a_step_that_used_what_its_node_did_not_sign(
         assert deltas(generation) == wanted
         assert generation.tally.results_rejected == 2
         assert not generation.suspect_tokens
+        assert LIAR not in generation.tally.nodes, "nothing of its results counted"
         eventually(lambda: balanced(engine))
