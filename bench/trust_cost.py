@@ -2,8 +2,8 @@
 
 Guarantees: all in one network at a time, whose processes change with the clock, in windows of some seconds which drifts of the machine
 cannot tell apart (`trust_by_turns.py`); drafts are off so that all steps have as many rows. A gap between two tokens of a stream counts
-only in a window that both are in, while all streams decode. Each round of windows says how fast one way was beside another; their mean
-counts, and its standard error is told. Audits are measured as they are from day to day, of nodes of whose experts each has passed the first
+only in a window that both are in, while all streams decode. Each round of windows says how fast one way was beside another; their median
+counts, for now and then the whole machine stands still for a second, and its standard error is told. Audits are measured as they are from day to day, of nodes of whose experts each has passed the first
 audits, and as they are when nodes are new and every result of theirs is to be audited.
 """
 
@@ -13,9 +13,9 @@ import itertools
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from math import pi, sqrt
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median
 from typing import Any, Final
 
 from .. import __version__
@@ -36,6 +36,10 @@ NEW_TOKENS: Final = 512
 SETTLING_S: Final = 0.3
 """Of the beginning of each window nothing counts."""
 FEWEST_ROUNDS: Final = 2
+DEVIATION: Final = 1.4826
+"""Standard deviations of a normal distribution in the median of its absolute deviations."""
+ERROR_OF_MEDIAN: Final = sqrt(pi / 2)
+"""Times the mean's standard error that of a median, of the same."""
 _NO_DRAFTS: Final = {"FOLKMOOT_COORDINATOR_ENGINE__MAX_DRAFT_TOKENS": "0"}
 _LONG_TRUSTED: Final = _NO_DRAFTS | {"FOLKMOOT_COORDINATOR_AUDIT__PROBATION_AUDITS": "1"}
 TRUSTED, NEW = "nodes of long standing", "new nodes"
@@ -84,9 +88,11 @@ class Windows:
         parts = {}
         for part, (way, other) in PARTS.items():
             ratios = [taken[other] / taken[way] for taken in whole]
+            middle = median(ratios)
+            spread = DEVIATION * median(abs(ratio - middle) for ratio in ratios)
             parts[part] = {
-                "throughput_ratio": fmean(ratios),
-                "standard_error": stdev(ratios) / sqrt(len(ratios)),
+                "throughput_ratio": middle,
+                "standard_error": ERROR_OF_MEDIAN * spread / sqrt(len(ratios)),
             }
         return {
             "rounds": len(whole),
