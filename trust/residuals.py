@@ -127,12 +127,15 @@ def residuals(
     _check_shapes(form, projections, sketches, inputs, signed, opened)
     inner, outer = projections.inner.astype(np.float64), projections.outer.astype(np.float64)
     terms = np.zeros((len(inputs), projections.count))  # [n, k]
-    parts: list[StageResiduals] = []
     answers: list[tuple[Indices, Doubles]] = []
     with np.errstate(over="ignore", invalid="ignore"):
-        for one, between in zip(opened, _between(form, opened), strict=True):  # [w, m, I]
-            sketch, chosen = sketches[one.pairs.expert], inputs[one.pairs.rows]  # [m, H]
-            parts.append(_opened(one, sketch, inner, chosen))
+        # All experts at once where that can be, for each call costs as much as a row.
+        ups = np.concatenate([one.up for one in opened])  # [P, I]
+        gates = np.concatenate([one.gate for one in opened if one.gate is not None]) if form.gated else None
+        ends = np.cumsum([len(one.up) for one in opened])[:-1]
+        ways = np.split(inner_activations(form, gates, ups), ends, axis=1)
+        for one, between in zip(opened, ways, strict=True):  # [w, m, I]
+            sketch = sketches[one.pairs.expert]
             answer = between @ sketch.down.T.astype(np.float64) + sketch.down_bias
             weighted = answer * np.asarray(one.pairs.gates, np.float64)[:, None]  # [w, m, k]
             answers.append((one.pairs.rows, weighted))
@@ -140,29 +143,34 @@ def residuals(
         found = signed @ outer.T
         scale = np.maximum(sizes([signed]), np.sqrt(np.mean(terms, axis=1)))
         return {
-            Stage.OPENED: _joined(parts, axis=0),
+            Stage.OPENED: _opened(opened, gates, ups, sketches, inner, inputs),
             Stage.OUTPUT: _divided(found, explain(found, answers), scale),
         }
 
 
-def _between(form: ExpertForm, opened: Sequence[OpenedExpert]) -> list[Doubles]:
-    """What may have stood between the products of each expert, [w, m, I]: found for all at once, for each call costs as much as a row."""
-    gates = [one.gate for one in opened if one.gate is not None]
-    ways = inner_activations(
-        form, np.concatenate(gates) if gates else None, np.concatenate([one.up for one in opened])
-    )
-    ends = np.cumsum([len(one.up) for one in opened])
-    return np.split(ways, ends[:-1], axis=1)
-
-
-def _opened(one: OpenedExpert, sketch: ExpertSketch, inner: Doubles, rows: Doubles) -> StageResiduals:
-    """What the rows [m, H] of one expert leave: [m, 2k], or [m, k] without a gate."""
-    known = rows @ sketch.up.T.astype(np.float64) + sketch.up_bias  # [m, k]
-    up = _relative(np.asarray(one.up, np.float64), inner, known)
-    if one.gate is None or sketch.gate is None:
+def _opened(
+    opened: Sequence[OpenedExpert],
+    gates: Floats | None,
+    ups: Floats,
+    sketches: Mapping[int, ExpertSketch],
+    inner: Doubles,
+    inputs: Doubles,
+) -> StageResiduals:
+    """What all that was opened leaves, gates and ups [P, I] in the order of experts: [P, 2k], or [P, k] without gates."""
+    known_ups: list[Doubles] = []
+    known_gates: list[Doubles] = []
+    for one in opened:
+        sketch, rows = sketches[one.pairs.expert], inputs[one.pairs.rows]  # [m, H]
+        known_ups.append(rows @ sketch.up.T.astype(np.float64) + sketch.up_bias)  # [m, k]
+        if sketch.gate is not None:
+            known_gates.append(rows @ sketch.gate.T.astype(np.float64) + sketch.gate_bias)  # [m, k]
+    up = _relative(np.asarray(ups, np.float64), inner, np.concatenate(known_ups))
+    if gates is None:
         return up
-    known = rows @ sketch.gate.T.astype(np.float64) + sketch.gate_bias  # [m, k]
-    return _joined([_relative(np.asarray(one.gate, np.float64), inner, known), up], axis=1)
+    gate = _relative(np.asarray(gates, np.float64), inner, np.concatenate(known_gates))
+    return StageResiduals(
+        np.concatenate([gate.errors, up.errors], axis=1), np.concatenate([gate.expected, up.expected], axis=1)
+    )
 
 
 def _check_shapes(
@@ -208,10 +216,3 @@ def _divided(found: Doubles, known: Doubles, scale: Doubles) -> StageResiduals:
         expected = np.where(known == 0, 0.0, known / scale[:, None])
     broken = ~(np.isfinite(errors) & np.isfinite(expected) & np.isfinite(scale)[:, None])
     return StageResiduals(np.where(broken, np.inf, errors), np.where(broken, 0.0, expected))
-
-
-def _joined(parts: Sequence[StageResiduals], axis: int) -> StageResiduals:
-    return StageResiduals(
-        np.concatenate([part.errors for part in parts], axis),
-        np.concatenate([part.expected for part in parts], axis),
-    )
