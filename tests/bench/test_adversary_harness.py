@@ -12,8 +12,10 @@ from folkmoot.bench.adversaries.audited import Asked
 from folkmoot.bench.adversaries.bouts import QUARANTINED, STRUCK, UNCAUGHT, Bout
 from folkmoot.bench.adversaries.harness import Extent, measure
 from folkmoot.bench.adversaries.kinds import Adversary
-from folkmoot.bench.adversaries.rehearsal import Rehearsed
+from folkmoot.bench.adversaries.model import prepared
+from folkmoot.bench.adversaries.rehearsal import Rehearsed, rehearse
 from folkmoot.bench.adversaries.report import Measured, interval, quantile, table
+from folkmoot.trust.audit_policy import AuditPolicy
 
 SEED = 11
 FEW = Extent(
@@ -156,3 +158,12 @@ def test_the_interval_holds_what_it_should() -> None:
     low, high = interval(50, 100)
     assert 0.40 < low < 0.41 and 0.59 < high < 0.60
     assert interval(0, 10)[0] == 0.0 and interval(10, 10)[1] == 1.0
+
+
+def test_whoever_gives_its_last_answer_again_has_one_from_the_first_call_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AuditPolicy, "choose", lambda policy, subjects, draw: list(subjects))
+    model = prepared(tmp_path / "model")
+    rehearsed = rehearse(model, tmp_path / "audits", Adversary.STALE_OUTPUT, 3, 5, seed=4)
+    assert rehearsed.calls == (1, 1, 1)

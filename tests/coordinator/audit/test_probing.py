@@ -109,7 +109,7 @@ def test_another_machines_sums_may_all_be_beyond_a_tight_limit(
         assert audits.sketches.current.epoch == spent.epoch
 
 
-def test_too_many_for_chance_are_strikes_and_new_projections(
+def test_too_many_for_chance_bring_new_projections_and_no_strike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running_auditor(tmp_path) as audits:
@@ -118,12 +118,13 @@ def test_too_many_for_chance_are_strikes_and_new_projections(
         spent = audits.sketches.current
         asks(audits, honest, range(20))
         asks(audits, node, range(1))
-        assert not audits.standings.of(node.node).strikes_s, "once is chance"
+        audits.sketches.refresh()
+        assert audits.sketches.current.epoch == spent.epoch, "once is chance"
         asks(audits, node, range(1, 4))
         totals = audits.counters.totals()
         assert totals.suspected >= 2, "or nothing was tried"
         audits.auditor.close()
-        assert len(audits.standings.of(node.node).strikes_s) == totals.suspected - 1
+        assert not audits.standings.of(node.node).strikes_s, "its kernels may be others"
         assert not audits.standings.of(honest.node).strikes_s
         audits.sketches.refresh()
         assert audits.sketches.current.epoch == spent.epoch + 1
