@@ -58,20 +58,13 @@ class Asker:
             deadline_s,
             lambda opened: self._inbox.answer(Answer(question, opened, time.monotonic(), covering)),
         )
+        host.ask(challenge)
         self._rows_out[host] += rows
-        try:
-            host.ask(challenge)
-        except BaseException:
-            self._no_more(question)
-            raise
         self._counters.challenged()
 
     def came_back(self, answer: Answer) -> None:
         """A question is out no more."""
-        self._no_more(answer.question)
-
-    def _no_more(self, question: Question) -> None:
-        host = question.verified.host
-        self._rows_out[host] -= len(question.selection.rows)
+        host = answer.question.verified.host
+        self._rows_out[host] -= len(answer.question.selection.rows)
         if self._rows_out[host] <= 0:
             del self._rows_out[host]

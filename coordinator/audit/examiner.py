@@ -2,8 +2,8 @@
 
 Guarantees: whatever does not look like an honest node's opening leads to a recomputation, and nothing else here convicts; a result that
 was found right by recomputation is cleared, whatever the node opened. A node cannot tell by what follows whether an opening was suspected
-and cleared, or passed: both count for its good; but one that is far from right, or one too many to be chance, is a fault of the node's,
-and the projections, of which somebody may be learning, are made anew. Where the weights for a recomputation cannot be read, that is said.
+and cleared, or passed: both count for its good; but one that is far from right is a fault of the node's. Where more are suspected than by
+chance, somebody may be learning the projections, and they are made anew. Where the weights for a recomputation cannot be read, that is said.
 For one thread.
 """
 
