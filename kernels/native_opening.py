@@ -13,21 +13,18 @@ from collections.abc import Sequence
 import torch
 
 from .expert import Expert
-from .formats import WeightFormat
 from .matrix import Matrix
 from .native_expert import FLOATS, matrix_struct
 from .native_library import FORMATS, LayerStruct, check, load
 from .native_rows import most_rows
 from .threads import native_threads
-
-EXACT = frozenset({WeightFormat.FLOAT32, WeightFormat.BFLOAT16, WeightFormat.FLOAT16, WeightFormat.FP8_BLOCK})
-"""The formats whose numbers the kernels multiply by inputs without rounding these."""
+from .whole_inputs import WHOLE
 
 
 def products(expert: Expert, matrices: Sequence[Matrix], rows: torch.Tensor) -> list[torch.Tensor] | None:
     """Rows [n, H] times matrices [I, H] of an expert: [n, I] float32 each; None when torch has to compute it."""
     spec, library = expert.spec, load()
-    if library is None or spec.format not in EXACT or not spec.layout.row_major or expert.native is None:
+    if library is None or spec.format in WHOLE or not spec.layout.row_major or expert.native is None:
         return None
     if rows.dtype not in FLOATS or not 0 < len(rows) <= most_rows(spec.format, rows.dtype):
         return None

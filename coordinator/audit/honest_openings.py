@@ -2,7 +2,8 @@
 
 Guarantees: samples follow from the model, the projections and fixed seeds; they hold what this machine's kernels do with few rows and
 with many, and the least exact that the arithmetic profile allows: one rounding each of gate, up, their product and the output to the
-model's type. Each opens raw what it computed with. Inputs have a few channels that are much larger than the others, as real activations
+model's type, and the inputs of whole-number weights as the native kernels have them, whether this machine has these or not. Each opens
+raw what it computed with, but for what the rounding of inputs did to it, which nobody opens. Inputs have a few channels that are much larger than the others, as real activations
 have.
 
 Letters: n rows, H hidden size, I intermediate size.
@@ -22,6 +23,7 @@ from ...kernels.expert import Expert
 from ...kernels.feed_forward import Group, feed_forward
 from ...kernels.formats import DTYPES
 from ...kernels.opening import open_expert, stands_in
+from ...kernels.whole_inputs import rounded_inputs
 from ...trust.audit_statements import OpeningKind
 from ...trust.expert_arithmetic import Doubles, ExpertRows, Floats, activate
 from ...trust.residuals import OpenedExpert, Stage, StageResiduals, residuals
@@ -101,8 +103,8 @@ def _answers(experts: CanonicalExperts, key: ExpertKey, seed: int) -> _Answers:
     gate, up = open_expert(expert, rows)  # [n, I]
     exactly, least = _opened(gate, up, torch.float32), _opened(gate, up, dtype)
     here = _opened(gate, up, stands_in(expert, dtype))
-    inner = activate(form, *least)
-    answer = _second_product(expert, torch.from_numpy(inner).to(dtype).float())  # [n, H]
+    inner = activate(form, *_opened(*open_expert(expert, rounded_inputs(rows, spec.format)), dtype))
+    answer = _second_product(expert, rounded_inputs(torch.from_numpy(inner).to(dtype), spec.format))  # [n, H]
     return _Answers(
         rows.double().numpy(),
         {

@@ -13,6 +13,9 @@ from folkmoot.bench import honest_node, innocents
 from folkmoot.bench.random_experts import FORMS, possible
 from folkmoot.kernels.feed_forward import Group, feed_forward
 from folkmoot.kernels.formats import DTYPES, WeightFormat
+from folkmoot.kernels.native_library import SWITCH, load
+from folkmoot.kernels.whole_inputs import WHOLE
+from folkmoot.tests.support.native_isas import available
 
 ALL = innocents.cases()
 SECRET = bytes(32)
@@ -71,6 +74,23 @@ def test_openings_are_judged_by_the_thresholds_of_both_kernels(
     found = innocents.measure_kernels(100, 0, tmp_path, SECRET)
     assert (found.crossed.rows, found.crossed.audits) == (100, found.total.audits)
     assert found.crossed.verdicts == 0
+
+
+@pytest.mark.parametrize("form", sorted(WHOLE))
+def test_thresholds_that_torch_measures_suspect_no_native_kernels(
+    form: WeightFormat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not available():
+        pytest.skip("no native kernels here")
+    some(monkeypatch, next(case for case in ALL if (case.form, case.dtype) == (form, "float32")))
+    with monkeypatch.context() as alone:
+        alone.setenv(SWITCH, "torch")
+        load.cache_clear()
+        innocents.calibrate_kernels(0, tmp_path, SECRET)
+    load.cache_clear()
+    found = innocents.measure_kernels(200, 0, tmp_path, SECRET)
+    assert (found.kernels, found.crossed.audits) == ("native", found.total.audits)
+    assert (found.crossed.suspicions, found.total.suspicions) == (0, 0)
 
 
 def test_a_wrong_answer_would_be_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,10 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from folkmoot.kernels.by_rows import by_rows
 from folkmoot.kernels.expert import Expert
 from folkmoot.kernels.feed_forward import Group, feed_forward
 from folkmoot.kernels.formats import Activation, ExpertSpec, Layout, WeightFormat
 from folkmoot.kernels.native_feed_forward import add_feed_forward
+from folkmoot.kernels.quantize import dequantize
+from folkmoot.kernels.whole_inputs import WHOLE, rounded_inputs
 from folkmoot.tests.support.expert_oracle import ALL_FORMS, oracle, random_bytes, relative_error, unit
 from folkmoot.tests.support.guarded_memory import guarded, guarded_tensor
 from folkmoot.tests.support.native_isas import available, forced, threads
@@ -190,3 +193,29 @@ def test_a_row_that_is_not_there_is_an_error_and_not_a_crash() -> None:
         group = Group(expert, torch.tensor([row]), torch.ones(1))
         with pytest.raises(IndexError):
             feed_forward([group], torch.zeros(2, 32))
+
+
+@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("form", sorted(WHOLE))
+def test_inputs_of_whole_numbers_are_rounded_as_is_said(form: WeightFormat, isa: str) -> None:
+    hidden, intermediate = 128, 64
+    spec = ExpertSpec(hidden, intermediate, form, Layout.UNGATED, Activation.RELU_SQUARED)
+    data = random_bytes(spec, 3)
+    # One large input a group, so that the others lose most of their bits.
+    rows = torch.randn(3, hidden, generator=torch.Generator().manual_seed(3))
+    rows[:, ::32] *= 1e4
+    rows[0, 32:64] = 0.0
+    weights = {
+        role: dequantize(matrix).double() for role, (matrix, _) in by_rows(Expert.load(spec, data)).items()
+    }
+
+    def follows(inputs: torch.Tensor, rounded: bool) -> torch.Tensor:
+        first = rounded_inputs(inputs, form).double() if rounded else inputs.double()
+        inner = (first @ weights["up"].T).relu().square().float()
+        second = rounded_inputs(inner, form).double() if rounded else inner.double()
+        return second @ weights["down"].T
+
+    with forced(isa):
+        everyone = Group(guarded_expert(spec, data, False), torch.arange(len(rows)), torch.ones(len(rows)))
+        got = natively([everyone], rows)
+    assert relative_error(got, follows(rows, True)) < relative_error(got, follows(rows, False)) / 5
