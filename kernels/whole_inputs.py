@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from .formats import GROUP, WeightFormat
+from .quantize import grouped
 
 WHOLE: Final = frozenset(
     {WeightFormat.INT8, WeightFormat.INT8_CHANNEL, WeightFormat.INT4, WeightFormat.MXFP4}
@@ -28,7 +29,8 @@ def rounded_inputs(rows: torch.Tensor, form: WeightFormat) -> torch.Tensor:
     rows = rows.float()
     if form not in WHOLE:
         return rows
-    groups = F.pad(rows, (0, -rows.shape[1] % GROUP)).unflatten(1, (-1, GROUP))  # [n, groups, 32]
+    groups = grouped(F.pad(rows, (0, -rows.shape[1] % GROUP)))  # [n, groups, 32]
     largest = groups.abs().amax(dim=2, keepdim=True)
     inverse = torch.where(largest > _LEAST, _MOST / largest, 0.0)
-    return ((groups * inverse).round() * (largest / _MOST)).flatten(1)[:, : rows.shape[1]]
+    rounded: torch.Tensor = (groups * inverse).round() * (largest / _MOST)
+    return rounded.flatten(1)[:, : rows.shape[1]]
