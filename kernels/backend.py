@@ -15,6 +15,7 @@ import torch
 
 from .expert import Expert
 from .feed_forward import Group, feed_forward
+from .first_products import FirstProducts
 from .native_library import describe
 
 
@@ -29,7 +30,9 @@ class Backend(Protocol):
         """Readies an expert that nobody but the caller has seen yet, in its own memory and for good."""
         ...
 
-    def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+    def feed_forward(
+        self, groups: Sequence[Group], hidden: torch.Tensor, first: FirstProducts | None = None
+    ) -> torch.Tensor:
         """What `kernels.feed_forward.feed_forward` does."""
         ...
 
@@ -45,9 +48,11 @@ class Processor:
         """Packs its weights for this processor, where that makes it faster and their memory may be written."""
         expert.pack()
 
-    def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+    def feed_forward(
+        self, groups: Sequence[Group], hidden: torch.Tensor, first: FirstProducts | None = None
+    ) -> torch.Tensor:
         """What `kernels.feed_forward.feed_forward` does."""
-        return feed_forward(groups, hidden)
+        return feed_forward(groups, hidden, first)
 
 
 def choose_backend() -> Backend:

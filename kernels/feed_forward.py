@@ -16,6 +16,7 @@ import torch
 
 from . import native_feed_forward
 from .expert import Expert
+from .first_products import FirstProducts
 from .threads import zeros_like
 from .torch_expert import expert_forward
 
@@ -35,12 +36,15 @@ class Group:
     gates: torch.Tensor
 
 
-def feed_forward(groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+def feed_forward(
+    groups: Sequence[Group], hidden: torch.Tensor, first: FirstProducts | None = None
+) -> torch.Tensor:
     """Runs each group's rows through its expert and sums, for each row, the gated outputs.
 
     Args:
         groups: Rows by expert; all experts of one layer, so of one spec.
         hidden: [R, H] in the trunk's dtype.
+        first: Room for gate and up activations, which is filled where all of them are computed natively and in float32.
 
     Returns:
         [R, H] float32; rows that no group names are zero.
@@ -61,7 +65,10 @@ def feed_forward(groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
                 (packed if expert.packed else plain).append(group)
     for native in (packed, plain):
         if native:
-            native_feed_forward.add_feed_forward(native, hidden.contiguous(), output)
+            all_of_them = native is plain and not (packed or others)
+            native_feed_forward.add_feed_forward(
+                native, hidden.contiguous(), output, first if all_of_them else None
+            )
     only_row = hidden.shape[0] == 1
     for group in others:
         rows = hidden if only_row else hidden.index_select(0, group.rows)  # [n, H]

@@ -1,7 +1,7 @@
 """The expert feed-forward by the native kernels, for as many rows as they beat torch at.
 
-Guarantees: sums are float32 and nothing between input and output is rounded to less, but that inputs of whole-number weights are rounded to 16 bits a group; results do not depend on the number of
-threads.
+Guarantees: sums are float32 and nothing between input and output is rounded to less, but that inputs of whole-number weights are
+rounded to 16 bits a group; results do not depend on the number of threads.
 
 Letters: R rows, n rows of one group, H hidden size.
 """
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .first_products import FirstProducts
 from .formats import ExpertSpec
 from .native_expert import FLOATS
 from .native_library import check, load
 from .native_rows import most_rows
 from .threads import native_threads
+from .whole_inputs import WHOLE
 
 if TYPE_CHECKING:
     from .feed_forward import Group
@@ -29,7 +31,9 @@ def most_rows_of(spec: ExpertSpec, dtype: torch.dtype) -> int:
     return most_rows(spec.format, dtype) if dtype in FLOATS and load() is not None else 0
 
 
-def add_feed_forward(groups: Sequence[Group], hidden: torch.Tensor, output: torch.Tensor) -> None:
+def add_feed_forward(
+    groups: Sequence[Group], hidden: torch.Tensor, output: torch.Tensor, first: FirstProducts | None = None
+) -> None:
     """Adds each group's gated outputs to `output`.
 
     What it does before the kernels start, it does while the caches are full of weights: it looks at as little as it can.
@@ -39,6 +43,7 @@ def add_feed_forward(groups: Sequence[Group], hidden: torch.Tensor, output: torc
             are packed all or none.
         hidden: [R, H], contiguous.
         output: [R, H] float32, contiguous.
+        first: Room for the activations of these groups, which is filled unless inputs are rounded.
 
     Raises:
         IndexError: when a group names a row that does not exist.
@@ -49,6 +54,10 @@ def add_feed_forward(groups: Sequence[Group], hidden: torch.Tensor, output: torc
         return
     form = None
     numbers, kept = array("q"), []
+    gate, up, row_bytes = 0, 0, 0
+    if first is not None and groups[0].expert.spec.format not in WHOLE:
+        gate, up = first.gate.data_ptr() if first.gate is not None else 0, first.up.data_ptr()
+        row_bytes, first.filled = first.up.stride(0) * first.up.element_size(), True
     for group in groups:
         native, rows, gates = group.expert.native, group.rows, group.gates
         if native is None:
@@ -60,7 +69,9 @@ def add_feed_forward(groups: Sequence[Group], hidden: torch.Tensor, output: torc
         kept.append((rows, gates))
         form = native.form
         # `folkmoot_group` of the C header.
-        numbers.extend((native.address, rows.data_ptr(), gates.data_ptr(), rows.numel()))
+        count = rows.numel()
+        numbers.extend((native.address, rows.data_ptr(), gates.data_ptr(), count, gate, up))
+        gate, up = gate and gate + count * row_bytes, up and up + count * row_bytes
     check(
         library.folkmoot_feed_forward(
             form,

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import FolkmootError
 from .formats import WeightFormat
 
-ABI = 7
+ABI = 8
 SWITCH = "FOLKMOOT_KERNELS"
 """The environment variable that leaves everything to torch when it says "torch": to compare, or to find a fault."""
 FORMATS: dict[WeightFormat, int] = {

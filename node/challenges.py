@@ -3,7 +3,7 @@
 Guarantees: a `Question` exists only for a challenge of a known kind, with a nonce and a result's digest of the right lengths,
 within the caps, whose rows are named once each in order, whose pairs are in canonical order, and whose experts the manifest
 has and the node holds. Whatever else arrives is `Refused`, which says why; nothing in a challenge can make the reader raise
-anything else. Nothing of the result that is asked about is remembered: the challenge has all that an opening follows from.
+anything else. Nothing of the result that is asked about has to be remembered: the challenge has all that an opening follows from.
 
 Letters: R rows, H hidden size, I intermediate size, P pairs of an expert and a row.
 """
@@ -38,7 +38,8 @@ class Question:
         sequence: The frame whose result is asked about.
         kind: How exactly to open.
         dtype: The type that the opening crosses the wire in.
-        hidden: [R, H] in the model's dtype, the rows asked for.
+        asked: Which rows of the frame are asked for, ascending.
+        hidden: [R, H] in the model's dtype, these rows.
         parts: Experts and the rows of `hidden` that went through each, in canonical order.
         challenge: Digest of the challenge's statement, which the opening is bound to.
     """
@@ -46,6 +47,7 @@ class Question:
     sequence: int
     kind: OpeningKind
     dtype: torch.dtype
+    asked: tuple[int, ...]
     hidden: torch.Tensor
     parts: tuple[tuple[Expert, torch.Tensor], ...]
     challenge: bytes
@@ -97,6 +99,7 @@ class ChallengeReader:
             sequence=challenge.sequence,
             kind=kind,
             dtype=torch.float32 if kind is OpeningKind.TIGHT else self._raw(experts),
+            asked=tuple(challenge.asked),
             hidden=hidden,
             parts=tuple((expert, rows) for expert, (_, rows) in zip(experts, pairs, strict=True)),
             challenge=self._statement(challenge).digest(),

@@ -33,6 +33,7 @@ from ..protos.limits import MAX_CHALLENGED_ROWS_IN_FLIGHT, MAX_OPENED_ROWS
 from ..trust.statements import ResultStatement, TaskStatement, tensor_digest
 from .challenges import Activations, ChallengeReader, Question, open_parts
 from .frames import FrameReader, Work
+from .kept_activations import KeptActivations
 from .receipts import ReceiptWindow
 from .replies import refused_challenge, refused_frame, signed_opening
 from .rows import Reason, Refused, malformed, within_reason
@@ -105,6 +106,7 @@ class Executor:
         self._reader = FrameReader(manifest, shelf, session.max_rows_per_frame)
         self._challenges = ChallengeReader(session, manifest, shelf)
         self.receipts = ReceiptWindow(session, manifest)
+        self._activations = KeptActivations()
         self._send = send
         self._threads = threads
         self._backend = backend or Processor()
@@ -193,7 +195,10 @@ class Executor:
         Raises:
             Refused: when that is not finite, or larger than any model's activations: it would be signed for good, and used by nobody.
         """
-        output = self._backend.feed_forward(work.groups, work.hidden)
+        room = self._activations.room(work)
+        output = self._backend.feed_forward(work.groups, work.hidden, room)
+        if room is not None:
+            self._activations.keep(work, room)
         if not within_reason(output):
             raise malformed(
                 "these rows and gates lead to numbers that are not finite, or larger than any model's"
@@ -245,9 +250,10 @@ class Executor:
         return self._challenges.read(challenge)
 
     def open(self, question: Question) -> Activations:
-        """The activations asked for, in float32: a raw opening is these rounded once, as results are computed from them. Frames that
-        come meanwhile are answered first, while the challenge is patient."""
-        return open_parts(question.parts, question.hidden, self._answer_frames)
+        """The activations asked for, in float32, as they were kept or computed again: a raw opening is these rounded once, as results
+        are computed from them. Frames that come while they are computed are answered first, while the challenge is patient."""
+        kept = self._activations.find(question)
+        return kept or open_parts(question.parts, question.hidden, self._answer_frames)
 
     def sign_opening(
         self, challenge: link_pb2.Challenge, question: Question, opened: Activations

@@ -28,12 +28,14 @@ class Work:
     """A frame that has been checked.
 
     Attributes:
+        sequence: The frame's.
         hidden: [R, H] in the model's dtype.
         groups: Rows and gates by expert, in canonical order.
         routing: `routing_digest` of the pairs.
         input: `tensor_digest` of the rows.
     """
 
+    sequence: int
     hidden: torch.Tensor
     groups: list[Group]
     routing: bytes
@@ -63,6 +65,7 @@ class FrameReader:
             raise malformed(error.message) from error
         experts = self._rows.experts(frame.layer, [number for number, _, _ in routing.parts])
         return Work(
+            sequence=frame.sequence,
             hidden=hidden,
             groups=[
                 Group(expert, rows, gates)

@@ -16,6 +16,7 @@ from ..errors import FolkmootError
 from ..kernels.backend import Backend, choose_backend
 from ..kernels.expert import Expert
 from ..kernels.feed_forward import Group
+from ..kernels.first_products import FirstProducts
 from ..trust.keys import Identity
 from .rate_limit import RateLimit
 from .settings import NodeSettings
@@ -39,10 +40,12 @@ class TakingTurns:
         """Readies an expert that nobody but the caller has seen yet; takes no turn."""
         self._backend.prepare(expert)
 
-    def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+    def feed_forward(
+        self, groups: Sequence[Group], hidden: torch.Tensor, first: FirstProducts | None = None
+    ) -> torch.Tensor:
         """What `kernels.feed_forward.feed_forward` does, once it is this caller's turn."""
         with self._turn:
-            return self._backend.feed_forward(groups, hidden)
+            return self._backend.feed_forward(groups, hidden, first)
 
 
 @dataclass(frozen=True)

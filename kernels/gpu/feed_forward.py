@@ -26,6 +26,7 @@ from .resident import Resident, device_memory
 if TYPE_CHECKING:
     from ..expert import Expert
     from ..feed_forward import Group
+    from ..first_products import FirstProducts
 
 HEIGHT, WIDTH = 16, 64
 """Slots of a block, and outputs of one program."""
@@ -64,12 +65,15 @@ class TritonFeedForward:
     def prepare(self, expert: Expert) -> None:
         """Nothing: an expert goes to the device when it is first computed."""
 
-    def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+    def feed_forward(
+        self, groups: Sequence[Group], hidden: torch.Tensor, first: FirstProducts | None = None
+    ) -> torch.Tensor:
         """Runs each group's rows through its expert and sums, for each row, the gated outputs.
 
         Args:
             groups: Rows by expert; all experts of one layer, so of one spec.
             hidden: [R, H] in the trunk's dtype.
+            first: Stays empty: what is computed here is rounded, or not read back.
 
         Returns:
             [R, H] float32 in the CPU's memory; rows that no group names are zero.

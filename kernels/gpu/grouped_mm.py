@@ -23,6 +23,7 @@ from .resident import Resident, device_memory
 
 if TYPE_CHECKING:
     from ..feed_forward import Group
+    from ..first_products import FirstProducts
 
 MULTIPLE = 8
 """Inputs that grouped_mm takes at once: 16 bytes of bfloat16. Matrices are padded with zeros to a multiple of it."""
@@ -42,12 +43,15 @@ class GroupedMm:
     def prepare(self, expert: Expert) -> None:
         """Nothing: an expert goes to the device when it is first computed."""
 
-    def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+    def feed_forward(
+        self, groups: Sequence[Group], hidden: torch.Tensor, first: FirstProducts | None = None
+    ) -> torch.Tensor:
         """Runs each group's rows through its expert and sums, for each row, the gated outputs.
 
         Args:
             groups: Rows by expert; all experts of one layer, so of one spec.
             hidden: [R, H] in the trunk's dtype.
+            first: Stays empty: what is computed here is rounded, or not read back.
 
         Returns:
             [R, H] float32 in the CPU's memory; rows that no group names are zero.

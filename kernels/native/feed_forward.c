@@ -24,6 +24,7 @@ typedef struct {
     const folkmoot_expert *expert;
     const int64_t *rows;
     const float *gates;
+    float *gate, *up;
     int64_t n, room, start;
     const char *inputs;
 } slice;
@@ -162,11 +163,21 @@ static void outputs(const batch *job, const folkmoot_matrix *matrix, int64_t beg
     }
 }
 
+/* Puts outputs begin..end of all rows of a slice, as `outputs` leaves them, into rows of I numbers. */
+static void leave(const batch *job, const slice *part, int64_t begin, int64_t end, const float *from, float *to) {
+    const int64_t n = part->n, width = end - begin, I = job->form->intermediate;
+    to += begin;
+    for (int64_t j = 0; j < n; j++) {
+        if (is_across(job, n)) memcpy(to + j * I, from + j * width, (size_t)width * sizeof(float));
+        else for (int64_t i = 0; i < width; i++) to[j * I + i] = from[i * n + j];
+    }
+}
+
 /* Gate, up and activation of some outputs of one slice. */
 static void inner_of(const batch *job, const slice *part, int64_t begin, int64_t end, float *scratch) {
     const folkmoot_form *form = job->form;
     const folkmoot_inputs x = {part->inputs, part->n, form->hidden, job->hidden_step, hidden_terms(job)};
-    const int64_t n = part->n, width = end - begin, I = form->intermediate;
+    const int64_t n = part->n, width = end - begin;
     float *gate = scratch, *up = gate + width * n, *rest = up + width * n;
     if (is_interleaved(job)) {
         float *both = rest, *turned = rest + 2 * width * n;
@@ -184,12 +195,10 @@ static void inner_of(const batch *job, const slice *part, int64_t begin, int64_t
         }
         outputs(job, &part->expert->up, begin, end, &x, up, rest);
     }
+    if (part->gate != NULL && form->activation != FOLKMOOT_RELU_SQUARED) leave(job, part, begin, end, gate, part->gate);
+    if (part->up != NULL) leave(job, part, begin, end, up, part->up);
     job->backend->activate(form, gate, up, up, width * n);
-    float *inner = job->inner + part->start * I + begin;
-    for (int64_t j = 0; j < n; j++) {
-        if (is_across(job, n)) memcpy(inner + j * I, up + j * width, (size_t)width * sizeof(float));
-        else for (int64_t i = 0; i < width; i++) inner[j * I + i] = up[i * n + j];
-    }
+    leave(job, part, begin, end, up, job->inner + part->start * form->intermediate);
 }
 
 static void first_products(batch *job, folkmoot_team *team, float *scratch) {
@@ -350,7 +359,9 @@ int folkmoot_feed_forward(const folkmoot_form *form, const folkmoot_group *group
             const int64_t n = groups[g].n - j < SLICE_ROWS ? groups[g].n - j : SLICE_ROWS;
             /* A panel of tiles has all of its rows. */
             const int64_t room = is_tiled(&job, n) ? whole_panels(n) : n;
-            slices[next++] = (slice){groups[g].expert, groups[g].rows + j, groups[g].gates + j, n, room, 0, NULL};
+            float *gate = groups[g].gate == NULL ? NULL : groups[g].gate + j * form->intermediate;
+            float *up = groups[g].up == NULL ? NULL : groups[g].up + j * form->intermediate;
+            slices[next++] = (slice){groups[g].expert, groups[g].rows + j, groups[g].gates + j, gate, up, n, room, 0, NULL};
         }
     }
     int64_t weights = 0;

@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#define FOLKMOOT_KERNELS_ABI 7
+#define FOLKMOOT_KERNELS_ABI 8
 
 #if defined(__GNUC__)
 #define FOLKMOOT_EXPORT __attribute__((visibility("default")))
@@ -92,6 +92,7 @@ typedef struct {
     const int64_t *rows; /* [n], none twice */
     const float *gates;  /* [n] */
     int64_t n;
+    float *gate, *up; /* [n, I] each, where what goes into the activation is left; or NULL. Without a gate, `gate` is not looked at. */
 } folkmoot_group;
 
 /* What all experts of a call have in common. */

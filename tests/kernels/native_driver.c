@@ -253,7 +253,8 @@ static void check_feed_forward(int format, int layout, int hidden_format, int64_
         for (int64_t e = 0; e < R * H; e++) halves[e] = upper_half(x + e);
     }
     const void *hidden = hidden_format == FOLKMOOT_BFLOAT16 ? (void *)halves : (void *)x;
-    folkmoot_group groups[] = {{&expert, rows, gates, 0}, {&expert, rows, gates, n}};
+    float *opened_gate = malloc((size_t)(n * I) * 4), *opened_up = malloc((size_t)(n * I) * 4);
+    folkmoot_group groups[] = {{&expert, rows, gates, 0, NULL, NULL}, {&expert, rows, gates, n, opened_gate, opened_up}};
     CHECK(folkmoot_feed_forward(&form, groups, 2, hidden, hidden_format, R, output, 1) == 0);
     double *inner = malloc((size_t)I * sizeof(double)), *off = malloc((size_t)I * sizeof(double));
     for (int64_t j = 0; j < n; j++) {
@@ -266,6 +267,7 @@ static void check_feed_forward(int format, int layout, int hidden_format, int64_
                 gate_terms += fabs(gate.meaning[i * H + k]) * 2, up_terms += fabs(up.meaning[i * H + k]) * 2;
             }
             inner[i] = silu(g) * u;
+            CHECK(fabs(opened_gate[j * I + i] - g) <= 5e-5 * (gate_terms + 1) && fabs(opened_up[j * I + i] - u) <= 5e-5 * (up_terms + 1));
             /* Inputs of 16 bits a group: what the products may be off by is of the size of their terms, not of their sum. */
             off[i] = 5e-5 * (gate_terms * (fabs(u) + 1) + up_terms * (fabs(g) + 1));
             largest = fabs(inner[i]) > largest ? fabs(inner[i]) : largest;
@@ -280,6 +282,7 @@ static void check_feed_forward(int format, int layout, int hidden_format, int64_
             CHECK(fabs(output[rows[j] * H + h] - want * gates[j]) <= (5e-4 * terms + allowed) * (fabs(gates[j]) + 0.01));
         }
     }
+    groups[1].gate = groups[1].up = NULL;
     CHECK(folkmoot_feed_forward(&form, groups, 2, hidden, hidden_format, R, again, 2) == 0);
     CHECK(memcmp(output, again, (size_t)(R * H) * 4) == 0);
     rows[0] = R;
@@ -287,6 +290,7 @@ static void check_feed_forward(int format, int layout, int hidden_format, int64_
     for (int m = 0; m < 9; m++) free(panels[m / 3][m % 3]);
     drop(&both), drop(&gate), drop(&up), drop(&down), free(turned[0]), free(turned[1]), free(turned[2]);
     free(rows), free(gates), free(x), free(halves), free(output), free(again), free(inner), free(off);
+    free(opened_gate), free(opened_up);
 }
 
 static void check_norm(int64_t n, int64_t K) {

@@ -9,11 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folkmoot.kernels import native_opening, opening
+from folkmoot.kernels import native_feed_forward, native_opening, opening
 from folkmoot.kernels.activation import activate
 from folkmoot.kernels.by_rows import by_rows
 from folkmoot.kernels.expert import Expert
 from folkmoot.kernels.feed_forward import Group, feed_forward
+from folkmoot.kernels.first_products import FirstProducts
 from folkmoot.kernels.formats import Activation, ExpertSpec, Layout, WeightFormat
 from folkmoot.kernels.opening import open_expert, stands_in
 from folkmoot.kernels.quantize import dequantize
@@ -91,6 +92,62 @@ def test_native_products_are_in_float32_with_every_instruction_set(
         for mine, theirs in zip(open_expert(expert, x), opened(spec, data, x), strict=True):
             if mine is not None and theirs is not None:
                 assert relative_error(mine, theirs) <= TIGHT
+
+
+@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize(("form", "layout", "activation"), ALL_FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_left_while_computing_is_what_would_be_opened(
+    form: WeightFormat, layout: Layout, activation: Activation, dtype: torch.dtype, isa: str
+) -> None:
+    spec = ExpertSpec(544, 288, form, layout, activation)
+    data = [random_bytes(spec, seed) for seed in range(3)]
+    # The second expert's rows are shared, apart and out of order; the third has enough of them for matrix tiles; one has none.
+    rows = [
+        torch.tensor([4]),
+        torch.tensor([7, 4, 30]),
+        torch.arange(2, 12),
+        torch.empty(0, dtype=torch.int64),
+    ]
+    x = torch.randn(31, 544, generator=torch.Generator().manual_seed(3)).to(dtype)
+    with forced(isa):
+        experts = [Expert.load(spec, one) for one in (*data, data[0])]
+        groups = [
+            Group(expert, some, torch.ones(len(some))) for expert, some in zip(experts, rows, strict=True)
+        ]
+        total = sum(map(len, rows))
+        ungated = layout is Layout.UNGATED
+        first = FirstProducts(
+            None if ungated else torch.full((total, 288), 7.0), torch.full((total, 288), 7.0)
+        )
+        output = feed_forward(groups, x, first)
+        assert torch.equal(output, feed_forward(groups, x))
+        assert first.filled == (form not in WHOLE)
+        start = 0
+        for expert, some in zip(data, rows, strict=False):
+            end = start + len(some)
+            for mine, theirs in zip((first.gate, first.up), opened(spec, expert, x[some]), strict=True):
+                if mine is not None and theirs is not None and first.filled:
+                    assert relative_error(mine[start:end], theirs) <= TIGHT
+            start = end
+
+
+@pytest.mark.parametrize("why", ["torch is faster", "one is packed", "no native kernels"])
+def test_where_not_all_is_computed_natively_nothing_is_left(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = WeightFormat.INT4 if why == "one is packed" else WeightFormat.FLOAT32
+    spec = ExpertSpec(64, 64, form, Layout.SEPARATE)
+    experts = [Expert.load(spec, bytearray(random_bytes(spec, seed))) for seed in range(2)]
+    few, many = torch.arange(1), torch.arange(200)
+    if why == "one is packed":
+        experts[0].pack()
+    if why == "no native kernels":
+        monkeypatch.setattr(native_feed_forward, "load", lambda: None)
+    groups = [Group(experts[0], few, torch.ones(1)), Group(experts[1], many, torch.ones(200))]
+    first = FirstProducts(torch.empty(201, 64), torch.empty(201, 64))
+    feed_forward(groups, torch.randn(200, 64), first)
+    assert not first.filled
 
 
 def test_without_native_kernels_torch_opens_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,7 @@ async def test_a_frame_that_comes_while_a_patient_challenge_is_opened_is_answere
     gated: Gated, patience: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("folkmoot.node.executor.PATIENCE", patience)
+    monkeypatch.setattr("folkmoot.node.kept_activations.MOST_FRAMES", 0)  # so that it has to be computed
     node, link, _, _ = gated
     node.gate.set()
     frame = link.frame(1, torch.randn(1, 32), [(0, 0, 0.5), (1, 0, 0.5)])

@@ -12,6 +12,7 @@ import torch
 
 from folkmoot.kernels.backend import Processor
 from folkmoot.kernels.feed_forward import Group
+from folkmoot.kernels.first_products import FirstProducts
 from folkmoot.node import premises
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.protos.folkmoot.v1.link_pb2 import Refusal
@@ -165,9 +166,11 @@ async def test_a_node_computes_with_the_backend_that_was_chosen(
         def describe(self) -> str:
             return "a GPU of this test"
 
-        def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+        def feed_forward(
+            self, groups: Sequence[Group], hidden: torch.Tensor, first: FirstProducts | None = None
+        ) -> torch.Tensor:
             self.rows += hidden.shape[0]
-            return super().feed_forward(groups, hidden)
+            return super().feed_forward(groups, hidden, first)
 
     gpu = Gpu()
     monkeypatch.setattr(premises, "choose_backend", lambda: gpu)

@@ -12,6 +12,7 @@ import torch
 from folkmoot.ids import ExpertKey
 from folkmoot.kernels.expert import Expert
 from folkmoot.kernels.feed_forward import Group
+from folkmoot.kernels.first_products import FirstProducts
 from folkmoot.node.premises import TakingTurns
 from folkmoot.protos.folkmoot.v1 import link_pb2
 from folkmoot.tests.support.running_node import running_node
@@ -33,7 +34,9 @@ class Watched:
     def prepare(self, expert: Expert) -> None:
         """Nothing."""
 
-    def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+    def feed_forward(
+        self, groups: Sequence[Group], hidden: torch.Tensor, first: FirstProducts | None = None
+    ) -> torch.Tensor:
         """Gives other threads every opportunity."""
         self.inside += 1
         self.most = max(self.most, self.inside)

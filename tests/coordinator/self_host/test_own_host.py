@@ -15,6 +15,7 @@ from folkmoot.coordinator.dispatch.choice import HostEstimate, choose
 from folkmoot.coordinator.self_host import hosting, own_host
 from folkmoot.kernels.backend import Processor
 from folkmoot.kernels.feed_forward import Group
+from folkmoot.kernels.first_products import FirstProducts
 from folkmoot.tests.support.asking import ask, greedy_text
 from folkmoot.tests.support.faulty_node import Fault, FaultyNode
 from folkmoot.tests.support.prepared_models import TinyModel, TinyModels
@@ -63,9 +64,11 @@ class Slow(Processor):
         """What it measures itself by."""
         return time.monotonic() + self._spent_s
 
-    def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+    def feed_forward(
+        self, groups: Sequence[Group], hidden: torch.Tensor, first: FirstProducts | None = None
+    ) -> torch.Tensor:
         self._spent_s += 1.0
-        return super().feed_forward(groups, hidden)
+        return super().feed_forward(groups, hidden, first)
 
 
 @pytest.fixture
@@ -78,7 +81,9 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 class Failing(Processor):
     """A coordinator whose device has no memory left."""
 
-    def feed_forward(self, groups: Sequence[Group], hidden: torch.Tensor) -> torch.Tensor:
+    def feed_forward(
+        self, groups: Sequence[Group], hidden: torch.Tensor, first: FirstProducts | None = None
+    ) -> torch.Tensor:
         raise RuntimeError("out of memory")
 
 
