@@ -2,7 +2,7 @@
 
 Guarantees: only a process that was started as this module behaves so; nothing of the package can be told to. Windows of time follow one
 another in which everything is on, nothing is audited, and nothing is signed either: results are then not signed, their signatures not
-checked, and their tensors not digested. Which of these a frame is under is said by its deadline, whose milliseconds are odd where it is not
+checked, and their tensors not digested. Where nothing is audited nodes keep nothing to open. Which of these a frame is under is said by its deadline, whose milliseconds are odd where it is not
 signed, so both ends agree about each frame. Outside their windows audits earn no time, so they take no more inside them than they always
 do; openings that are under way at a window's end come as they would.
 
@@ -31,7 +31,10 @@ from ..coordinator.dispatch.acceptance import Expected
 from ..coordinator.dispatch.part import Part
 from ..coordinator.dispatch.verified_result import VerifiedResult
 from ..coordinator.hub.link import Link
+from ..kernels.first_products import FirstProducts
 from ..node.executor import Executor
+from ..node.frames import Work
+from ..node.kept_activations import KeptActivations
 from ..protos.folkmoot.v1 import link_pb2
 from ..trust import statements
 from ..trust.keys import Identity, VerifyingKey
@@ -76,6 +79,7 @@ def take_turns() -> None:
 
 def _audit_by_turns() -> None:
     watch, ask, pause_s, count = Auditor.watch, Auditor._ask, Auditor._pause_s, Pace._count
+    room = KeptActivations.room
 
     def audited_now() -> bool:
         return trust_at(time.monotonic()) is Trust.EVERYTHING
@@ -95,10 +99,14 @@ def _audit_by_turns() -> None:
         self._counted_s = now_s - audited_s(self._counted_s, now_s)
         count(self, now_s)
 
+    def room_now(self: KeptActivations, work: Work) -> FirstProducts | None:
+        return room(self, work) if audited_now() else None
+
     Auditor.watch = watch_now  # type: ignore[method-assign]
     Auditor._ask = ask_now  # type: ignore[method-assign]
     Auditor._pause_s = pause_now_s  # type: ignore[method-assign]
     Pace._count = count_now  # type: ignore[method-assign]
+    KeptActivations.room = room_now  # type: ignore[method-assign]
 
 
 class _NoDigest:
