@@ -41,7 +41,7 @@ from ..trust.keys import Identity, VerifyingKey
 from ..trust.statements import DIGEST_BYTES, ResultStatement, domain_tag
 
 PROGRAM: Final = "folkmoot.bench.trust_by_turns"
-WINDOW_S: Final = 3.0
+WINDOW_S: Final = 1.5
 
 _RESULT: Final = domain_tag("result")
 _NOT_DIGESTED: Final = (domain_tag("tensor"), domain_tag("task"))

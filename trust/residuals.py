@@ -21,8 +21,8 @@ from typing import Final
 import numpy as np
 
 from ..errors import TrustError
-from .expert_arithmetic import Doubles, ExpertForm, ExpertRows, Floats, Indices, sizes
-from .explanations import explain, inner_activations
+from .expert_arithmetic import Doubles, ExpertForm, ExpertRows, Floats, Indices, activate, sizes
+from .explanations import explain, is_plain, roundings
 from .projections import Projections
 from .sketch import ExpertSketch, SketchError
 
@@ -126,26 +126,40 @@ def residuals(
     inputs, signed = np.asarray(rows, np.float64), np.asarray(output, np.float64)
     _check_shapes(form, projections, sketches, inputs, signed, opened)
     inner, outer = projections.inner.astype(np.float64), projections.outer.astype(np.float64)
-    terms = np.zeros((len(inputs), projections.count))  # [n, k]
-    answers: list[tuple[Indices, Doubles]] = []
     with np.errstate(over="ignore", invalid="ignore"):
         # All experts at once where that can be, for each call costs as much as a row.
         ups = np.concatenate([one.up for one in opened])  # [P, I]
         gates = np.concatenate([one.gate for one in opened if one.gate is not None]) if form.gated else None
-        ends = np.cumsum([len(one.up) for one in opened])[:-1]
-        ways = np.split(inner_activations(form, gates, ups), ends, axis=1)
-        for one, between in zip(opened, ways, strict=True):  # [w, m, I]
-            sketch = sketches[one.pairs.expert]
-            answer = between @ sketch.down.T.astype(np.float64) + sketch.down_bias
-            weighted = answer * np.asarray(one.pairs.gates, np.float64)[:, None]  # [w, m, k]
-            answers.append((one.pairs.rows, weighted))
-            terms[one.pairs.rows] += np.square(weighted[0])
+        between = activate(form, gates, ups)  # [P, I]
+        answers = _answers(opened, between[None], sketches)
+        known, terms = np.zeros((2, len(inputs), projections.count))  # [n, k]
+        for rows_of_one, answer in answers:
+            known[rows_of_one] += answer[0]
+            terms[rows_of_one] += np.square(answer[0])
         found = signed @ outer.T
         scale = np.maximum(sizes([signed]), np.sqrt(np.mean(terms, axis=1)))
-        return {
-            Stage.OPENED: _opened(opened, gates, ups, sketches, inner, inputs),
-            Stage.OUTPUT: _divided(found, explain(found, answers), scale),
-        }
+        left = _divided(found, known, scale)
+        if not is_plain(form, left.errors):
+            others = _answers(opened, roundings(form, gates, ups, between), sketches)
+            ways = [
+                (rows, np.concatenate([plain, rounded]))
+                for (rows, plain), (_, rounded) in zip(answers, others, strict=True)
+            ]
+            left = _divided(found, explain(found, ways), scale)
+        return {Stage.OPENED: _opened(opened, gates, ups, sketches, inner, inputs), Stage.OUTPUT: left}
+
+
+def _answers(
+    opened: Sequence[OpenedExpert], between: Doubles, sketches: Mapping[int, ExpertSketch]
+) -> list[tuple[Indices, Doubles]]:
+    """What each expert adds to its rows, projected, where this stands between its products, [w, P, I]: [w, m, k]."""
+    answers, start = [], 0
+    for one in opened:
+        end, sketch = start + len(one.up), sketches[one.pairs.expert]
+        answer = between[:, start:end] @ sketch.down.T.astype(np.float64) + sketch.down_bias
+        answers.append((one.pairs.rows, answer * np.asarray(one.pairs.gates, np.float64)[:, None]))
+        start = end
+    return answers
 
 
 def _opened(

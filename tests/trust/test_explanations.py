@@ -3,6 +3,8 @@ numbers are rounded as the types round them; what is no number explains nothing.
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -20,8 +22,8 @@ from folkmoot.tests.support.plain_experts import (
     random_expert,
     tight,
 )
-from folkmoot.trust.expert_arithmetic import Activation, ExpertForm
-from folkmoot.trust.explanations import explain, inner_activations, rounded
+from folkmoot.trust.expert_arithmetic import Activation, ExpertForm, activate
+from folkmoot.trust.explanations import explain, rounded, roundings
 from folkmoot.trust.projections import derive_projections
 from folkmoot.trust.residuals import Stage
 
@@ -80,7 +82,25 @@ def test_what_is_no_number_is_not_taken_where_there_is_one() -> None:
 
 def test_what_has_been_rounded_is_not_rounded_again() -> None:
     rows = bfloat16(np.random.default_rng(1).normal(size=(3, 8)))
-    for bits, ways in ((8, 2), (24, 1)):
+    for bits, gate, ways in ((8, rows, 1), (8, rows / 3, 3), (24, rows, 0)):
         form = ExpertForm(Activation.SWIGLU, significand_bits=bits)
-        assert len(inner_activations(form, rows, rows)) == ways
-    assert len(inner_activations(ExpertForm(Activation.SWIGLU), rows / 3, rows)) == 4
+        assert roundings(form, gate, rows, activate(form, gate, rows)).shape == (ways, 3, 8)
+
+
+@pytest.mark.parametrize("activation", Activation)
+def test_roundings_are_tried_only_where_something_was_rounded(
+    activation: Activation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form, gates = ExpertForm(activation), (0.7, 0.2, 0.5)
+    weights = [random_expert(form, HIDDEN, INTERMEDIATE, seed) for seed in range(len(gates))]
+    pairs, rows = all_rows(ROWS, gates), heavy_rows(ROWS, HIDDEN, 3)
+    tried = Mock(wraps=explain)
+    monkeypatch.setattr("folkmoot.trust.residuals.explain", tried)
+    plain, _ = answer(form, weights, pairs, rows, Arithmetic(exact, exact))
+    rounded_before, _ = answer(form, weights, pairs, rows, Arithmetic(bfloat16, exact))
+    one_row = plain.copy()
+    one_row[7] = rounded_before[7]
+    for output, calls in ((plain, 0), (rounded_before, 1), (one_row, 1), (plain * 1.002, 1)):
+        tried.reset_mock()
+        measured(form, PROJECTIONS, weights, rows, output, tight(weights, pairs, rows))
+        assert tried.call_count == calls
