@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from threading import local
@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
+from blake3 import blake3
 
 from ..cli import main
 from ..coordinator.audit.auditor import Auditor
@@ -110,10 +111,11 @@ def _audit_by_turns() -> None:
 
 
 class _NoDigest:
-    """In the place of a SHA-256."""
+    """In the place of a digest."""
 
-    def update(self, _: object) -> None:
+    def update(self, _: object) -> _NoDigest:
         """Does nothing."""
+        return self
 
     def digest(self) -> bytes:
         """The same for all."""
@@ -144,9 +146,11 @@ def _sign_by_turns() -> None:
         if not (unsigned() and message.startswith(_RESULT)):
             verified(self, signature, message)
 
-    def sha256_now(data: bytes = b"") -> Any:
-        left_out = unsigned() and data.startswith(_NOT_DIGESTED)
-        return _NoDigest() if left_out else hashlib.sha256(data)
+    def unless_unsigned(digest: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        def digest_now(data: bytes) -> Any:
+            return _NoDigest() if unsigned() and data.startswith(_NOT_DIGESTED) else digest(data)
+
+        return digest_now
 
     def deadline_now_s(self: Link, rows: int) -> float:
         odd = trust_at(time.monotonic()) is Trust.NOTHING
@@ -167,7 +171,8 @@ def _sign_by_turns() -> None:
 
     Identity.sign = sign_now  # type: ignore[method-assign]
     VerifyingKey.verify = verify_now  # type: ignore[method-assign]
-    statements.hashlib = SimpleNamespace(sha256=sha256_now)  # type: ignore[assignment,attr-defined]
+    statements.hashlib = SimpleNamespace(sha256=unless_unsigned(hashlib.sha256))  # type: ignore[assignment,attr-defined]
+    statements.blake3 = unless_unsigned(blake3)  # type: ignore[assignment,attr-defined]
     Link.deadline_s = deadline_now_s  # type: ignore[method-assign]
     Part.state = state_now  # type: ignore[method-assign]
     acceptance.check = answering.check = check_now  # type: ignore[attr-defined]

@@ -4,7 +4,8 @@ Guarantees: every statement is of one fixed width, big-endian, and begins with a
 protocol's version, so no statement can be taken for another kind's; text enters as its SHA-256; a field of the wrong
 width is refused, never padded or cut. Two statements are equal in bytes only if all their fields are equal.
 
-Digests of tensors and routings bind dtype, shape and every length, and read their buffers without a copy.
+Digests of tensors and routings bind dtype, shape and every length, and read their buffers without a copy. They are BLAKE3, for
+every result is digested at both ends while a step waits; everything else is SHA-256.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+from blake3 import blake3
 
 from ..errors import TrustError
 from ..ids import SessionId
@@ -62,12 +65,12 @@ _NO_DIMENSIONS: Final = (0,) * MAX_RANK
 
 
 def tensor_digest(dtype: int, shape: Sequence[int], data: bytes | memoryview) -> bytes:
-    """SHA-256 that names a tensor: 32 bytes.
+    """BLAKE3 that names a tensor: 32 bytes.
 
     Args:
         dtype: The number of the wire's `DType`.
         shape: At most 8 dimensions.
-        data: The tensor's bytes, row-major and little-endian, contiguous.
+        data: The tensor's bytes, row-major and little-endian, contiguous; a view is one of bytes.
 
     Raises:
         StatementError: when the shape has too many dimensions, or a number is out of range.
@@ -80,23 +83,21 @@ def tensor_digest(dtype: int, shape: Sequence[int], data: bytes | memoryview) ->
         header = _TENSOR.pack(_TENSOR_TAG, dtype, rank, *shape, *_NO_DIMENSIONS[rank:], length)
     except struct.error as error:
         raise StatementError(f"dtype {dtype} and shape {tuple(shape)} cannot be stated ({error})") from None
-    digest = hashlib.sha256(header)
-    digest.update(data)
-    return digest.digest()
+    return blake3(header).update(data).digest()
 
 
 def routing_digest(experts: bytes | memoryview, rows: bytes | memoryview, gates: bytes | memoryview) -> bytes:
-    """SHA-256 that names which experts work on which rows, and with which gates: 32 bytes.
+    """BLAKE3 that names which experts work on which rows, and with which gates: 32 bytes.
 
     Args:
         experts, rows: int32 each, little-endian, in canonical order.
         gates: float32, little-endian.
     """
-    lengths = (memoryview(part).nbytes for part in (experts, rows, gates))
-    digest = hashlib.sha256(_ROUTING.pack(_ROUTING_TAG, *lengths))
-    digest.update(experts)
-    digest.update(rows)
-    digest.update(gates)
+    parts = [memoryview(part) for part in (experts, rows, gates)]
+    digest = blake3(_ROUTING.pack(_ROUTING_TAG, *(part.nbytes for part in parts)))
+    for part in parts:
+        if part.nbytes:
+            digest.update(part.cast("B"))
     return digest.digest()
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import struct
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -195,6 +197,16 @@ def test_the_bytes_are_those_of_version_one() -> None:
     result = ResultStatement(task.digest(), b"o" * 32, 0)
     tag = b"folkmoot/v1/result".ljust(32, b"\0")
     assert result.encode() == tag + task.digest() + b"o" * 32 + bytes(4)
+
+
+def test_tensors_and_routings_are_digested_by_blake3_over_what_is_said() -> None:
+    # The published test vectors: nothing, and one zero.
+    assert blake3(b"").hexdigest() == "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+    assert blake3(b"\0").hexdigest() == "2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213"
+    tensor = b"folkmoot/v1/tensor".ljust(32, b"\0") + struct.pack(">II8QQ", 3, 2, 5, 7, *(0,) * 6, 4)
+    assert statements.tensor_digest(3, (5, 7), b"data") == blake3(tensor + b"data").digest()
+    routing = b"folkmoot/v1/routing".ljust(32, b"\0") + struct.pack(">QQQ", 1, 2, 3)
+    assert statements.routing_digest(b"a", b"bc", b"def") == blake3(routing + b"abcdef").digest()
 
 
 SHAPES = st.lists(U64, max_size=8).map(tuple)
