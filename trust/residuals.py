@@ -215,8 +215,9 @@ def _check_shapes(
             )
         if one.pairs.gates.shape != (shape[0],) or not shape[0]:
             raise OpeningShapeError(f"expert {one.pairs.expert} has no gates for its rows")
-        if np.min(one.pairs.rows) < 0 or np.max(one.pairs.rows) >= len(rows):
-            raise OpeningShapeError(f"expert {one.pairs.expert} names rows that were not asked for")
+    named = np.concatenate([one.pairs.rows for one in opened])
+    if named.min() < 0 or named.max() >= len(rows):
+        raise OpeningShapeError(f"an expert names row {named.min()} or {named.max()} of {len(rows)}")
 
 
 def _relative(opened: Doubles, vectors: Doubles, known: Doubles) -> StageResiduals:

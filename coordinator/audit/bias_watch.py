@@ -7,12 +7,12 @@ the results that they are from. Memory is bounded.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from ...ids import NodeId
 from ...trust.bias import HONEST_TIMES, mean_rounding
@@ -163,10 +163,11 @@ def _fresh(
 ) -> npt.NDArray[np.bool_]:
     """Which of the rows asked about, or of those that are counted, have not been seen; they have been, after this."""
     fresh = np.zeros(len(question.selection.rows), np.bool_)
-    for index, row in enumerate(question.inputs):
+    # A row is the same whatever signs its zeros have.
+    for index, row in enumerate((question.hidden.float() + 0.0).numpy()):
         if counted is not None and not counted[index]:
             continue
-        name = hashlib.blake2b((row + 0.0).tobytes(), digest_size=16).digest()
+        name = blake3(row.tobytes()).digest(16)
         if name not in seen:
             seen.add(name)
             fresh[index] = True

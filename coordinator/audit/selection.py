@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class Selection:
     rows: Int64s
     pairs: Pairs
 
-    @property
+    @cached_property
     def by_expert(self) -> list[ExpertRows]:
         """The rows of each expert, ascending."""
         experts, counts = self.pairs.loads
@@ -78,14 +79,17 @@ def select(
     """
     load = np.bincount(pairs.rows, minlength=rows)  # [R] pairs of each row
     asked = np.zeros(rows, np.bool_)
-    total = 0
+    count, total, most = 0, 0, min(caps.rows, int(np.count_nonzero(load)))
     chosen = list(subjects)
     for index in draws.order(len(chosen)):
+        if count == most:
+            break
         of_expert = pairs.rows[_span(pairs, chosen[index])]
         for at in draws.order(len(of_expert))[: caps.rows_per_expert]:
             row = of_expert[at]
-            if not asked[row] and asked.sum() < caps.rows and total + load[row] <= caps.pairs:
+            if not asked[row] and count < most and total + load[row] <= caps.pairs:
                 asked[row] = True
+                count += 1
                 total += int(load[row])
     return _selection(pairs, asked, subjects) if total else None
 

@@ -69,6 +69,19 @@ def test_rows_of_which_nothing_can_be_said_are_not_kept() -> None:
     assert len(watch.weigh(*rows_of(node, 6))) == 3
 
 
+def test_a_row_counts_once_whatever_signs_its_zeros_have() -> None:
+    node, watch = AskedNode(MODEL, bytes(32)), BiasWatch(1e-4, Tolerance(drift_rows=2 * ROWS))
+    question, truth = rows_of(node, 1)
+    for zero in (0.0, -0.0):
+        again, _ = rows_of(node, 1)
+        again.hidden[:, ::3] = zero
+        assert not watch.weigh(again, truth)
+        assert bool((again.hidden[:, 0].signbit() == (str(zero)[0] == "-")).all()), (
+            "nobody else's rows are changed"
+        )
+    assert watch.weigh(question, truth)
+
+
 def left_by(question: Question, error: float, seed: int) -> dict[Stage, StageResiduals]:
     """What an opening leaves whose rows are all off by the same small vector, honestly rounded."""
     noise = np.random.default_rng(seed)
