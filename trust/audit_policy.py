@@ -16,8 +16,8 @@ expert of them would be seen more often.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ..errors import UsageError
@@ -64,70 +64,95 @@ class AuditPolicySettings:
 
 
 @dataclass(slots=True)
-class AuditPolicy:
-    """The records of all subjects, and what follows from them.
+class _Record:
+    """What is known of one subject.
 
     Attributes:
-        settings: The rule's numbers.
-        passed: n of each subject: audits passed since its first or its last failure.
-        passed_over: Calls of each subject since one was last chosen.
+        passed: n: audits passed since its first or its last failure.
+        rate: The share of its calls that chance has audited now.
+        passed_over: Its calls since one was last chosen.
     """
 
-    settings: AuditPolicySettings = field(default_factory=AuditPolicySettings)
-    passed: dict[AuditSubject, int] = field(default_factory=dict)
-    passed_over: dict[AuditSubject, int] = field(default_factory=dict)
+    passed: int
+    rate: float
+    passed_over: int = 0
+
+
+class AuditPolicy:
+    """The records of all subjects, and what follows from them."""
+
+    def __init__(self, settings: AuditPolicySettings | None = None) -> None:
+        self.settings = settings or AuditPolicySettings()
+        self._records: dict[AuditSubject, _Record] = {}
+
+    @property
+    def passed(self) -> dict[AuditSubject, int]:
+        """How many audits each subject has passed that has passed any."""
+        return {subject: record.passed for subject, record in self._records.items() if record.passed}
 
     def rate(self, subject: AuditSubject) -> float:
         """The share of the subject's calls that chance has audited now."""
-        audits = self.passed.get(subject, 0)
-        if audits < self.settings.first_audits:
-            return 1.0
-        return max(self.settings.lowest_rate, 1 / audits)
+        record = self._records.get(subject)
+        return 1.0 if record is None else record.rate
 
     def choose(
         self, subjects: Sequence[AuditSubject], draw: float, *, always: bool = False
     ) -> list[AuditSubject]:
-        """The subjects of one call whose rows are audited.
+        """The subjects of one call whose rows are audited. Every result comes by here: it does little.
 
         Args:
             subjects: One for each expert of the call.
             draw: Uniform in [0, 1), from a secret source: whoever knows it knows when to cheat.
             always: Whether the node is one of whom everything is audited.
         """
-        return [subject for subject in subjects if self._chosen(subject, draw, always)]
+        chosen, records = [], self._records
+        for subject in subjects:
+            record = records.get(subject) or self._of(subject)
+            if always or draw < record.rate or record.passed_over * record.rate >= LONGEST_GAP:
+                record.passed_over = 0
+                chosen.append(subject)
+            else:
+                record.passed_over += 1
+        return chosen
 
     def is_due(self, chosen: Sequence[AuditSubject], draw: float) -> bool:
         """Whether an audit of the chosen may not be put off: the lowest rate asks for it, or chance has passed over one of them for
         too long. What the first audits ask for beyond that rate may wait."""
         return draw < self.settings.lowest_rate or any(self.rate(subject) < 1 for subject in chosen)
 
-    def _chosen(self, subject: AuditSubject, draw: float, always: bool) -> bool:
-        rate, passed_over = self.rate(subject), self.passed_over.get(subject, 0)
-        chosen = always or draw < rate or passed_over * rate >= LONGEST_GAP
-        self.passed_over[subject] = 0 if chosen else passed_over + 1
-        return chosen
-
     def given_up(self, subjects: Iterable[AuditSubject]) -> None:
         """No audit came of choosing these: the next call of each is chosen again."""
         for subject in subjects:
-            self.passed_over[subject] = math.ceil(LONGEST_GAP / self.settings.lowest_rate)
+            self._of(subject).passed_over = math.ceil(LONGEST_GAP / self.settings.lowest_rate)
 
     def keep_version(self, node: NodeId, version: str) -> None:
         """Drops all records of a node under other versions: it says itself what it runs, and may say anything."""
-        for records in (self.passed, self.passed_over):
-            for subject in [one for one in records if one.node == node and one.software_version != version]:
-                del records[subject]
+        self._drop(lambda subject: subject.node == node and subject.software_version != version)
 
     def record(self, subject: AuditSubject, passed: bool) -> None:
         """Notes how an audit of the subject ended."""
-        self.passed[subject] = self.passed.get(subject, 0) + 1 if passed else 0
+        record = self._of(subject)
+        record.passed = record.passed + 1 if passed else 0
+        record.rate = self._rate(record.passed)
 
     def forget(self, node: NodeId) -> None:
         """Drops all records of a node: when it comes back it begins anew."""
-        for records in (self.passed, self.passed_over):
-            for subject in [subject for subject in records if subject.node == node]:
-                del records[subject]
+        self._drop(lambda subject: subject.node == node)
 
     def restore(self, passed: Mapping[AuditSubject, int]) -> None:
-        """Takes up the audits passed that were kept; numbers below 0 are none."""
-        self.passed = {subject: max(0, audits) for subject, audits in passed.items()}
+        """Takes up the audits passed that were kept, in place of all records; numbers below 0 are none."""
+        counts = {subject: max(0, audits) for subject, audits in passed.items()}
+        self._records = {subject: _Record(audits, self._rate(audits)) for subject, audits in counts.items()}
+
+    def _of(self, subject: AuditSubject) -> _Record:
+        record = self._records.get(subject)
+        if record is None:
+            record = self._records[subject] = _Record(0, self._rate(0))
+        return record
+
+    def _rate(self, audits: int) -> float:
+        return 1.0 if audits < self.settings.first_audits else max(self.settings.lowest_rate, 1 / audits)
+
+    def _drop(self, ends: Callable[[AuditSubject], bool]) -> None:
+        for subject in [subject for subject in self._records if ends(subject)]:
+            del self._records[subject]

@@ -53,6 +53,7 @@ class Chooser:
         self._draws = draws
         self._saved_s = time.monotonic()
         self._versions: dict[NodeId, str] = {}
+        self._subjects: dict[NodeId, dict[int, dict[int, AuditSubject]]] = {}
         self.policy.restore(self._kept.load())
 
     def choose(self, verified: VerifiedResult) -> Waiting | None:
@@ -65,8 +66,12 @@ class Chooser:
         if self._versions.get(host.node) != version:
             self._versions[host.node] = version
             self.policy.keep_version(host.node, version)
+            self._subjects.pop(host.node, None)
+        known = self._subjects.setdefault(host.node, {}).setdefault(layer, {})
         subjects = [
-            AuditSubject(host.node, ExpertKey(layer, expert), version) for expert in verified.pairs.loads[0]
+            known.get(expert)
+            or known.setdefault(expert, AuditSubject(host.node, ExpertKey(layer, expert), version))
+            for expert in verified.pairs.loads[0]
         ]
         draw = float(self._draws.take(1)[0])
         always = standing.always_audited
@@ -118,6 +123,7 @@ class Chooser:
     def forget(self, node: NodeId) -> None:
         """The node begins anew, if it ever comes back."""
         self.policy.forget(node)
+        self._subjects.pop(node, None)
         self.save()
 
     def _caps(self, expert: ExpertKey) -> SelectionCaps:

@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 
 from ..dispatch.verified_result import VerifiedResult
 
-LULL_S: Final = 0.03
+LULL_S: Final = 0.1
 """How long results may lie: others that come in this time are looked at with them."""
 
 Answer = TypeVar("Answer")

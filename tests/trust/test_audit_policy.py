@@ -43,7 +43,8 @@ def test_the_rate_is_that_of_the_rule(audits: int, rate: float) -> None:
 
 
 def test_a_lower_floor_is_reached_by_audits_alone() -> None:
-    policy = AuditPolicy(AuditPolicySettings(first_audits=10, lowest_rate=0.001), {SUBJECT: 100})
+    policy = AuditPolicy(AuditPolicySettings(first_audits=10, lowest_rate=0.001))
+    policy.restore({SUBJECT: 100})
     assert policy.rate(SUBJECT) == pytest.approx(0.01)
 
 
@@ -85,9 +86,8 @@ def test_gaps_that_are_cut_short_hardly_change_the_rate() -> None:
 
 
 def test_each_subject_is_passed_over_by_itself() -> None:
-    policy, other = trusted(10**5), OTHERS[1]
-    policy.record(other, True)
-    policy.passed[other] = 10**5
+    policy, other = AuditPolicy(), OTHERS[1]
+    policy.restore({SUBJECT: 10**5, other: 10**5})
     assert not any(policy.choose([SUBJECT], 0.999) for _ in range(100))
     assert not any(policy.choose([SUBJECT, other], 0.999) for _ in range(100))
     assert policy.choose([SUBJECT, other], 0.999) == [SUBJECT]
@@ -111,8 +111,8 @@ def test_a_node_that_calls_its_software_by_ever_new_names_leaves_no_records() ->
         policy.keep_version(NODE, version)
         policy.choose([subject], 0.5)
         policy.record(subject, True)
-    assert set(policy.passed) == {subject, other}
-    assert set(policy.passed_over) == {subject}
+        assert set(policy.passed) == {subject, other}
+        assert policy.rate(SUBJECT) == 1.0
 
 
 def test_openings_are_raw_and_tight_equally_often_and_as_chance_has_it() -> None:
@@ -126,12 +126,15 @@ def test_openings_are_raw_and_tight_equally_often_and_as_chance_has_it() -> None
 
 
 def test_a_node_that_is_forgotten_begins_anew() -> None:
-    policy = trusted(100)
-    policy.record(OTHERS[0], True)
-    policy.choose([SUBJECT, OTHERS[0]], 0.5)
+    policy, other = AuditPolicy(), OTHERS[0]
+    policy.restore({SUBJECT: 100, other: 10**5})
+    for _ in range(150):
+        assert not policy.choose([SUBJECT, other], 0.999)
     policy.forget(NODE)
-    assert policy.passed == {OTHERS[0]: 1}
-    assert policy.passed_over == {OTHERS[0]: 0}
+    assert policy.passed == {other: 10**5}
+    assert policy.rate(SUBJECT) == 1.0
+    assert not any(policy.choose([other], 0.999) for _ in range(50))
+    assert policy.choose([other], 0.999) == [other], "whose calls are remembered"
 
 
 def test_no_bad_number_is_restored() -> None:
