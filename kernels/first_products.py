@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 
 @dataclass(slots=True)
 class FirstProducts:
     """Room for the activations of all pairs of a call, and whether they are there.
 
+    Every frame of a node has one, made while the caches are full of weights: so these are addresses and no tensors.
+
     Attributes:
-        gate: [P, I] float32, contiguous, a row for each row of each group in turn; None where experts have no gate.
-        up: [P, I] likewise.
+        gate: Address of [P, I] float32, a row for each row of each group in turn; nothing is written there where experts
+            have no gate.
+        up: Likewise.
         filled: Whether both were computed as an opening is: from the weights as they are, in float32 throughout.
     """
 
-    gate: torch.Tensor | None
-    up: torch.Tensor
+    gate: int
+    up: int
     filled: bool = False

@@ -54,10 +54,9 @@ def add_feed_forward(
         return
     form = None
     numbers, kept = array("q"), []
-    gate, up, row_bytes = 0, 0, 0
+    gate, up, row_bytes = 0, 0, 4 * groups[0].expert.spec.intermediate
     if first is not None and groups[0].expert.spec.format not in WHOLE:
-        gate, up = first.gate.data_ptr() if first.gate is not None else 0, first.up.data_ptr()
-        row_bytes, first.filled = first.up.stride(0) * first.up.element_size(), True
+        gate, up, first.filled = first.gate, first.up, True
     for group in groups:
         native, rows, gates = group.expert.native, group.rows, group.gates
         if native is None:

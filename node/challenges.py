@@ -35,20 +35,23 @@ class Question:
     """A challenge that has been checked.
 
     Attributes:
-        sequence: The frame whose result is asked about.
+        sequence, layer: The frame whose result is asked about.
         kind: How exactly to open.
         dtype: The type that the opening crosses the wire in.
         asked: Which rows of the frame are asked for, ascending.
         hidden: [R, H] in the model's dtype, these rows.
-        parts: Experts and the rows of `hidden` that went through each, in canonical order.
+        numbers: The experts, ascending.
+        parts: Each of them, and the rows of `hidden` that went through it.
         challenge: Digest of the challenge's statement, which the opening is bound to.
     """
 
     sequence: int
+    layer: int
     kind: OpeningKind
     dtype: torch.dtype
     asked: tuple[int, ...]
     hidden: torch.Tensor
+    numbers: tuple[int, ...]
     parts: tuple[tuple[Expert, torch.Tensor], ...]
     challenge: bytes
 
@@ -94,13 +97,16 @@ class ChallengeReader:
             )
         except (TensorError, RoutingError) as error:
             raise malformed(error.message) from error
-        experts = self._rows.experts(challenge.layer, [number for number, _ in pairs])
+        numbers = tuple(number for number, _ in pairs)
+        experts = self._rows.experts(challenge.layer, numbers)
         return Question(
             sequence=challenge.sequence,
+            layer=challenge.layer,
             kind=kind,
             dtype=torch.float32 if kind is OpeningKind.TIGHT else self._raw(experts),
             asked=tuple(challenge.asked),
             hidden=hidden,
+            numbers=numbers,
             parts=tuple((expert, rows) for expert, (_, rows) in zip(experts, pairs, strict=True)),
             challenge=self._statement(challenge).digest(),
         )

@@ -219,7 +219,7 @@ class Executor:
             layer=frame.layer,
             rows=rows,
             hidden=hidden,
-            routing=work.routing,
+            routing=work.routing.digest,
             input=work.input,
             deadline_ms=frame.deadline_ms,
         )

@@ -18,7 +18,7 @@ from ..models.manifest import Manifest
 from ..protos.codec import TensorError, raw_bytes
 from ..protos.folkmoot.v1 import link_pb2
 from ..trust.statements import tensor_digest
-from .routing import RoutingError, RoutingReader
+from .routing import Routing, RoutingError, RoutingReader
 from .rows import RowsReader, malformed
 from .shelf import Shelf
 
@@ -28,17 +28,18 @@ class Work:
     """A frame that has been checked.
 
     Attributes:
-        sequence: The frame's.
+        sequence, layer: The frame's.
         hidden: [R, H] in the model's dtype.
         groups: Rows and gates by expert, in canonical order.
-        routing: `routing_digest` of the pairs.
+        routing: The pairs.
         input: `tensor_digest` of the rows.
     """
 
     sequence: int
+    layer: int
     hidden: torch.Tensor
     groups: list[Group]
-    routing: bytes
+    routing: Routing
     input: bytes
 
 
@@ -66,11 +67,12 @@ class FrameReader:
         experts = self._rows.experts(frame.layer, [number for number, _, _ in routing.parts])
         return Work(
             sequence=frame.sequence,
+            layer=frame.layer,
             hidden=hidden,
             groups=[
                 Group(expert, rows, gates)
                 for expert, (_, rows, gates) in zip(experts, routing.parts, strict=True)
             ],
-            routing=routing.digest,
+            routing=routing,
             input=tensor_digest(self._rows.wire_dtype, hidden.shape, raw_bytes(hidden)),
         )

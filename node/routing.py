@@ -38,10 +38,12 @@ class Routing:
 
     Attributes:
         parts: For each expert, ascending: its number, its rows (int64) and their gates (float32).
+        pairs: How many there are.
         digest: `routing_digest` of the pairs.
     """
 
     parts: tuple[Part, ...]
+    pairs: int
     digest: bytes
 
 
@@ -110,6 +112,7 @@ def _checked(frame: link_pb2.Frame, count: int) -> Routing:
     numbers, parts, cuts = _split(experts, rows)
     return Routing(
         parts=tuple(zip(numbers, parts, gates.tensor_split(cuts), strict=True)),
+        pairs=experts.size,
         digest=routing_digest(experts.data, rows.data, raw_bytes(gates)),
     )
 

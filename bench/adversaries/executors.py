@@ -21,6 +21,7 @@ from ...models.manifest import Manifest
 from ...node.challenges import Activations, Question
 from ...node.executor import Executor, Send
 from ...node.frames import Work
+from ...node.kept_activations import KeptActivations
 from ...node.replies import signed_opening
 from ...node.session import Session
 from ...node.shelf import Shelf
@@ -59,6 +60,8 @@ class Cheat(Executor):
 
     def __init__(self, seat: Seat) -> None:
         super().__init__(seat.session, seat.manifest, seat.shelf, seat.send, threads=seat.threads)
+        # What is opened is what a class says, not what was computed.
+        self._activations = KeptActivations(most_bytes=0)
 
 
 class CheapWeights(Cheat):

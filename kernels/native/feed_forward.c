@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define INLINE static inline __attribute__((always_inline))
+
 enum {
     SLICE_ROWS = 256,     /* rows of one expert that share a reading of its weights */
     BATCH_ROWS = 1024,    /* rows of all slices of a batch */
@@ -163,13 +165,26 @@ static void outputs(const batch *job, const folkmoot_matrix *matrix, int64_t beg
     }
 }
 
+/* to[j * I + i] = from[i * n + j]; where n is known to the compiler it takes several at once. */
+INLINE void turn(const float *from, float *to, int64_t width, int64_t I, const int64_t n) {
+    for (int64_t j = 0; j < n; j++) {
+        for (int64_t i = 0; i < width; i++) to[j * I + i] = from[i * n + j];
+    }
+}
+
 /* Puts outputs begin..end of all rows of a slice, as `outputs` leaves them, into rows of I numbers. */
 static void leave(const batch *job, const slice *part, int64_t begin, int64_t end, const float *from, float *to) {
     const int64_t n = part->n, width = end - begin, I = job->form->intermediate;
     to += begin;
-    for (int64_t j = 0; j < n; j++) {
-        if (is_across(job, n)) memcpy(to + j * I, from + j * width, (size_t)width * sizeof(float));
-        else for (int64_t i = 0; i < width; i++) to[j * I + i] = from[i * n + j];
+    if (n == 1 || is_across(job, n)) {
+        for (int64_t j = 0; j < n; j++) memcpy(to + j * I, from + j * width, (size_t)width * sizeof(float));
+        return;
+    }
+    switch (n) {
+        case 2: turn(from, to, width, I, 2); break;
+        case 3: turn(from, to, width, I, 3); break;
+        case 4: turn(from, to, width, I, 4); break;
+        default: turn(from, to, width, I, n);
     }
 }
 

@@ -9,6 +9,7 @@ from folkmoot.bench import scaling
 from folkmoot.bench.rationed import Ration
 from folkmoot.kernels.feed_forward import Group
 from folkmoot.node.frames import Work
+from folkmoot.node.routing import Routing
 from folkmoot.tests.support.memory_experts import MemoryExperts
 
 MODEL = MemoryExperts()
@@ -18,7 +19,8 @@ SIZE = MODEL.manifest.expert_bytes(KEY)
 
 def work(*rows: int) -> Work:
     groups = [Group(MODEL.expert(KEY), torch.arange(count), torch.ones(count)) for count in rows]
-    return Work(1, torch.zeros(max(rows), MODEL.manifest.hidden), groups, b"", b"")
+    hidden = torch.zeros(max(rows), MODEL.manifest.hidden)
+    return Work(1, KEY.layer, hidden, groups, Routing((), sum(rows), b""), b"")
 
 
 @pytest.mark.parametrize(("computed_s", "slept_s"), [(0.0, 5.0), (4.0, 1.0), (7.0, 0.0)])

@@ -116,18 +116,16 @@ def test_what_is_left_while_computing_is_what_would_be_opened(
             Group(expert, some, torch.ones(len(some))) for expert, some in zip(experts, rows, strict=True)
         ]
         total = sum(map(len, rows))
-        ungated = layout is Layout.UNGATED
-        first = FirstProducts(
-            None if ungated else torch.full((total, 288), 7.0), torch.full((total, 288), 7.0)
-        )
+        gate, up = torch.full((2, total, 288), 7.0)
+        first = FirstProducts(gate.data_ptr(), up.data_ptr())
         output = feed_forward(groups, x, first)
         assert torch.equal(output, feed_forward(groups, x))
         assert first.filled == (form not in WHOLE)
         start = 0
         for expert, some in zip(data, rows, strict=False):
             end = start + len(some)
-            for mine, theirs in zip((first.gate, first.up), opened(spec, expert, x[some]), strict=True):
-                if mine is not None and theirs is not None and first.filled:
+            for mine, theirs in zip((gate, up), opened(spec, expert, x[some]), strict=True):
+                if theirs is not None and first.filled:
                     assert relative_error(mine[start:end], theirs) <= TIGHT
             start = end
 
@@ -145,7 +143,8 @@ def test_where_not_all_is_computed_natively_nothing_is_left(
     if why == "no native kernels":
         monkeypatch.setattr(native_feed_forward, "load", lambda: None)
     groups = [Group(experts[0], few, torch.ones(1)), Group(experts[1], many, torch.ones(200))]
-    first = FirstProducts(torch.empty(201, 64), torch.empty(201, 64))
+    gate, up = torch.empty(2, 201, 64)
+    first = FirstProducts(gate.data_ptr(), up.data_ptr())
     feed_forward(groups, torch.randn(200, 64), first)
     assert not first.filled
 

@@ -19,6 +19,7 @@ from folkmoot.node import kept_activations
 from folkmoot.node.challenges import Activations, Question, open_parts
 from folkmoot.node.frames import Work
 from folkmoot.node.kept_activations import KeptActivations
+from folkmoot.node.routing import Routing
 from folkmoot.tests.support.expert_oracle import random_bytes, relative_error
 from folkmoot.tests.support.native_isas import available
 from folkmoot.trust.audit_statements import OpeningKind
@@ -41,7 +42,9 @@ def work(held: list[Expert], rows: list[list[int]], sequence: int = 1, seed: int
         Group(expert, torch.tensor(some), torch.ones(len(some)))
         for expert, some in zip(held, rows, strict=True)
     ]
-    return Work(sequence, hidden, groups, b"", b"")
+    parts = tuple((number, group.rows, group.gates) for number, group in enumerate(groups))
+    routing = Routing(parts, sum(map(len, rows)), b"")
+    return Work(sequence, 3, hidden, groups, routing, b"")
 
 
 def computed(kept: KeptActivations, frame: Work) -> bool:
@@ -55,14 +58,21 @@ def computed(kept: KeptActivations, frame: Work) -> bool:
 
 def question(frame: Work, asked: list[int]) -> Question:
     """All pairs of some rows of a frame, as a coordinator asks for them."""
-    parts = []
-    for group in frame.groups:
+    parts = {}
+    for number, group in enumerate(frame.groups):
         places = [asked.index(row) for row in group.rows.tolist() if row in asked]
         if places:
-            parts.append((group.expert, torch.tensor(sorted(places))))
-    rows = frame.hidden[torch.tensor(asked)]
+            parts[number] = (group.expert, torch.tensor(sorted(places)))
     return Question(
-        frame.sequence, OpeningKind.TIGHT, torch.float32, tuple(asked), rows, tuple(parts), bytes(32)
+        sequence=frame.sequence,
+        layer=frame.layer,
+        kind=OpeningKind.TIGHT,
+        dtype=torch.float32,
+        asked=tuple(asked),
+        hidden=frame.hidden[torch.tensor(asked)],
+        numbers=tuple(parts),
+        parts=tuple(parts.values()),
+        challenge=bytes(32),
     )
 
 
@@ -106,6 +116,10 @@ def another_frame(about: Question) -> Question:
     return replace(about, sequence=2)
 
 
+def another_layer(about: Question) -> Question:
+    return replace(about, layer=2)
+
+
 def rows_beyond(about: Question) -> Question:
     return replace(about, asked=(0, 1000))
 
@@ -116,7 +130,7 @@ def rows_in_other_places(about: Question) -> Question:
 
 def an_expert_that_was_not_asked(about: Question) -> Question:
     [stranger] = experts(count=1)
-    return replace(about, parts=((stranger, torch.tensor([0])), *about.parts))
+    return replace(about, numbers=(*about.numbers, 3), parts=(*about.parts, (stranger, torch.tensor([0]))))
 
 
 def a_row_that_did_not_go_there(about: Question) -> Question:
@@ -129,6 +143,7 @@ def a_row_that_did_not_go_there(about: Question) -> Question:
     [
         other_rows,
         another_frame,
+        another_layer,
         rows_beyond,
         rows_in_other_places,
         an_expert_that_was_not_asked,
@@ -200,10 +215,10 @@ def test_an_expert_that_was_dropped_is_let_go() -> None:
     frame = work(held, [[0], [0], [1]])
     computed(kept, frame)
     about, gone = question(frame, [0]), weakref.ref(held[2])
-    del held[2], frame
+    assert agrees(kept.find(about), about)
+    del held[2], frame, about
     gc.collect()
     assert gone() is None
-    assert agrees(kept.find(about), about)
 
 
 def test_experts_whose_inputs_are_rounded_are_computed_again() -> None:
