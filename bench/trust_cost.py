@@ -18,11 +18,14 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from .. import __version__
 from ..cli.local_network import COORDINATOR_FOLDER, LocalNetwork
 from ..client import FolkmootClient
 from ..coordinator.audit.passed_audits import PassedAudits
 from ..coordinator.audit.preparing import AUDIT_FOLDER
+from ..coordinator.audit.private_counts import COUNTS_FILE
 from ..errors import FolkmootError
 from ..ids import NodeId
 from ..models.prepared import PreparedModel
@@ -82,7 +85,7 @@ class Windows:
         whole = [taken for taken in rounds.values() if len(taken) == len(Trust)]
         if len(whole) < FEWEST_ROUNDS:
             raise FolkmootError(
-                f"the streams were over after {len(whole)} rounds of {len(Trust)} windows of {WINDOW_S:.0f} s",
+                f"the streams were over after {len(whole)} rounds of {len(Trust)} windows of {WINDOW_S:.1f} s",
                 advice="measure for longer: --rounds",
             )
         parts = {}
@@ -112,7 +115,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     passed = _passed(prepared, state)
     report: dict[str, Any] = {"streams": STREAMS}
     for nodes, records, environment in ((TRUSTED, passed, _LONG_TRUSTED), (NEW, {}, _NO_DRAFTS)):
-        print(f"{nodes}: windows of {WINDOW_S:.0f} s ...", file=sys.stderr)
+        print(f"{nodes}: windows of {WINDOW_S:.1f} s ...", file=sys.stderr)
         _kept(prepared, state).save(records)
         report[nodes] = _by_turns(prepared, state, prompts, rounds, environment)
     return report
@@ -132,7 +135,21 @@ def _by_turns(
         program=PROGRAM,
         watch=windows.watch,
     )
-    return windows.report()
+    return windows.report() | _audited(state)
+
+
+def _audited(state: Path) -> dict[str, Any]:
+    """How many results the coordinator that has just ended looked at while audits were on, and how many it asked about."""
+    counts = (state / COORDINATOR_FOLDER / COUNTS_FILE).read_text()
+    samples = {
+        sample.name: int(sample.value)
+        for family in text_string_to_metric_families(counts)
+        for sample in family.samples
+    }
+    return {
+        "results": samples["folkmoot_audit_results_total"],
+        "audited": samples["folkmoot_audit_challenges_total"],
+    }
 
 
 def _passed(prepared: Path, state: Path) -> dict[AuditSubject, int]:
@@ -161,5 +178,6 @@ def show(report: dict[str, Any]) -> None:
         measured = report[nodes]
         times = ", ".join(f"{way} {ms:.1f} ms" for way, ms in measured["token_to_token_ms"].items())
         print(f"{nodes}, {measured['rounds']} rounds; from token to token: {times}")
+        print(f"  {measured['audited']} of {measured['results']} results were audited")
         for part, ratio in measured["parts"].items():
             print(f"  {part:<26}{ratio['throughput_ratio']:>8.3f} +- {ratio['standard_error']:.3f}")
