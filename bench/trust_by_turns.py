@@ -2,9 +2,9 @@
 
 Guarantees: only a process that was started as this module behaves so; nothing of the package can be told to. Windows of time follow one
 another in which everything is on, nothing is audited, and nothing is signed either: results are then not signed, their signatures not
-checked, and their tensors not digested. Where nothing is audited nodes keep nothing to open. Which of these a frame is under is said by its deadline, whose milliseconds are odd where it is not
-signed, so both ends agree about each frame. Outside their windows audits earn no time, so they take no more inside them than they always
-do; openings that are under way at a window's end come as they would.
+checked, and their tensors not digested. Whether a frame is signed is said by its deadline, whose milliseconds are odd where it is not, so
+both ends agree about each frame. Where nothing is audited nodes keep nothing to open. Outside their windows audits earn no time, so they
+take no more inside them than they always do; openings that are under way at a window's end come as they would.
 
 A machine that others use too is faster in one minute than in the next, and one process's memory may be faster than another's: windows of
 the same processes, some seconds apart, have neither in common.

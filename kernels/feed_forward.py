@@ -65,10 +65,8 @@ def feed_forward(
                 (packed if expert.packed else plain).append(group)
     for native in (packed, plain):
         if native:
-            all_of_them = native is plain and not (packed or others)
-            native_feed_forward.add_feed_forward(
-                native, hidden.contiguous(), output, first if all_of_them else None
-            )
+            room = first if native is plain and not others else None
+            native_feed_forward.add_feed_forward(native, hidden.contiguous(), output, room)
     only_row = hidden.shape[0] == 1
     for group in others:
         rows = hidden if only_row else hidden.index_select(0, group.rows)  # [n, H]

@@ -18,9 +18,11 @@ class FirstProducts:
         gate: Address of [P, I] float32, a row for each row of each group in turn; nothing is written there where experts
             have no gate.
         up: Likewise.
+        pairs: P
         filled: Whether both were computed as an opening is: from the weights as they are, in float32 throughout.
     """
 
     gate: int
     up: int
+    pairs: int
     filled: bool = False

@@ -52,11 +52,11 @@ def add_feed_forward(
     library = load()
     if library is None or not groups:
         return
-    form = None
+    form, pairs = None, 0
     numbers, kept = array("q"), []
     gate, up, row_bytes = 0, 0, 4 * groups[0].expert.spec.intermediate
     if first is not None and groups[0].expert.spec.format not in WHOLE:
-        gate, up, first.filled = first.gate, first.up, True
+        gate, up = first.gate, first.up
     for group in groups:
         native, rows, gates = group.expert.native, group.rows, group.gates
         if native is None:
@@ -69,8 +69,11 @@ def add_feed_forward(
         form = native.form
         # `folkmoot_group` of the C header.
         count = rows.numel()
+        pairs += count
         numbers.extend((native.address, rows.data_ptr(), gates.data_ptr(), count, gate, up))
         gate, up = gate and gate + count * row_bytes, up and up + count * row_bytes
+    if first is not None and first.pairs != pairs:
+        raise ValueError(f"{pairs} pairs, and room for {first.pairs}")
     check(
         library.folkmoot_feed_forward(
             form,
@@ -83,3 +86,5 @@ def add_feed_forward(
             native_threads(),
         )
     )
+    if first is not None and up:
+        first.filled = True

@@ -1,6 +1,7 @@
 """What the native kernels make of the inputs of whole-number weights, for those who must allow it without having these kernels.
 
-Guarantees: inputs are int16 with one float32 scale for each group of 32, as `native/inputs.h` packs them; nothing else is rounded.
+Guarantees: inputs are int16 with one float32 scale for each group of 32, as `native/inputs.h` packs them; nothing else is rounded. Matrix
+tiles round otherwise, and only where rows are bfloat16, whose own rounding is a hundred times as large.
 
 Letters: n rows, K inputs.
 """

@@ -1,8 +1,8 @@
 """Gate and up activations of the frames computed last, so that opening them computes nothing again.
 
 Guarantees: what is found is what this process computed for these rows by these experts of its session's manifest, as exactly as it would
-compute it for an opening; whatever does not fit a question bit for bit is not found, and has to be computed. It takes a fixed amount of
-memory and keeps no expert alive. Every frame comes by here while the caches are full of weights: keeping does as little as it can.
+compute it for an opening; whatever does not fit a question is not found, and has to be computed. It takes twice `MOST_BYTES` at most, with
+the rows of frames, and keeps no expert alive. Every frame comes by here while the caches are full of weights: keeping does as little as it can.
 
 Letters: R rows of a frame, H hidden size, P pairs of an expert and a row, I intermediate size.
 """
@@ -19,14 +19,16 @@ import torch
 
 from ..kernels.first_products import FirstProducts
 from ..kernels.formats import Layout
+from ..kernels.native_feed_forward import most_rows_of
 from ..kernels.whole_inputs import WHOLE
 from .challenges import Activations, Question
 from .frames import Work
 from .routing import Routing
 
 MOST_BYTES: Final = 16 << 20
-"""A decoded token takes 6 KiB for each pair of an expert with I = 768: hundreds of them have room."""
-MOST_FRAMES: Final = 64
+"""A row takes 6 KiB for each of its experts with I = 768: hundreds of rows have room."""
+MOST_FRAMES: Final = 512
+"""Small ones, a second's at a node's fastest: a coordinator takes a tenth of a second to ask, and whatever its own work takes."""
 
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -35,7 +37,7 @@ class _Frame(NamedTuple):
     """One frame's.
 
     Attributes:
-        layer: Which.
+        layer: The frame's.
         hidden: [R, H]
         routing: Its pairs.
         width: I
@@ -70,16 +72,19 @@ class KeptActivations:
         length = 2 * size + work.hidden.numel()
         if length > self._numbers // 2 or spec.format in WHOLE:
             return None
+        if work.routing.most_rows > most_rows_of(spec, work.hidden.dtype):
+            return None  # torch computes it
         if not self._address:
             self._memory = torch.empty(self._numbers)
             self._address = self._memory.data_ptr()
-        start = self._end if self._end + length <= self._numbers else 0
-        end = start + length
-        for sequence in [one for one, kept in self._frames.items() if kept.start < end and start < kept.end]:
-            del self._frames[sequence]
-        self._start, self._end = start, end
+        start = self._end
+        if start + length > self._numbers:
+            self._forget(start, self._numbers)
+            start = 0
+        self._start, self._end = start, start + length
+        self._forget(start, self._end)
         gate = self._address + 4 * start
-        return FirstProducts(gate, gate + 4 * size)
+        return FirstProducts(gate, gate + 4 * size, work.routing.pairs)
 
     def keep(self, work: Work, products: FirstProducts) -> None:
         """Remembers what was left in the room that was given last, for this frame."""
@@ -97,6 +102,14 @@ class KeptActivations:
             self._end,
         )
         while len(self._frames) > MOST_FRAMES:
+            self._frames.popitem(last=False)
+
+    def _forget(self, start: int, end: int) -> None:
+        """Drops the oldest frames while they lie in this range, which begins where the last one ended, or at 0."""
+        while self._frames:
+            oldest = next(iter(self._frames.values()))
+            if oldest.start >= end or oldest.end <= start:
+                return
             self._frames.popitem(last=False)
 
     def find(self, question: Question) -> Activations | None:

@@ -39,11 +39,13 @@ class Routing:
     Attributes:
         parts: For each expert, ascending: its number, its rows (int64) and their gates (float32).
         pairs: How many there are.
+        most_rows: How many rows the busiest expert has.
         digest: `routing_digest` of the pairs.
     """
 
     parts: tuple[Part, ...]
     pairs: int
+    most_rows: int
     digest: bytes
 
 
@@ -113,6 +115,7 @@ def _checked(frame: link_pb2.Frame, count: int) -> Routing:
     return Routing(
         parts=tuple(zip(numbers, parts, gates.tensor_split(cuts), strict=True)),
         pairs=experts.size,
+        most_rows=int(numpy.bincount(numpy.searchsorted(numbers, experts)).max()),
         digest=routing_digest(experts.data, rows.data, raw_bytes(gates)),
     )
 

@@ -85,7 +85,7 @@ def same(found: bytes, stated: bytes, what: str) -> str:
     """Both are the same digest."""
     if found != stated:
         raise NotProvenError(f"{what} in the file is not the one that was stated")
-    return f"{what} has the stated SHA-256 {stated.hex()[:16]}"
+    return f"{what} has the stated digest {stated.hex()[:16]}"
 
 
 def check_manifest(frame: SignedFrame, model: PublicModel) -> str:

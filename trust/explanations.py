@@ -5,7 +5,7 @@ what was opened as it is, or rounded to the model's type, and the inner activati
 that rounds gate and up opens them exactly all the same when it is asked to: the coordinator rounds them itself, so what is
 left of an honest answer is the rounding of the answer, whichever way of these the node computed. For each row the way is taken
 that leaves least, expert by expert, for a node may compute one expert otherwise than the next. Where what was opened explains all
-rows as it is, far nearer than any rounding would, nothing else is tried.
+rows as it is, nearer than rounding the answers would leave them, nothing else is tried.
 
 Letters: n audited rows, m rows of one expert, I intermediate size, k projections, w ways to round.
 """
@@ -22,8 +22,9 @@ from .expert_arithmetic import Doubles, ExpertForm, Floats, Indices, activate
 _PASSES: Final = 2
 """How often each expert's way is looked at again, once those of the others have been taken."""
 _NEAR: Final = 1 / 4
-"""Of the largest error of one rounding to the model's type: what a row of which nothing was rounded is off by at most. Rows rounded before
-the last product are off by about half of that error, or more."""
+"""Of the largest error of one rounding to the model's type. A row of which nothing was rounded is off by far less, one that was rounded
+before its last product by three eighths, about; now and then the estimate by a few projections is smaller. What is left then is within
+what limits allow for the rounding of the answer, and no less than the other ways would leave."""
 _BFLOAT16_BITS: Final = 8
 _FLOAT16_BITS: Final = 11
 
@@ -45,18 +46,21 @@ def rounded(values: Floats, significand_bits: int) -> Doubles:
 def roundings(form: ExpertForm, gate: Floats | None, up: Floats, inner: Doubles) -> Doubles:
     """What may have stood between an expert's products instead of `inner` [m, I], which follows from gate and up as they are:
     [w, m, I]; w is 0, 1 or 3."""
-    bits, ways = form.significand_bits, [inner]
+    bits = form.significand_bits
     if bits > _FLOAT16_BITS:
         return np.empty((0, *inner.shape))
     gates, ups = (None if gate is None else rounded(gate, bits)), rounded(up, bits)
     if not (np.array_equal(ups, up) and (gate is None or gates is None or np.array_equal(gates, gate))):
-        ways.append(activate(form, gates, ups))
-    return np.stack([*ways[1:], *(rounded(way, bits) for way in ways)])
+        other = activate(form, gates, ups)
+        return np.stack([other, rounded(inner, bits), rounded(other, bits)])
+    return rounded(inner, bits)[None]
 
 
 def is_plain(form: ExpertForm, left: Doubles) -> bool:
     """Whether outputs follow from what was opened as it is, by what is left of each row, relative: [n, k]. Then there is nothing to
     explain."""
+    if form.significand_bits > _FLOAT16_BITS:
+        return True
     error = np.sqrt(np.mean(np.square(left), axis=1))
     return bool(np.all(error <= _NEAR * 2.0**-form.significand_bits))
 

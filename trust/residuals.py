@@ -142,8 +142,8 @@ def residuals(
         if not is_plain(form, left.errors):
             others = _answers(opened, roundings(form, gates, ups, between), sketches)
             ways = [
-                (rows, np.concatenate([plain, rounded]))
-                for (rows, plain), (_, rounded) in zip(answers, others, strict=True)
+                (of_rows, np.concatenate([plain, further]))
+                for (of_rows, plain), (_, further) in zip(answers, others, strict=True)
             ]
             left = _divided(found, explain(found, ways), scale)
         return {Stage.OPENED: _opened(opened, gates, ups, sketches, inner, inputs), Stage.OUTPUT: left}

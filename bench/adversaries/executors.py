@@ -60,8 +60,6 @@ class Cheat(Executor):
 
     def __init__(self, seat: Seat) -> None:
         super().__init__(seat.session, seat.manifest, seat.shelf, seat.send, threads=seat.threads)
-        # What is opened is what a class says, not what was computed.
-        self._activations = KeptActivations(most_bytes=0)
 
 
 class CheapWeights(Cheat):
@@ -77,6 +75,8 @@ class CheapWeights(Cheat):
         self._cheapen = cheapen
         self._opens_true = opens_true
         self._made: WeakKeyDictionary[Expert, Expert] = WeakKeyDictionary()
+        # What it opens is not always what it has computed.
+        self._activations = KeptActivations(most_bytes=0)
 
     def compute(self, work: Work) -> torch.Tensor:
         """[R, H] float32, of the cheap weights."""

@@ -58,7 +58,7 @@ class Chooser:
 
     def choose(self, verified: VerifiedResult) -> Waiting | None:
         """The result with the node's experts for whose sake it is audited; None when it is not."""
-        host, layer = verified.host, verified.task.layer
+        host = verified.host
         standing = self._standings.of(host.node)
         if not standing.serves:
             return None
@@ -67,12 +67,7 @@ class Chooser:
             self._versions[host.node] = version
             self.policy.keep_version(host.node, version)
             self._subjects.pop(host.node, None)
-        known = self._subjects.setdefault(host.node, {}).setdefault(layer, {})
-        subjects = [
-            known.get(expert)
-            or known.setdefault(expert, AuditSubject(host.node, ExpertKey(layer, expert), version))
-            for expert in verified.pairs.loads[0]
-        ]
+        subjects = self._subjects_of(verified)
         draw = float(self._draws.take(1)[0])
         always = standing.always_audited
         chosen = self.policy.choose(subjects, draw, always=always)
@@ -89,13 +84,8 @@ class Chooser:
 
         A row that is over the caps alone is asked for alone.
         """
-        host, layer = verified.host, verified.task.layer
-        caps = self._caps(ExpertKey(layer, verified.pairs.loads[0][0]))
-        version = host.software_version
-        subjects = {
-            expert: AuditSubject(host.node, ExpertKey(layer, expert), version)
-            for expert in verified.pairs.loads[0]
-        }
+        caps = self._caps(ExpertKey(verified.task.layer, verified.pairs.loads[0][0]))
+        subjects = dict(zip(verified.pairs.loads[0], self._subjects_of(verified), strict=True))
         return cover(verified.pairs, verified.task.rows, rows, subjects, caps)
 
     def kind(self) -> OpeningKind:
@@ -123,8 +113,18 @@ class Chooser:
     def forget(self, node: NodeId) -> None:
         """The node begins anew, if it ever comes back."""
         self.policy.forget(node)
+        self._versions.pop(node, None)
         self._subjects.pop(node, None)
         self.save()
+
+    def _subjects_of(self, verified: VerifiedResult) -> list[AuditSubject]:
+        """One for each expert of a result, made once: every result comes by here."""
+        host, layer = verified.host, verified.task.layer
+        known = self._subjects.setdefault(host.node, {}).setdefault(layer, {})
+        for expert in verified.pairs.loads[0]:
+            if expert not in known:
+                known[expert] = AuditSubject(host.node, ExpertKey(layer, expert), host.software_version)
+        return [known[expert] for expert in verified.pairs.loads[0]]
 
     def _caps(self, expert: ExpertKey) -> SelectionCaps:
         settings = self._settings

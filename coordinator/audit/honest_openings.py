@@ -3,8 +3,8 @@
 Guarantees: samples follow from the model, the projections and fixed seeds; they hold what this machine's kernels do with few rows and
 with many, and the least exact that the arithmetic profile allows: one rounding each of gate, up, their product and the output to the
 model's type, and the inputs of whole-number weights as the native kernels have them, whether this machine has these or not. Each opens
-raw what it computed with, but for what the rounding of inputs did to it, which nobody opens. Inputs have a few channels that are much larger than the others, as real activations
-have.
+raw what it computed with, but for what the rounding of inputs did to it, which nobody opens. Inputs have a few channels that are much
+larger than the others, as real activations have.
 
 Letters: n rows, H hidden size, I intermediate size.
 """
@@ -35,6 +35,8 @@ from .sketch_book import SketchBook
 _Opened = tuple[Floats | None, Floats]
 Samples = dict[str, dict[tuple[OpeningKind, Stage], list[StageResiduals]]]
 
+METHOD: Final = 2
+"""Of how this module measures: whoever keeps what came of another measures again."""
 EXPERTS: Final = 8
 ROWS: Final = 128
 """Of each expert: enough over all of them for the tails that thresholds are drawn from."""

@@ -14,7 +14,7 @@ from ... import __version__
 from ...trust.calibration import calibrate
 from ...trust.thresholds import MAX_JSON_BYTES, Thresholds, ThresholdsError
 from .canonical_weights import CanonicalExperts
-from .honest_openings import measure
+from .honest_openings import METHOD, measure
 from .private_files import private_folder, write_private
 from .sketch_book import SketchBook
 
@@ -70,4 +70,4 @@ class ThresholdStore:
 
     def _path(self, spec: int) -> Path:
         model = self._experts.manifest.digest.hex()[:16]
-        return self._folder / f"{model}-{spec}-{self._count}-{self._rate:g}-{__version__}.json"
+        return self._folder / f"{model}-{spec}-{self._count}-{self._rate:g}-{__version__}-{METHOD}.json"

@@ -86,8 +86,10 @@ def test_thresholds_that_torch_measures_suspect_no_native_kernels(
     with monkeypatch.context() as alone:
         alone.setenv(SWITCH, "torch")
         load.cache_clear()
-        innocents.calibrate_kernels(0, tmp_path, SECRET)
-    load.cache_clear()
+        try:
+            innocents.calibrate_kernels(0, tmp_path, SECRET)
+        finally:
+            load.cache_clear()
     found = innocents.measure_kernels(200, 0, tmp_path, SECRET)
     assert (found.kernels, found.crossed.audits) == ("native", found.total.audits)
     assert (found.crossed.suspicions, found.total.suspicions) == (0, 0)

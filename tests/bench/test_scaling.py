@@ -20,7 +20,7 @@ SIZE = MODEL.manifest.expert_bytes(KEY)
 def work(*rows: int) -> Work:
     groups = [Group(MODEL.expert(KEY), torch.arange(count), torch.ones(count)) for count in rows]
     hidden = torch.zeros(max(rows), MODEL.manifest.hidden)
-    return Work(1, KEY.layer, hidden, groups, Routing((), sum(rows), b""), b"")
+    return Work(1, KEY.layer, hidden, groups, Routing((), sum(rows), max(rows), b""), b"")
 
 
 @pytest.mark.parametrize(("computed_s", "slept_s"), [(0.0, 5.0), (4.0, 1.0), (7.0, 0.0)])

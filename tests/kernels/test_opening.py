@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folkmoot.kernels import native_feed_forward, native_opening, opening
+from folkmoot.kernels import native_opening, opening
 from folkmoot.kernels.activation import activate
 from folkmoot.kernels.by_rows import by_rows
 from folkmoot.kernels.expert import Expert
@@ -117,10 +117,12 @@ def test_what_is_left_while_computing_is_what_would_be_opened(
         ]
         total = sum(map(len, rows))
         gate, up = torch.full((2, total, 288), 7.0)
-        first = FirstProducts(gate.data_ptr(), up.data_ptr())
+        first = FirstProducts(gate.data_ptr(), up.data_ptr(), total)
         output = feed_forward(groups, x, first)
         assert torch.equal(output, feed_forward(groups, x))
         assert first.filled == (form not in WHOLE)
+        assert bool((up == 7).all()) == (not first.filled)
+        assert bool((gate == 7).all()) == (not first.filled or layout is Layout.UNGATED)
         start = 0
         for expert, some in zip(data, rows, strict=False):
             end = start + len(some)
@@ -130,22 +132,36 @@ def test_what_is_left_while_computing_is_what_would_be_opened(
             start = end
 
 
-@pytest.mark.parametrize("why", ["torch is faster", "one is packed", "no native kernels"])
-def test_where_not_all_is_computed_natively_nothing_is_left(
-    why: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    form = WeightFormat.INT4 if why == "one is packed" else WeightFormat.FLOAT32
-    spec = ExpertSpec(64, 64, form, Layout.SEPARATE)
-    experts = [Expert.load(spec, bytearray(random_bytes(spec, seed))) for seed in range(2)]
-    few, many = torch.arange(1), torch.arange(200)
-    if why == "one is packed":
-        experts[0].pack()
-    if why == "no native kernels":
-        monkeypatch.setattr(native_feed_forward, "load", lambda: None)
-    groups = [Group(experts[0], few, torch.ones(1)), Group(experts[1], many, torch.ones(200))]
-    gate, up = torch.empty(2, 201, 64)
-    first = FirstProducts(gate.data_ptr(), up.data_ptr())
-    feed_forward(groups, torch.randn(200, 64), first)
+def room(pairs: int) -> tuple[torch.Tensor, FirstProducts]:
+    both = torch.full((2, pairs, 64), 7.0)
+    return both, FirstProducts(both[0].data_ptr(), both[1].data_ptr(), pairs)
+
+
+def two_groups(rows: int) -> list[Group]:
+    spec = ExpertSpec(64, 64, WeightFormat.FLOAT32, Layout.SEPARATE)
+    experts = [Expert.load(spec, random_bytes(spec, seed)) for seed in range(2)]
+    return [
+        Group(experts[0], torch.arange(1), torch.ones(1)),
+        Group(experts[1], torch.arange(rows), torch.ones(rows)),
+    ]
+
+
+def test_where_torch_computes_some_of_it_nothing_is_left() -> None:
+    both, first = room(201)
+    feed_forward(two_groups(200), torch.randn(200, 64), first)
+    assert not first.filled
+    assert bool((both == 7).all())
+
+
+@pytest.mark.skipif(not available(), reason="no native kernels here")
+def test_room_for_other_pairs_is_refused_and_what_fails_fills_nothing() -> None:
+    both, first = room(2)
+    with pytest.raises(ValueError, match="3 pairs, and room for 2"):
+        feed_forward(two_groups(2), torch.randn(2, 64), first)
+    assert bool((both == 7).all())
+    _, first = room(3)
+    with pytest.raises(IndexError):
+        feed_forward(two_groups(2), torch.randn(1, 64), first)
     assert not first.filled
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from folkmoot.protos.folkmoot.v1 import link_pb2, tensor_pb2
 from folkmoot.protos.folkmoot.v1.link_pb2 import Refusal
 from folkmoot.tests.support.bare_experts import BareExperts
 from folkmoot.tests.support.expert_oracle import opened
+from folkmoot.tests.support.native_isas import available
 from folkmoot.tests.support.running_node import running_node
 from folkmoot.tests.support.scripted_coordinator import ScriptedCoordinator
 from folkmoot.tests.support.scripted_link import ScriptedLink
@@ -203,6 +205,23 @@ async def test_raw_openings_are_rounded_as_results_are_and_tight_ones_are_not(
             assert torch.equal(numbers(mine, between), numbers(exact).to(between))
             assert not torch.equal(numbers(exact).bfloat16().float(), numbers(exact))
     await coordinator.stop()
+
+
+@pytest.mark.skipif(not available(), reason="torch leaves nothing to keep")
+@pytest.mark.parametrize("kind", OpeningKind)
+async def test_what_was_computed_lately_is_opened_without_computing_it_again(
+    kind: OpeningKind, link: ScriptedLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame, result = await answered(link)
+    again = Mock(wraps=open_parts)
+    monkeypatch.setattr("folkmoot.node.executor.open_parts", again)
+    challenge = link.challenge(frame, result, [0, 2], kind=kind)
+    link.check_opening(challenge, await link.opening(challenge))
+    assert not again.called
+    other = link.challenge(frame, result, [0, 2], kind=kind)
+    other.hidden.CopyFrom(encode_tensor(torch.ones(2, 32)))
+    link.check_opening(other, await link.opening(other))
+    assert again.call_count == 1
 
 
 @pytest.mark.parametrize("part", ["gate", "up", "nonce", "kind", "asked", "result", "sequence"])

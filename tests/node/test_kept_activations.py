@@ -43,7 +43,7 @@ def work(held: list[Expert], rows: list[list[int]], sequence: int = 1, seed: int
         for expert, some in zip(held, rows, strict=True)
     ]
     parts = tuple((number, group.rows, group.gates) for number, group in enumerate(groups))
-    routing = Routing(parts, sum(map(len, rows)), b"")
+    routing = Routing(parts, sum(map(len, rows)), max(map(len, rows)), b"")
     return Work(sequence, 3, hidden, groups, routing, b"")
 
 
@@ -180,6 +180,29 @@ def test_memory_is_bounded_and_the_last_frames_are_in_it() -> None:
     assert not computed(kept, much)
     assert kept.find(question(much, [0])) is None
     assert agrees(kept.find(question(frames[-1], [0])), question(frames[-1], [0]))
+
+
+def test_frames_that_torch_computes_take_no_room_from_others() -> None:
+    held, kept = experts(), KeptActivations(most_bytes=20_000)
+    frame = work(held, [[0], [1], [0]])
+    computed(kept, frame)
+    for sequence in range(2, 9):
+        assert not computed(kept, work(held, [list(range(30)), [0], [1]], sequence))
+    assert agrees(kept.find(question(frame, [0, 1])), question(frame, [0, 1]))
+
+
+def test_a_frame_that_failed_is_not_found_and_neither_is_what_gave_way_to_it() -> None:
+    held, one = experts(), 4 * (2 * 3 * INTERMEDIATE + 2 * HIDDEN)
+    kept = KeptActivations(most_bytes=2 * one)
+    first, second, failed, last = (work(held, [[0], [1], [0]], number, number) for number in range(1, 5))
+    computed(kept, first)
+    computed(kept, second)
+    assert kept.room(failed) is not None
+    for frame, found in ((first, False), (second, True), (failed, False)):
+        assert agrees(kept.find(question(frame, [0, 1])), question(frame, [0, 1])) == found
+    computed(kept, last)
+    for frame, found in ((first, False), (second, False), (failed, False), (last, True)):
+        assert agrees(kept.find(question(frame, [0, 1])), question(frame, [0, 1])) == found
 
 
 def test_frames_of_any_size_never_overwrite_what_is_found() -> None:
