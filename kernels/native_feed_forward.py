@@ -48,6 +48,7 @@ def add_feed_forward(
     Raises:
         IndexError: when a group names a row that does not exist.
         MemoryError: when the scratch for the rows cannot be had.
+        ValueError: when there is room for other pairs, or torch has to compute an expert.
     """
     library = load()
     if library is None or not groups:

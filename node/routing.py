@@ -8,6 +8,7 @@ Letters: R rows, P pairs of an expert and a row.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -115,7 +116,7 @@ def _checked(frame: link_pb2.Frame, count: int) -> Routing:
     return Routing(
         parts=tuple(zip(numbers, parts, gates.tensor_split(cuts), strict=True)),
         pairs=experts.size,
-        most_rows=int(numpy.bincount(numpy.searchsorted(numbers, experts)).max()),
+        most_rows=max(end - start for start, end in itertools.pairwise((0, *cuts, experts.size))),
         digest=routing_digest(experts.data, rows.data, raw_bytes(gates)),
     )
 

@@ -44,11 +44,9 @@ def rounded(values: Floats, significand_bits: int) -> Doubles:
 
 
 def roundings(form: ExpertForm, gate: Floats | None, up: Floats, inner: Doubles) -> Doubles:
-    """What may have stood between an expert's products instead of `inner` [m, I], which follows from gate and up as they are:
-    [w, m, I]; w is 0, 1 or 3."""
+    """What may have stood between an expert's products instead of `inner` [m, I], which follows from gate and up as they are, where
+    the model's type is narrower than float32: [w, m, I]; w is 1 or 3."""
     bits = form.significand_bits
-    if bits > _FLOAT16_BITS:
-        return np.empty((0, *inner.shape))
     gates, ups = (None if gate is None else rounded(gate, bits)), rounded(up, bits)
     if not (np.array_equal(ups, up) and (gate is None or gates is None or np.array_equal(gates, gate))):
         other = activate(form, gates, ups)
@@ -83,7 +81,7 @@ def explain(signed: Doubles, answers: Sequence[tuple[Indices, Doubles]]) -> Doub
         together[:, rows] += ways
     nearest = _nearest(signed, together)
     found = together[nearest, np.arange(len(signed))]
-    if most == 1 or len(every) == 1:
+    if len(every) == 1:
         return found
     taken = [nearest[rows] for rows, _ in every]
     for _ in range(_PASSES):

@@ -76,12 +76,11 @@ def test_openings_are_judged_by_the_thresholds_of_both_kernels(
     assert found.crossed.verdicts == 0
 
 
+@pytest.mark.skipif(not available(), reason="no native kernels here")
 @pytest.mark.parametrize("form", sorted(WHOLE))
 def test_thresholds_that_torch_measures_suspect_no_native_kernels(
     form: WeightFormat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    if not available():
-        pytest.skip("no native kernels here")
     some(monkeypatch, next(case for case in ALL if (case.form, case.dtype) == (form, "float32")))
     with monkeypatch.context() as alone:
         alone.setenv(SWITCH, "torch")
